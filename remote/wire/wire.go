@@ -1,0 +1,219 @@
+// Package wire is the only code that knows the bytes between controller and
+// agent: one JSON object a line over the session's stdin and stdout.
+//
+// The agent speaks first, with one greeting line,
+//
+//	spoolsweep/1 BUILD SHA256
+//
+// where SHA256 is that of the agent's own file; anything before it (a login
+// shell's noise, up to [MaxNoise] bytes) is skipped. From then on both sides
+// send [Frame] values of at most [MaxFrame] bytes. Unknown kinds and fields are
+// ignored, so that a newer side can talk to an older one. What Data holds is not
+// this package's business; it imports nothing of ours.
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// Protocol is the version both sides must share.
+	Protocol = "spoolsweep/1"
+	// MaxFrame bounds one frame, its newline included.
+	MaxFrame = 1 << 20
+	// MaxNoise bounds what may come before the greeting.
+	MaxNoise = 64 << 10
+	// Beat is how often each side shows that it lives.
+	Beat = 5 * time.Second
+	// Lost is the silence after which the link counts as lost: three beats missed.
+	Lost = 3*Beat + Beat/2
+)
+
+// Kinds of frames.
+const (
+	Call  = "call"  // controller: do the call Name with Data, answer with Reply or Error
+	Reply = "reply" // agent: the answer to the call with the same ID
+	Error = "error" // agent: the call with the same ID failed, Data is a Fault
+	Tail  = "tail"  // controller: send the events of Run from sequence number From on
+	News  = "event" // agent: Event, of a tail or of a call (then with its ID)
+	Rest  = "rest"  // agent: the tail with the same ID has come to rest: the run ended, or waits
+	Pulse = "beat"  // both: I am here
+)
+
+// Frame is one line in either direction.
+type Frame struct {
+	Kind  string          `json:"kind"`
+	ID    int             `json:"id,omitempty"`   // of the call or tail it belongs to
+	Name  string          `json:"name,omitempty"` // of the call
+	Run   string          `json:"run,omitempty"`
+	From  int64           `json:"from,omitempty"`
+	Data  json.RawMessage `json:"data,omitempty"`
+	Event *Event          `json:"event,omitempty"`
+}
+
+// Kinds of events.
+const (
+	Begin    = "begin"    // a stage begins
+	Progress = "progress" // latest wins
+	Result   = "result"   // what a stage found or did
+	Warn     = "warn"     // {"message": ...}
+	Ask      = "ask"      // the run waits for an answer
+	End      = "end"      // a stage, or with stage "" the run, has ended
+)
+
+// Event is one thing that happened on a host during a run. The agent numbers
+// the events of a run from 1; Host is filled in by the controller, which alone
+// knows the inventory's name.
+type Event struct {
+	Run      string          `json:"run"`
+	Host     string          `json:"host"`
+	Instance string          `json:"instance"`
+	Seq      int64           `json:"seq"`
+	Time     time.Time       `json:"time"`
+	Stage    string          `json:"stage"`
+	Index    int             `json:"index"` // of the stage in the plan, from 0; -1 for the run itself
+	Kind     string          `json:"event"`
+	Data     json.RawMessage `json:"data,omitempty"`
+}
+
+// Fault is an error as it crosses the wire: what went wrong, and what to do.
+type Fault struct {
+	Message string `json:"message"`
+	Remedy  string `json:"remedy,omitempty"`
+	// Kind lets the controller branch, for example "busy" or "no-run".
+	Kind string `json:"kind,omitempty"`
+}
+
+func (f *Fault) Error() string { return f.Message }
+
+// Greeting is the agent's first line.
+type Greeting struct {
+	Build  string
+	SHA256 string // of the running file, lower-case hex
+}
+
+// WriteGreeting sends the greeting.
+func WriteGreeting(w io.Writer, g Greeting) error {
+	_, err := fmt.Fprintf(w, "%s %s %s\n", Protocol, g.Build, g.SHA256)
+	return err
+}
+
+// Reader reads a greeting and then frames.
+type Reader struct{ r *bufio.Reader }
+
+// NewReader returns a Reader of r.
+func NewReader(r io.Reader) *Reader { return &Reader{bufio.NewReaderSize(r, 64<<10)} }
+
+// Greeting skips noise up to the greeting. The error of a stream that ends, or
+// goes on for more than MaxNoise without one, quotes the start of the noise as
+// data ([*NoiseError]).
+func (r *Reader) Greeting() (Greeting, error) {
+	var noise []byte
+	for {
+		line, err := r.r.ReadSlice('\n')
+		if i := bytes.Index(line, []byte("spoolsweep/")); i >= 0 && err == nil {
+			fields := strings.Fields(string(line[i:]))
+			if len(fields) == 3 && len(fields[2]) == 64 {
+				if fields[0] != Protocol {
+					return Greeting{}, fmt.Errorf("the agent speaks %.40q, this controller %s", fields[0], Protocol)
+				}
+				return Greeting{Build: fields[1], SHA256: fields[2]}, nil
+			}
+		}
+		noise = append(noise, line...)
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return Greeting{}, &NoiseError{Noise: noise, Err: err}
+		}
+		if len(noise) > MaxNoise {
+			return Greeting{}, &NoiseError{Noise: noise[:MaxNoise], Err: errors.New("no greeting")}
+		}
+	}
+}
+
+// NoiseError says that no greeting came, and what came instead.
+type NoiseError struct {
+	Noise []byte // untrusted
+	Err   error
+}
+
+func (e *NoiseError) Error() string {
+	return fmt.Sprintf("no greeting from the agent: %v", e.Err)
+}
+
+func (e *NoiseError) Unwrap() error { return e.Err }
+
+// ErrTooLong is returned for a line of more than MaxFrame bytes.
+var ErrTooLong = fmt.Errorf("frame longer than %d bytes", MaxFrame)
+
+// Read returns the next frame. Empty lines are skipped. A line that is no JSON
+// object, or too long, is an error: the stream is not to be trusted any more.
+func (r *Reader) Read() (Frame, error) {
+	for {
+		line, err := r.line()
+		if err != nil {
+			return Frame{}, err
+		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		var f Frame
+		if err := json.Unmarshal(line, &f); err != nil {
+			return Frame{}, fmt.Errorf("not a frame: %w", err)
+		}
+		return f, nil
+	}
+}
+
+func (r *Reader) line() ([]byte, error) {
+	var whole []byte
+	for {
+		part, err := r.r.ReadSlice('\n')
+		if len(whole)+len(part) > MaxFrame {
+			return nil, ErrTooLong
+		}
+		switch {
+		case err == nil && whole == nil:
+			return part, nil
+		case err == nil:
+			return append(whole, part...), nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			whole = append(whole, part...)
+		case errors.Is(err, io.EOF) && len(whole)+len(part) > 0:
+			return nil, io.ErrUnexpectedEOF
+		default:
+			return nil, err
+		}
+	}
+}
+
+// Writer sends frames; it may be used by several goroutines.
+type Writer struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// NewWriter returns a Writer to w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
+
+// Write sends f in one write.
+func (w *Writer) Write(f Frame) error {
+	line, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	if len(line)+1 > MaxFrame {
+		return ErrTooLong
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err = w.w.Write(append(line, '\n'))
+	return err
+}
