@@ -1,0 +1,182 @@
+package spool
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	journalName  = "journal"
+	journalMagic = "spoolsweep-journal 1"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Journal is the record on disk by which a run is carried on after any death:
+//
+//	spoolsweep-journal 1 BUILD
+//	SEQ KIND JSON CRC32C
+//
+// A line is written and synced before what it announces is done. A torn last
+// line is cut off; a bad line before the last means that the file cannot be
+// trusted, and stops everything.
+type Journal struct {
+	f    *os.File
+	seq  int64
+	size int64 // of the whole lines
+}
+
+// Record is one line of a journal.
+type Record struct {
+	Seq  int64
+	Kind string
+	Data json.RawMessage
+}
+
+// OpenJournal opens the journal in dir, or begins it.
+func OpenJournal(dir, build string) (*Journal, []Record, error) {
+	path := filepath.Join(dir, journalName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	j := &Journal{f: f}
+	records, whole, err := readJournal(f)
+	if err == nil && whole == 0 {
+		if err = cutTail(f, 0); err == nil {
+			err = appendSync(f, []byte(journalMagic+" "+build+"\n"))
+		}
+		if err == nil {
+			err = syncPath(dir)
+		}
+	} else if err == nil {
+		if size, e := f.Seek(0, io.SeekEnd); e != nil {
+			err = e
+		} else if size > whole {
+			err = cutTail(f, whole)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if n := len(records); n > 0 {
+		j.seq = records[n-1].Seq
+	}
+	if j.size, err = f.Seek(0, io.SeekEnd); err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return j, records, nil
+}
+
+// ReadJournal reads the journal in dir without touching it, torn tail and all.
+func ReadJournal(dir string) ([]Record, error) {
+	f, err := os.Open(filepath.Join(dir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	records, _, err := readJournal(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return records, nil
+}
+
+func syncPath(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return syncDir(d)
+}
+
+// readJournal returns the records, and how many bytes of f are whole lines.
+func readJournal(f io.ReadSeeker) ([]Record, int64, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, 0, err
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return nil, 0, err
+	}
+	return parseJournal(text)
+}
+
+func parseJournal(text []byte) (records []Record, whole int64, err error) {
+	head, rest, found := bytes.Cut(text, []byte("\n"))
+	if !found {
+		return nil, 0, nil // not even the first line was written
+	}
+	if !strings.HasPrefix(string(head), journalMagic+" ") {
+		return nil, 0, fmt.Errorf("begins with %.40q: written by another version, or no journal", head)
+	}
+	whole = int64(len(head)) + 1
+	for n := 2; len(rest) > 0; n++ {
+		line, after, found := bytes.Cut(rest, []byte("\n"))
+		r, ok := parseRecord(line)
+		switch {
+		case found && ok && r.Seq == int64(len(records))+1:
+			records = append(records, r)
+			whole += int64(len(line)) + 1
+		case len(after) == 0:
+			return records, whole, nil // the last line: torn
+		default:
+			return nil, 0, fmt.Errorf("line %d is damaged", n)
+		}
+		rest = after
+	}
+	return records, whole, nil
+}
+
+func parseRecord(line []byte) (Record, bool) {
+	cut := bytes.LastIndexByte(line, ' ')
+	if cut < 0 {
+		return Record{}, false
+	}
+	sum, err := strconv.ParseUint(string(line[cut+1:]), 16, 32)
+	if err != nil || uint32(sum) != crc32.Checksum(line[:cut], castagnoli) {
+		return Record{}, false
+	}
+	seq, rest, _ := bytes.Cut(line[:cut], []byte(" "))
+	kind, data, ok := bytes.Cut(rest, []byte(" "))
+	r := Record{Kind: string(kind), Data: bytes.Clone(data)}
+	r.Seq, err = strconv.ParseInt(string(seq), 10, 64)
+	return r, ok && err == nil && json.Valid(data)
+}
+
+// Write appends a record and syncs it.
+func (j *Journal) Write(kind string, data any) error {
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	line := fmt.Appendf(nil, "%d %s %s", j.seq+1, kind, text)
+	line = fmt.Appendf(line, " %08x\n", crc32.Checksum(line, castagnoli))
+	if err := appendSync(j.f, line); err != nil {
+		// Half a line in the middle would make the journal unreadable.
+		return fmt.Errorf("journal %s: %w", j.f.Name(), errors.Join(err, cutTail(j.f, j.size)))
+	}
+	j.seq++
+	j.size += int64(len(line))
+	return nil
+}
+
+// Close closes the file.
+func (j *Journal) Close() error { return j.f.Close() }

@@ -1,0 +1,321 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Settings are what a Postfix says of itself (postconf(5)).
+type Settings struct {
+	Version         string   `json:"version"`
+	ConfigDirectory string   `json:"config_directory,omitempty"` // "" is the default one
+	QueueDirectory  string   `json:"queue_directory"`
+	DaemonDirectory string   `json:"-"` // where master's children lie; "" is for practice
+	Owner           int      `json:"-"` // uid of mail_owner
+	HashNames       []string `json:"-"` // hash_queue_names
+	HashDepth       int      `json:"-"` // hash_queue_depth
+	LogFile         string   `json:"-"` // maillog_file, "" is syslog
+	MinFree         int64    `json:"-"` // queue_minfree, bytes
+	SizeLimit       int64    `json:"-"` // message_size_limit, bytes
+	// Networks and Domains are this server's own: mynetworks, and the domains
+	// it is the end of as far as main.cf names them itself, not in tables.
+	Networks []netip.Prefix `json:"-"`
+	Domains  []string       `json:"-"`
+}
+
+// Postfix is one instance on this host, real or for practice.
+type Postfix struct {
+	Settings
+	// Stop and Start are the commands; none: whatever owns the running master,
+	// its systemd unit or postfix(1) itself.
+	Stop, Start []string
+	// Status, if set, is asked too: exit status 0 means that it runs.
+	Status []string
+	// Master and Manager are the command names of master(8) and qmgr(8) in the
+	// process table; "" takes any, as for practice.
+	Master, Manager string
+}
+
+// Commands are host variables that replace the ways of System; each is one
+// line for /bin/sh, "" for none.
+type Commands struct{ Stop, Start, Status string }
+
+const (
+	postconfLimit = 10 * time.Second
+	statusLimit   = 10 * time.Second
+)
+
+// System asks the Postfix whose main.cf stands in configDirectory ("" is the
+// default one) for its settings.
+func System(ctx context.Context, configDirectory string, own Commands) (*Postfix, error) {
+	const sbin = "/usr/sbin:/sbin:/usr/local/sbin"
+	names := []string{
+		"mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
+		"queue_minfree", "message_size_limit", "mynetworks", "myhostname", "mydomain", "mydestination",
+		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
+	}
+	postfix, err := lookPath("postfix", sbin)
+	if err != nil {
+		return nil, fmt.Errorf("no Postfix on this host: %w", err)
+	}
+	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
+	args := []string{"-hx"}
+	with := []string{postfix}
+	if configDirectory != "" {
+		args = append([]string{"-c", configDirectory}, args...)
+		with = append(with, "-c", configDirectory)
+	}
+	ctx, cancel := context.WithTimeout(ctx, postconfLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, postconf, append(args, names...)...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+	}
+	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	if len(values) != len(names) {
+		return nil, fmt.Errorf("%s: %d values for %d names: %s", postconf, len(values), len(names), bytes.TrimSpace(complaint.Bytes()))
+	}
+	value := map[string]string{}
+	for i, name := range names {
+		value[name] = strings.TrimSpace(values[i])
+	}
+	p := &Postfix{
+		Settings: Settings{
+			Version: value["mail_version"], ConfigDirectory: configDirectory,
+			QueueDirectory: value["queue_directory"], DaemonDirectory: value["daemon_directory"], HashNames: words(value["hash_queue_names"]),
+			LogFile: value["maillog_file"], Networks: networks(value["mynetworks"]),
+		},
+		Stop: shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
+		Master: "master", Manager: "qmgr",
+	}
+	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
+		return nil, fmt.Errorf("hash_queue_depth: %w", err)
+	}
+	if p.MinFree, err = strconv.ParseInt(value["queue_minfree"], 10, 64); err != nil {
+		return nil, fmt.Errorf("queue_minfree: %w", err)
+	}
+	if p.SizeLimit, err = strconv.ParseInt(value["message_size_limit"], 10, 64); err != nil {
+		return nil, fmt.Errorf("message_size_limit: %w", err)
+	}
+	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
+		return nil, fmt.Errorf("mail_owner: %w", err)
+	}
+	for _, list := range names[len(names)-6:] {
+		for _, domain := range words(value[list]) {
+			if !strings.ContainsAny(domain, ":/") { // a table is not looked into
+				p.Domains = append(p.Domains, strings.ToLower(domain))
+			}
+		}
+	}
+	if p.Stop == nil || p.Start == nil {
+		stop, start := append(with, "stop"), append(with[:len(with):len(with)], "start")
+		if unit := p.unit(); unit != "" {
+			stop, start = []string{"systemctl", "stop", unit}, []string{"systemctl", "start", unit}
+		}
+		if p.Stop == nil {
+			p.Stop = stop
+		}
+		if p.Start == nil {
+			p.Start = start
+		}
+	}
+	return p, nil
+}
+
+// unit is the systemd service that the running master belongs to. A Postfix
+// started by its unit and stopped by postfix(1) leaves the unit failed; the
+// other way round systemctl stop does nothing, and says 0.
+func (p *Postfix) unit() string {
+	if master, ok := p.Running(); ok {
+		return unitOf(master)
+	}
+	return ""
+}
+
+func shell(line string) []string {
+	if strings.TrimSpace(line) == "" {
+		return nil
+	}
+	return []string{"/bin/sh", "-c", line}
+}
+
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
+}
+
+func networks(list string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, w := range words(list) {
+		w = strings.NewReplacer("[", "", "]", "").Replace(w)
+		if p, err := netip.ParsePrefix(w); err == nil {
+			all = append(all, p)
+		} else if a, err := netip.ParseAddr(w); err == nil {
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return all
+}
+
+// uidOf asks id(1) for an account that is not in /etc/passwd.
+func uidOf(ctx context.Context, name string) (int, error) {
+	if u, err := user.Lookup(name); err == nil {
+		return strconv.Atoi(u.Uid)
+	}
+	out, err := exec.CommandContext(ctx, "id", "-u", "--", name).Output()
+	if err != nil {
+		return 0, fmt.Errorf("no account %q: %w", name, err)
+	}
+	return strconv.Atoi(strings.TrimSpace(string(out)))
+}
+
+// lookPath also looks where a login user's PATH does not reach.
+func lookPath(name, further string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range filepath.SplitList(further) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s: not found in %s:%s", name, os.Getenv("PATH"), further)
+}
+
+// masterPID reads pid/master.pid, which outlives a stop: 0 if there is none.
+func (p *Postfix) masterPID() int {
+	text, err := os.ReadFile(filepath.Join(p.QueueDirectory, "pid", "master.pid"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
+// Running says whether a master runs, and its pid. It only looks at the
+// process table: a test of the lock, however short, could make a start that
+// happens just then fail (master(8), "fatal: open lock file"). The number of a
+// master that ended may belong to another instance's by now, but a master
+// works in its own queue directory.
+func (p *Postfix) Running() (master int, ok bool) {
+	pid := p.masterPID()
+	if pid <= 1 {
+		return pid, false
+	}
+	now, err := processOf(pid)
+	if err != nil || now.dead || p.Master != "" && now.command != p.Master || !worksIn(pid, p.QueueDirectory) {
+		return pid, false
+	}
+	return pid, true
+}
+
+// manager is the queue manager, a child of master.
+func (p *Postfix) manager(master int) (process, bool) {
+	all, err := processes()
+	if err != nil {
+		return process{}, false
+	}
+	for _, c := range all {
+		if c.parent == master && !c.dead && (p.Manager == "" || strings.TrimPrefix(c.command, "n") == p.Manager) {
+			return c, true
+		}
+	}
+	return process{}, false
+}
+
+// lockMaster takes the lock that a running master holds on its pid file
+// (master.c, INTERNAL_LOCK is flock on Linux). While it is held no Postfix can
+// be started. errRunning says that somebody has it.
+func (p *Postfix) lockMaster(root *os.File) (*os.File, error) {
+	dir, err := openDir(root, "pid")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), "master.pid", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	path := dir.Name() + "/master.pid"
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := lockFile(f); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errRunning
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+var errRunning = errors.New("master holds its lock")
+
+// Triggers that the queue manager and pickup understand (qmgr.c, pickup.c).
+const (
+	scanIncoming = 'I'
+	scanDeferred = 'D'
+	wakePickup   = 'W'
+)
+
+// kick tells a service of the public directory to look, as postkick(1) does,
+// but never waits: a service that died would hold postkick for ever. Without
+// the trigger the mail is found within queue_run_delay (300 s).
+func (p *Postfix) kick(root *os.File, service string, trigger byte) error {
+	public, err := openDir(root, "public")
+	if err != nil {
+		return err
+	}
+	defer public.Close()
+	s, err := statAt(public, service)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(p.QueueDirectory, "public", service)
+	var fd int
+	switch s.Type {
+	case unix.S_IFSOCK:
+		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return fmt.Errorf("trigger %s: %w", path, err)
+		}
+		unix.CloseOnExec(fd)
+		if err = unix.SetNonblock(fd, true); err == nil {
+			err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+		}
+	case unix.S_IFIFO:
+		fd, err = unix.Openat(int(public.Fd()), service, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			fd = -1
+		}
+	default:
+		return fmt.Errorf("trigger %s: neither socket nor FIFO", path)
+	}
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("trigger %s: %w", path, err)
+	}
+	if err := send(fd, trigger); err != nil {
+		return fmt.Errorf("trigger %s: %w", path, err)
+	}
+	return nil
+}

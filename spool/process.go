@@ -1,0 +1,154 @@
+package spool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one entry of the process table. started tells two processes apart
+// that had the same pid one after the other.
+type process struct {
+	pid, parent, group, session int
+	command, started            string
+	dead                        bool // a zombie: it holds nothing any more
+}
+
+// family lists what lives of the master's process group and session: a child
+// that outlives its master may still write to the queue (master(8) calls
+// setsid). Only Postfix's own programs count, since the number in a master.pid
+// that was left behind may have been given to anybody since.
+func (p *Postfix) family(master int) ([]process, error) {
+	if master <= 1 {
+		return nil, nil
+	}
+	all, err := processes()
+	if err != nil {
+		return nil, fmt.Errorf("look for processes of master %d: %w", master, err)
+	}
+	var left []process
+	for _, c := range all {
+		if !c.dead && (c.pid == master || c.group == master || c.session == master) && p.isDaemon(c) {
+			left = append(left, c)
+		}
+	}
+	return left, nil
+}
+
+// isDaemon says whether c runs a program of this Postfix.
+func (p *Postfix) isDaemon(c process) bool {
+	if p.DaemonDirectory == "" {
+		return worksIn(c.pid, p.QueueDirectory)
+	}
+	return strings.HasPrefix(executable(c.pid), p.DaemonDirectory+"/")
+}
+
+// serviceIn finds a Postfix service in the text of /proc/PID/cgroup.
+func serviceIn(groups string) string {
+	for line := range strings.Lines(groups) {
+		unit := path.Base(strings.TrimSpace(line))
+		if strings.HasPrefix(unit, "postfix") && strings.HasSuffix(unit, ".service") {
+			return unit
+		}
+	}
+	return ""
+}
+
+// Output is what a command printed, its last part if it was much.
+const maxOutput = 8 << 10
+
+// commandError says how a command of the host ended.
+type commandError struct {
+	argv   []string
+	output string
+	err    error
+}
+
+func (e *commandError) Error() string {
+	s := fmt.Sprintf("%s: %v", strings.Join(e.argv, " "), e.err)
+	if e.output != "" {
+		s += ": " + e.output
+	}
+	return s
+}
+
+func (e *commandError) Unwrap() error { return e.err }
+
+var errTimeLimit = errors.New("ended at its time limit")
+
+// command runs argv to its end, in a process group of its own, told to started
+// before it is waited for; at the limit the whole group is killed. Its output
+// goes to a file: a daemon that it leaves behind keeps its streams, and would
+// hold a pipe open for ever. Priority and the OOM score, which may be ours to
+// lower, are put back to normal first, since Postfix would inherit them.
+func command(ctx context.Context, limit time.Duration, started func(group int) error, argv ...string) error {
+	out, err := scratch()
+	if err != nil {
+		return fmt.Errorf("%s: %w", argv[0], err)
+	}
+	defer out.Close()
+	const normal = `{ echo 0 > ` + oomFile + `; renice -n 0 -p $$; } >/dev/null 2>&1; exec "$@"`
+	cmd := exec.Command("/bin/sh", append([]string{"-c", normal, "sh"}, argv...)...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := startCommand(cmd); err != nil {
+		return &commandError{argv: argv, err: err}
+	}
+	group := cmd.Process.Pid
+	if started != nil {
+		// Not fatal: the group's number only helps whoever settles after our death.
+		_ = started(group)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err = <-done:
+	case <-timer.C:
+		killGroup(group)
+		<-done
+		err = errTimeLimit
+	case <-ctx.Done():
+		killGroup(group)
+		<-done
+		err = ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	text := make([]byte, maxOutput)
+	size, _ := out.Seek(0, 2)
+	n, _ := out.ReadAt(text, max(0, size-maxOutput))
+	return &commandError{argv: argv, output: string(bytes.TrimSpace(text[:n])), err: err}
+}
+
+// endGroup kills what is left of a command's process group that a dead
+// section began. started must match, or the number was given away since.
+func endGroup(group int, started string) error {
+	p, err := processOf(group)
+	if err != nil || p.started != started || p.group != group {
+		return nil
+	}
+	all, err := processes()
+	if err != nil {
+		return err
+	}
+	for _, member := range all {
+		if member.group == group && !member.dead {
+			if err := signal(member, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("end command %d of the dead section: %w", group, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,671 @@
+package spool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mail names one message that was set aside, as it was when it was judged.
+// Nothing is done to a file that has another inode, size or time by then.
+type Mail struct {
+	Aside string `json:"a"`           // incoming.spamfull
+	Sub   string `json:"s,omitempty"` // hash subdirectories there
+	ID    string `json:"q"`
+	Inode uint64 `json:"i"`
+	Size  int64  `json:"z"`
+	Mtime int64  `json:"m"` // nanoseconds
+	Born  int64  `json:"c"` // arrival, seconds since 1970
+}
+
+// Options are the manners of a restore.
+type Options struct {
+	Rate    float64 // messages a second; 0: no ceiling
+	LiveMax int64   // pause while incoming and active hold more above what they held before; 0: no limit
+	// Token names the list that is restored: what earlier, interrupted tries of
+	// the same list moved counts into the result.
+	Token string
+	// Cancelled is asked between batches.
+	Cancelled func() bool
+}
+
+// Moved is what a restore did.
+type Moved struct {
+	Restored   int64            `json:"restored"`
+	Collisions int64            `json:"collisions"`
+	Failed     int64            `json:"failed"` // still aside: another file than the one judged, or a name taken twice
+	ByQueue    map[string]int64 `json:"by_queue"`
+	Failures   []string         `json:"failures,omitempty"` // the first few, with their reasons
+}
+
+const (
+	batchMax     = 1000
+	batchesASec  = 2  // how finely a rate is spread
+	failuresKept = 20 // named in a result
+	waitLive     = 200 * time.Millisecond
+)
+
+// A batch is journaled before its first rename, and closed after both
+// directories of every move are on disk.
+type batchRecord struct {
+	Token string      `json:"token"`
+	Moves []intention `json:"moves"`
+
+	seq int64
+}
+
+type intention struct {
+	From  string `json:"f"` // incoming.spamfull or deferred.spamfull/A
+	To    string `json:"t"` // incoming, deferred/B, incoming.name-collisions
+	ID    string `json:"q"`
+	Inode uint64 `json:"i"`
+}
+
+// outcomeRecord closes a batch: the intentions, by index, that were not done.
+type outcomeRecord struct {
+	Intent int64 `json:"intent"`
+	Not    []int `json:"not,omitempty"`
+}
+
+// Restore moves the listed messages back into the running Postfix: renames,
+// never copies, and never onto a name that is there. It goes by age, oldest
+// first. A message whose id is taken in any live queue goes to
+// QUEUE.name-collisions. ctx ends it between two batches.
+func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress func(Moved)) (Moved, error) {
+	done, err := w.settleMoves(o.Token)
+	if err != nil {
+		return done, err
+	}
+	master, running := w.Postfix.Running()
+	if !running {
+		return done, errors.New("restore: Postfix does not run: start it first")
+	}
+	manager, ok := w.Postfix.manager(master)
+	if !ok {
+		return done, fmt.Errorf("restore: master %d has no queue manager: look into the mail log", master)
+	}
+	r := newRestorer(w, o, done)
+	defer r.close()
+	baseline, err := r.liveCount()
+	if err != nil {
+		return r.done, err
+	}
+	if err := r.strayLogs(); err != nil {
+		return r.done, err
+	}
+	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
+	began := time.Now()
+	var sent int
+	for len(list) > 0 {
+		if err := ctx.Err(); err != nil {
+			return r.done, err
+		}
+		if o.Cancelled != nil && o.Cancelled() {
+			return r.done, ErrCancelled
+		}
+		n := min(batchMax, len(list))
+		if o.Rate > 0 {
+			n = min(n, max(1, int(o.Rate/batchesASec)))
+			due := began.Add(time.Duration(float64(sent) / o.Rate * float64(time.Second)))
+			if !sleep(ctx, time.Until(due)) {
+				return r.done, ctx.Err()
+			}
+		}
+		if o.LiveMax > 0 {
+			now, err := r.liveCount()
+			if err != nil {
+				return r.done, err
+			}
+			room := baseline + o.LiveMax - now
+			if room <= 0 {
+				progress(r.done)
+				if !sleep(ctx, waitLive) {
+					return r.done, ctx.Err()
+				}
+				continue
+			}
+			n = min(n, int(room))
+		}
+		if now, ok := w.Postfix.manager(master); !ok || now.pid != manager.pid || now.started != manager.started {
+			return r.done, fmt.Errorf("restore: the queue manager (process %d) is not there any more: look into the mail log, then 'spoolsweep resume'", manager.pid)
+		}
+		if err := r.batch(list[:n]); err != nil {
+			return r.done, err
+		}
+		list, sent = list[n:], sent+n
+		progress(r.done)
+	}
+	return r.done, nil
+}
+
+// ErrCancelled is returned by a restore that was told to end between batches.
+var ErrCancelled = errors.New("cancelled")
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// settleMoves looks after a batch that a death left open, and adds up what
+// this list's batches did.
+func (w *Work) settleMoves(token string) (Moved, error) {
+	sum := Moved{ByQueue: map[string]int64{}}
+	for _, b := range w.moves {
+		o, closed := w.done[b.seq]
+		if !closed {
+			o = outcomeRecord{Intent: b.seq}
+			for i, m := range b.Moves {
+				from, err := w.openPath(m.From)
+				if errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				if err != nil {
+					return sum, err
+				}
+				inode, err := inodeAt(from, m.ID)
+				from.Close()
+				if err != nil {
+					return sum, err
+				}
+				if inode == m.Inode {
+					o.Not = append(o.Not, i)
+				} else if err := w.present(m); err != nil {
+					return sum, err
+				}
+			}
+			// The directories may not have been synced before the death.
+			if err := w.syncMoves(b.Moves); err != nil {
+				return sum, err
+			}
+			if err := w.write(kindOutcome, o); err != nil {
+				return sum, err
+			}
+		}
+		if b.Token == token {
+			for i, m := range b.Moves {
+				if !slices.Contains(o.Not, i) {
+					sum.count(m)
+				}
+			}
+		}
+	}
+	return sum, nil
+}
+
+func (m *Moved) count(i intention) {
+	queue, _, _ := strings.Cut(i.To, "/")
+	switch {
+	case queue == string(Defer) || strings.HasPrefix(queue, string(Defer)+"."): // a log, not a message
+	case strings.HasSuffix(queue, collisions):
+		m.Collisions++
+	default:
+		m.Restored++
+		m.ByQueue[queue]++
+	}
+}
+
+func (m *Moved) fail(what string, err error) {
+	m.Failed++
+	if len(m.Failures) < failuresKept {
+		m.Failures = append(m.Failures, what+": "+err.Error())
+	}
+}
+
+const collisions = ".name-collisions"
+
+// openPath opens "deferred.spamfull/A", each component by its own handle.
+func (w *Work) openPath(path string) (*os.File, error) {
+	at := w.root
+	for _, name := range strings.Split(path, "/") {
+		next, err := openDir(at, name)
+		if at != w.root {
+			at.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// present gives a message in incoming that is due in the future the present.
+func (w *Work) present(m intention) error {
+	if m.To != string(Incoming) {
+		return nil
+	}
+	dir, err := w.openPath(m.To)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return presentIn(dir, m)
+}
+
+func presentIn(dir *os.File, m intention) error {
+	s, err := statAt(dir, m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // taken by the queue manager already
+	}
+	if err != nil || s.Inode != m.Inode || s.Mtime <= time.Now().UnixNano() {
+		return err
+	}
+	if err := touch(dir, m.ID, time.Now()); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
+func (w *Work) syncMoves(moves []intention) error {
+	paths := map[string]bool{}
+	for _, m := range moves {
+		paths[m.From], paths[m.To] = true, true
+	}
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		dir, err := w.openPath(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = syncDir(dir)
+		dir.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restorer keeps the directories of one restore open.
+type restorer struct {
+	w       *Work
+	opt     Options
+	done    Moved
+	dirs    map[string]*os.File
+	dirty   map[string]bool
+	pending []intention // see later
+}
+
+func newRestorer(w *Work, o Options, done Moved) *restorer {
+	return &restorer{w: w, opt: o, done: done, dirs: map[string]*os.File{}, dirty: map[string]bool{}}
+}
+
+func (r *restorer) close() {
+	for _, d := range r.dirs {
+		d.Close()
+	}
+}
+
+// dir opens "incoming" or "deferred/A" once.
+func (r *restorer) dir(path string) (*os.File, error) {
+	if d := r.dirs[path]; d != nil {
+		return d, nil
+	}
+	d, err := r.w.openPath(path)
+	if err != nil {
+		return nil, err
+	}
+	r.dirs[path] = d
+	return d, nil
+}
+
+// target opens a directory to move to, and makes it if it is missing: under
+// another name first, since a hash subdirectory that is not yet the mail
+// owner's stops the queue manager.
+func (r *restorer) target(path string) (*os.File, error) {
+	d, err := r.dir(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return d, err
+	}
+	parent, name, model := r.w.root, path, r.w.root
+	if cut := strings.LastIndexByte(path, '/'); cut >= 0 {
+		if parent, err = r.target(path[:cut]); err != nil {
+			return nil, err
+		}
+		name, model = path[cut+1:], parent
+	} else if queue, ok := strings.CutSuffix(name, collisions); ok {
+		if model, err = r.dir(queue); err != nil {
+			return nil, err
+		}
+	}
+	// Made at the top, where Postfix looks at no name but its own.
+	fresh := ".dir." + r.w.run + "." + strconv.Itoa(len(r.w.fresh))
+	if err := r.w.write(kindFresh, freshRecord{fresh}); err != nil {
+		return nil, err
+	}
+	like, err := statFile(model)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeDir(r.w.root, fresh, r.w.Postfix.Owner, like.GID, 0o700, model); err != nil {
+		return nil, err
+	}
+	if err := rename(r.w.root, fresh, parent, name); err != nil {
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if err := removeDir(r.w.root, fresh); err != nil { // Postfix was faster
+			return nil, err
+		}
+	}
+	if err := syncDir(parent); err != nil {
+		return nil, err
+	}
+	return r.dir(path)
+}
+
+// liveCount counts what the queue manager has before it.
+func (r *restorer) liveCount() (int64, error) {
+	var sum int64
+	for _, q := range []Queue{Incoming, Active} {
+		d, err := r.dir(string(q))
+		if err != nil {
+			return 0, err
+		}
+		n, err := countIDs(d)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// batch moves some messages, each after its log.
+func (r *restorer) batch(list []Mail) error {
+	b := batchRecord{Token: r.opt.Token}
+	for _, m := range list {
+		moves, err := r.plan(m)
+		if err != nil {
+			if isFatal(err) {
+				return err
+			}
+			r.done.fail(m.Aside+"/"+m.ID, err)
+			continue
+		}
+		b.Moves = append(b.Moves, moves...)
+	}
+	return r.do(b)
+}
+
+// do journals the intents, moves, syncs, and journals the outcome.
+func (r *restorer) do(b batchRecord) error {
+	if len(b.Moves) == 0 {
+		return nil
+	}
+	if err := r.w.write(kindIntent, b); err != nil {
+		return err
+	}
+	r.w.movedBefore = nil
+	o := outcomeRecord{Intent: r.w.Journal.seq}
+	kicks := map[Queue]bool{}
+	var fatal error
+	for i, m := range b.Moves {
+		err := fatal
+		if err == nil {
+			err = r.move(m)
+		}
+		switch {
+		case err == nil:
+			r.done.count(m)
+			queue, _, _ := strings.Cut(m.To, "/")
+			kicks[Queue(queue)] = true
+		default:
+			o.Not = append(o.Not, i)
+			if isFatal(err) && fatal == nil {
+				fatal = err
+			}
+			if !strings.HasPrefix(m.To, string(Defer)+"/") && fatal == nil {
+				r.done.fail(m.From+"/"+m.ID, err)
+			}
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(r.dirty)) {
+		if err := syncDir(r.dirs[path]); err != nil {
+			return err
+		}
+		delete(r.dirty, path)
+	}
+	if err := r.w.write(kindOutcome, o); err != nil {
+		return err
+	}
+	// A trigger that is lost costs minutes, not mail: queue_run_delay.
+	for q := range kicks {
+		switch q {
+		case Incoming:
+			_ = r.w.Postfix.kick(r.w.root, "qmgr", scanIncoming)
+		case Deferred:
+			_ = r.w.Postfix.kick(r.w.root, "qmgr", scanDeferred)
+		case Maildrop:
+			_ = r.w.Postfix.kick(r.w.root, "pickup", wakePickup)
+		}
+	}
+	return fatal
+}
+
+// isFatal tells a failure of the disk or of ours from one message's trouble.
+func isFatal(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
+		errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+}
+
+var errGone = errors.New("not aside any more")
+
+// plan decides where a message goes, and its log before it.
+func (r *restorer) plan(m Mail) ([]intention, error) {
+	queue := asideQueue(m.Aside)
+	from := m.Aside
+	if m.Sub != "" {
+		from += "/" + m.Sub
+	}
+	src, err := r.dir(from)
+	if err != nil {
+		return nil, err
+	}
+	s, err := statAt(src, m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		if r.w.moved(m.Inode) {
+			return nil, nil // by an earlier try: counted there
+		}
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := r.w.same(m, queue, s); err != nil {
+		return nil, err
+	}
+	taken, err := r.taken(m.ID)
+	if err != nil {
+		return nil, err
+	}
+	var to string
+	if taken {
+		to = string(queue) + collisions
+	} else {
+		to = r.w.home(queue.target(), m.ID)
+	}
+	dir, err := r.target(to)
+	if err != nil {
+		return nil, err
+	}
+	if inode, err := inodeAt(dir, m.ID); err != nil {
+		return nil, err
+	} else if inode != 0 {
+		return nil, fmt.Errorf("its name is taken in %s too", to)
+	}
+	moves, err := r.logs(m.ID, taken)
+	if err != nil {
+		return nil, err
+	}
+	return append(moves, intention{From: from, To: to, ID: m.ID, Inode: m.Inode}), nil
+}
+
+// same refuses a file that is not the one that was judged, or that would harm
+// the queue manager: one owned by somebody else takes it down.
+func (w *Work) same(m Mail, queue Queue, s Stat) error {
+	switch {
+	case s.Inode != m.Inode || s.Size != m.Size || s.Mtime != m.Mtime:
+		return errors.New("is not the file that was judged any more")
+	case !s.Regular():
+		return errors.New("is no plain file with one name")
+	case queue != Maildrop && s.UID != w.Postfix.Owner:
+		return fmt.Errorf("belongs to uid %d, not to the mail owner", s.UID)
+	}
+	return nil
+}
+
+// asideQueue is the queue that incoming.spamfull.2 was.
+func asideQueue(aside string) Queue {
+	queue, _, _ := strings.Cut(aside, ".")
+	return Queue(queue)
+}
+
+// home is the directory in which the live queue q keeps id.
+func (w *Work) home(q Queue, id string) string {
+	if sub := w.Postfix.hashDir(q, id); sub != "" {
+		return string(q) + "/" + sub
+	}
+	return string(q)
+}
+
+// taken says whether id has a name in any live queue: from each of them
+// Postfix itself would later rename over the other (mail_queue.c).
+func (r *restorer) taken(id string) (bool, error) {
+	for _, q := range live {
+		dir, err := r.dir(r.w.home(q, id))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if inode, err := inodeAt(dir, id); err != nil || inode != 0 {
+			return inode != 0, err
+		}
+	}
+	return false, nil
+}
+
+// logs plans the way of a message's log that was set aside with deferred.
+func (r *restorer) logs(id string, collision bool) ([]intention, error) {
+	var moves []intention
+	for _, k := range r.w.wants {
+		if k.Queue != Defer {
+			continue
+		}
+		from := k.path(id)
+		src, err := r.dir(from)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s, err := statAt(src, id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		move, err := r.log(from, id, s, collision)
+		if err != nil {
+			return nil, err
+		}
+		moves = append(moves, move...)
+	}
+	return moves, nil
+}
+
+// log plans the way of one log back to defer, or out of the way of a log that
+// is there by now.
+func (r *restorer) log(from, id string, s Stat, collision bool) ([]intention, error) {
+	if !s.Regular() || s.UID != r.w.Postfix.Owner {
+		return nil, nil // not Postfix's: it stays where it is
+	}
+	to := r.w.home(Defer, id)
+	dir, err := r.target(to)
+	if err != nil {
+		return nil, err
+	}
+	inode, err := inodeAt(dir, id)
+	if err != nil {
+		return nil, err
+	}
+	if collision || inode != 0 {
+		to = string(Defer) + collisions
+		if _, err := r.target(to); err != nil {
+			return nil, err
+		}
+	}
+	return []intention{{From: from, To: to, ID: id, Inode: s.Inode}}, nil
+}
+
+// move does one rename and looks whether it moved what was meant.
+func (r *restorer) move(m intention) error {
+	src, err := r.dir(m.From)
+	if err != nil {
+		return err
+	}
+	dst, err := r.dir(m.To)
+	if err != nil {
+		return err
+	}
+	err = rename(src, m.ID, dst, m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		if inode, e := inodeAt(src, m.ID); e != nil || inode == 0 {
+			return errors.Join(errGone, e)
+		}
+		// postsuper removes empty hash directories: make it again, once.
+		dst.Close()
+		delete(r.dirs, m.To)
+		if dst, err = r.target(m.To); err != nil {
+			return err
+		}
+		err = rename(src, m.ID, dst, m.ID)
+	}
+	if err != nil {
+		return err
+	}
+	r.dirty[m.From], r.dirty[m.To] = true, true
+	now, err := statAt(dst, m.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the queue manager has it already
+	}
+	if err != nil {
+		return err
+	}
+	if now.Inode != m.Inode {
+		// Somebody put another file there between look and rename.
+		if err := rename(dst, m.ID, src, m.ID); err != nil {
+			return fmt.Errorf("another file was in its place, and it cannot be put back: %w", err)
+		}
+		return errors.New("another file was in its place")
+	}
+	if m.To == string(Incoming) {
+		return presentIn(dst, m)
+	}
+	return nil
+}

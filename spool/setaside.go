@@ -1,0 +1,287 @@
+package spool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// countLimit bounds what looks at every name before the stop.
+const countLimit = 10 * time.Second
+
+// Prepare does everything that needs no stopped Postfix: it proves that the
+// file system can do what is needed, makes the empty directories, chooses the
+// names aside, and journals which inode shall stand where. Nothing that
+// Postfix sees has changed when it returns.
+func (w *Work) Prepare(queues []Queue) error {
+	if w.phase == stopping {
+		return errors.New("prepare: the run was left between stop and start")
+	}
+	if slices.Contains(queues, Deferred) && !slices.Contains(queues, Defer) {
+		queues = append(slices.Clone(queues), Defer)
+	}
+	if err := w.removeFresh(); err != nil {
+		return err
+	}
+	if unfit, _, _, err := fileSystem(int(w.root.Fd())); err != nil {
+		return fmt.Errorf("%s: %w", w.root.Name(), err)
+	} else if unfit != "" {
+		return fmt.Errorf("%s lies on an %s file system, where a directory cannot be renamed safely", w.root.Name(), unfit)
+	}
+	for _, name := range []string{".probe." + w.run + ".a", ".probe." + w.run + ".b"} {
+		if err := w.write(kindFresh, freshRecord{name}); err != nil {
+			return err
+		}
+	}
+	if _, err := probe(w.root, ".probe."+w.run+".a", ".probe."+w.run+".b"); err != nil {
+		return err
+	}
+	type candidate struct {
+		want
+		messages int64
+	}
+	var all []candidate
+	for _, q := range queues {
+		k, messages, err := w.prepare(q)
+		if errors.Is(err, fs.ErrNotExist) && q == Defer {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("set aside %s: %w", q, err)
+		}
+		all = append(all, candidate{k, messages})
+	}
+	if err := syncDir(w.root); err != nil {
+		return err
+	}
+	// The fullest queue first: if the section is cut short, the most is done.
+	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.messages, a.messages) })
+	wants := make([]want, len(all))
+	for i, c := range all {
+		wants[i] = c.want
+	}
+	return w.write(kindWants, wants)
+}
+
+func (w *Work) prepare(q Queue) (want, int64, error) {
+	old, err := openDir(w.root, string(q))
+	if err != nil {
+		return want{}, 0, err
+	}
+	defer old.Close()
+	root, err := statFile(w.root)
+	if err != nil {
+		return want{}, 0, err
+	}
+	s, err := statFile(old)
+	if err != nil {
+		return want{}, 0, err
+	}
+	rootMount, err1 := mountID(int(w.root.Fd()))
+	mount, err2 := mountID(int(old.Fd()))
+	if err := errors.Join(err1, err2); err != nil {
+		return want{}, 0, err
+	}
+	if s.Dev != root.Dev || mount != rootMount {
+		return want{}, 0, fmt.Errorf("%s is a mount of its own: nothing can be renamed out of it", old.Name())
+	}
+	if s.UID != w.Postfix.Owner {
+		return want{}, 0, fmt.Errorf("%s belongs to uid %d, not to the mail owner (uid %d): run 'postfix set-permissions'", old.Name(), s.UID, w.Postfix.Owner)
+	}
+	messages, _, err := countUntil(old, time.Now().Add(countLimit))
+	if err != nil {
+		return want{}, 0, err
+	}
+	k := want{Queue: q, Fresh: "." + string(q) + "." + w.run, Old: s.Inode, Depth: w.Postfix.depth(q)}
+	if k.Aside, err = w.freeName(q); err != nil {
+		return want{}, 0, err
+	}
+	if err := w.write(kindFresh, freshRecord{k.Fresh}); err != nil {
+		return want{}, 0, err
+	}
+	if err := makeDir(w.root, k.Fresh, s.UID, s.GID, s.Mode, old); err != nil {
+		return want{}, 0, err
+	}
+	k.New, err = inodeAt(w.root, k.Fresh)
+	return k, messages, err
+}
+
+// removeFresh removes the empty directories that an earlier try of this run
+// left: an empty one that the journal names is ours.
+func (w *Work) removeFresh() error {
+	for _, name := range w.fresh {
+		if err := removeDir(w.root, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("left over of an earlier try of this run: %w", err)
+		}
+	}
+	return nil
+}
+
+// freeName is the first of incoming.spamfull, incoming.spamfull.2, ... that is
+// not taken, by whichever run.
+func (w *Work) freeName(q Queue) (string, error) {
+	for n := 1; ; n++ {
+		name := string(q) + ".spamfull"
+		if n > 1 {
+			name += "." + strconv.Itoa(n)
+		}
+		inode, err := inodeAt(w.root, name)
+		if err != nil {
+			return "", err
+		}
+		if inode == 0 {
+			return name, nil
+		}
+	}
+}
+
+// swap makes the names of one queue so. It can be called from any state that
+// a death may leave, and does nothing when all is right. It is called only
+// while the lock on master.pid is held, unless exchangeDue is false.
+func (w *Work) swap(k want) error {
+	for range 8 { // each turn makes one step
+		live, err1 := inodeAt(w.root, string(k.Queue))
+		fresh, err2 := inodeAt(w.root, k.Fresh)
+		aside, err3 := inodeAt(w.root, k.Aside)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return err
+		}
+		var err error
+		switch {
+		case fresh == k.Old && aside != 0: // the name was taken meanwhile
+			if k.Aside, err = w.freeName(k.Queue); err == nil {
+				err = w.write(kindRenamed, Set{Queue: k.Queue, Aside: k.Aside})
+			}
+		case fresh == k.Old:
+			err = w.renameSynced(k.Fresh, k.Aside)
+		case live == k.Old && fresh == k.New:
+			err = exchange(w.root, k.Fresh, string(k.Queue))
+			if err == nil {
+				err = syncDir(w.root)
+			} else if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP) {
+				// No exchange on this file system: two renames, and the lock
+				// on master.pid keeps anybody from seeing the state between.
+				if aside != 0 {
+					if k.Aside, err = w.freeName(k.Queue); err == nil {
+						err = w.write(kindRenamed, Set{Queue: k.Queue, Aside: k.Aside})
+					}
+				} else {
+					err = w.renameSynced(string(k.Queue), k.Aside)
+				}
+			}
+		case live == 0 && fresh == k.New:
+			err = w.renameSynced(k.Fresh, string(k.Queue))
+		case aside == k.Old && live != k.Old:
+			// Right, also where a start made the missing directory by itself
+			// (post-install create-missing): mail may lie in it by now.
+			if fresh == k.New {
+				return removeDir(w.root, k.Fresh)
+			}
+			return nil
+		default:
+			return fmt.Errorf("%s: inode %d shall stand aside, but it is neither at %s nor at %s: somebody moved it", w.root.Name(), k.Old, k.Queue, k.Aside)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: the names of %s change while they are set", w.root.Name(), k.Queue)
+}
+
+func (w *Work) renameSynced(from, to string) error {
+	if err := rename(w.root, from, w.root, to); err != nil {
+		return err
+	}
+	return syncDir(w.root)
+}
+
+// exchangeDue says whether a live queue would have to change for k.
+func (w *Work) exchangeDue(k want) (bool, error) {
+	live, err := inodeAt(w.root, string(k.Queue))
+	return live == k.Old || live == 0, err
+}
+
+// SetAside exchanges the prepared directories for the full ones. Stop must
+// have returned before.
+func (w *Work) SetAside(ctx context.Context, m *Stopped) ([]Set, error) {
+	if m == nil || m.lock == nil {
+		return nil, errors.New("set aside: Postfix was not stopped")
+	}
+	var sets []Set
+	for _, k := range slices.Clone(w.wants[len(w.wants)-w.open:]) {
+		if err := w.swap(k); err != nil {
+			return sets, fmt.Errorf("set aside %s: %w", k.Queue, err)
+		}
+		now := w.wants[slices.IndexFunc(w.wants, func(o want) bool { return o.Old == k.Old && o.New == k.New })]
+		set := Set{Queue: k.Queue, Aside: now.Aside}
+		if err := w.write(kindSwapped, set); err != nil {
+			return sets, err
+		}
+		sets = append(sets, set)
+	}
+	return sets, nil
+}
+
+// auto chooses the queues that hold more than warn messages each; incoming and
+// active are one flood, so their sum counts.
+func auto(count map[Queue]int64, warn int64) []Queue {
+	var full []Queue
+	if count[Maildrop] > warn {
+		full = append(full, Maildrop)
+	}
+	if count[Incoming]+count[Active] > warn {
+		full = append(full, Incoming, Active)
+	}
+	if count[Deferred] > warn {
+		full = append(full, Deferred)
+	}
+	return full
+}
+
+// Choose turns the argument queues of set-aside into queue directories:
+// "auto", or names. None is no error: no queue is that full.
+func Choose(p *Postfix, names []string, warn int64) ([]Queue, error) {
+	if len(names) == 1 && strings.EqualFold(names[0], "auto") {
+		count := map[Queue]int64{}
+		deadline := time.Now().Add(countLimit)
+		root, err := openRoot(p)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		for _, q := range []Queue{Maildrop, Incoming, Active, Deferred} {
+			dir, err := openDir(root, string(q))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			count[q], _, err = countUntil(dir, deadline)
+			dir.Close()
+			if err != nil {
+				return nil, err
+			}
+		}
+		return auto(count, warn), nil
+	}
+	var queues []Queue
+	for _, name := range names {
+		q, err := ParseQueue(name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(queues, q) {
+			queues = append(queues, q)
+		}
+	}
+	return queues, nil
+}

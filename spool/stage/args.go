@@ -1,0 +1,91 @@
+package stage
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"spoolsweep/spool"
+)
+
+// Queues are names of queues, or "auto". In a playbook it is a word, words with
+// commas, or a list.
+type Queues []string
+
+// UnmarshalJSON takes a string or a list of strings.
+func (q *Queues) UnmarshalJSON(text []byte) error {
+	var one string
+	if json.Unmarshal(text, &one) == nil {
+		*q = nil
+		for _, name := range strings.Split(one, ",") {
+			*q = append(*q, strings.TrimSpace(name))
+		}
+		return nil
+	}
+	var list []string
+	if err := json.Unmarshal(text, &list); err != nil {
+		return fmt.Errorf("queues: a name, a list of names, or auto")
+	}
+	*q = list
+	return nil
+}
+
+func (q Queues) check() error {
+	if len(q) == 0 {
+		return fmt.Errorf("queues: none named")
+	}
+	for _, name := range q {
+		if strings.EqualFold(name, "auto") {
+			if len(q) > 1 {
+				return fmt.Errorf("queues: auto stands alone")
+			}
+			return nil
+		}
+		if _, err := spool.ParseQueue(name); err != nil {
+			return fmt.Errorf("queues: %w", err)
+		}
+	}
+	return nil
+}
+
+// Rate is messages a second; 0 is no ceiling. In a playbook it is 50/s, 3000/m
+// or a bare number.
+type Rate float64
+
+// UnmarshalJSON takes a number, or text with a unit.
+func (r *Rate) UnmarshalJSON(text []byte) error {
+	s := strings.Trim(string(text), `"`)
+	number, unit, found := strings.Cut(s, "/")
+	per := 1.0
+	if found {
+		switch strings.TrimSpace(unit) {
+		case "s", "sec":
+		case "m", "min":
+			per = 60
+		case "h":
+			per = 3600
+		default:
+			return fmt.Errorf("rate %q: messages a second, such as 50/s, or a minute, 3000/m", s)
+		}
+	}
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || n < 0 || n > 1e9 {
+		return fmt.Errorf("rate %q: messages a second, such as 50/s, or a minute, 3000/m", s)
+	}
+	*r = Rate(n / per)
+	return nil
+}
+
+// Number is a count that a template may have made a text.
+type Number int64
+
+// UnmarshalJSON takes a number, or its text.
+func (n *Number) UnmarshalJSON(text []byte) error {
+	v, err := strconv.ParseInt(strings.Trim(string(text), `"`), 10, 64)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%s is no count", text)
+	}
+	*n = Number(v)
+	return nil
+}

@@ -1,0 +1,180 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"spoolsweep/spool"
+)
+
+// stop, set-aside and start are one section: a process of its own runs them to
+// their end, whatever happens to whoever began it.
+
+// NoArgs are the arguments of a stage that takes none.
+type NoArgs struct{}
+
+// Check accepts.
+func (*NoArgs) Check() error { return nil }
+
+var stop = Row{
+	Name: "stop", Doc: "stop Postfix, and prove that nothing of it is left", Section: true, Changes: true,
+	New: func() Args { return &NoArgs{} }, Result: func() Result { return &Stopped{} },
+	Run: func(ctx context.Context, h *Host, _ Args, _ Emit) (Result, error) {
+		s, err := h.Work.Stop(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h.stopped = s
+		return &Stopped{*s}, nil
+	},
+}
+
+// Stopped is the result of stop.
+type Stopped struct{ spool.Stopped }
+
+// Lines tells how long it took, and what had to be ended.
+func (s *Stopped) Lines() []Line {
+	if !s.WasRunning {
+		return []Line{{Label: "Postfix", Text: "was stopped already"}}
+	}
+	lines := []Line{{Label: "Postfix stopped", Text: fmt.Sprintf("in %.2f s", s.Seconds)}}
+	for _, p := range s.Ended {
+		lines = append(lines, Line{Label: "outlived the stop, and was ended", Text: p})
+	}
+	for _, p := range s.MayDouble {
+		lines = append(lines, Line{Label: "cut in a delivery: that mail may arrive twice", Text: p})
+	}
+	return lines
+}
+
+// SetAsideArgs are the arguments of set-aside.
+type SetAsideArgs struct {
+	Queues Queues `json:"queues"` // auto, or names
+}
+
+// Check refuses what cannot be set aside.
+func (a *SetAsideArgs) Check() error { return a.Queues.check() }
+
+var setAside = Row{
+	Name: "set-aside", Doc: "exchange the full queue directories for empty ones", Section: true, Changes: true,
+	New: func() Args { return &SetAsideArgs{Queues: Queues{"auto"}} }, Result: func() Result { return &Aside{} },
+	Run: func(ctx context.Context, h *Host, _ Args, _ Emit) (Result, error) {
+		sets, err := h.Work.SetAside(ctx, h.stopped)
+		return NewAside(sets), err
+	},
+}
+
+// Aside is the result of set-aside.
+type Aside struct {
+	Queues map[spool.Queue]AsideQueue `json:"queues"`
+}
+
+// AsideQueue is where one queue went, and how much was in it.
+type AsideQueue struct {
+	Messages int64  `json:"messages"`
+	To       string `json:"to"`
+}
+
+// NewAside makes the result of sets, not counted yet.
+func NewAside(sets []spool.Set) *Aside {
+	a := &Aside{Queues: map[spool.Queue]AsideQueue{}}
+	for _, s := range sets {
+		a.Queues[s.Queue] = AsideQueue{To: s.Aside}
+	}
+	return a
+}
+
+// Count counts what was set aside. It is done when Postfix runs again: a
+// million names take a second.
+func (a *Aside) Count(p *spool.Postfix) error {
+	for q, at := range a.Queues {
+		at.Messages = 0
+		err := spool.Walk(p, at.To, func(c spool.Chunk) error {
+			at.Messages += int64(len(c.IDs))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		a.Queues[q] = at
+	}
+	return nil
+}
+
+// Lines tells each queue, in the order of a message's life.
+func (a *Aside) Lines() []Line {
+	var lines []Line
+	for _, q := range append(spool.Queues[:len(spool.Queues):len(spool.Queues)], spool.Defer) {
+		at, ok := a.Queues[q]
+		unit := "messages"
+		if q == spool.Defer {
+			unit = "logs"
+		}
+		if ok {
+			lines = append(lines, Line{Label: string(q) + " set aside as " + at.To, Number: at.Messages, Unit: unit})
+		}
+	}
+	return lines
+}
+
+var start = Row{
+	Name: "start", Doc: "start Postfix, and prove that its queue manager stays", Section: true, Changes: true,
+	New: func() Args { return &NoArgs{} }, Result: func() Result { return &Started{} },
+	Run: func(ctx context.Context, h *Host, _ Args, _ Emit) (Result, error) {
+		s := h.stopped
+		if s == nil {
+			return nil, errors.New("start: Postfix was not stopped")
+		}
+		h.stopped = nil
+		r, err := h.Work.Start(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		return &Started{r}, nil
+	},
+}
+
+// Started is the result of start.
+type Started struct{ spool.Started }
+
+// Lines tells how long Postfix was down.
+func (s *Started) Lines() []Line {
+	return []Line{{Label: "Postfix runs", Text: fmt.Sprintf("down for %.2f s, queue manager %d seen for %.1f s", s.Downtime, s.Manager, s.Proved)}}
+}
+
+// SectionOf returns the first and last index of the section that index i of a
+// plan belongs to.
+func SectionOf(names []string, i int) (first, last int, ok bool) {
+	if i >= len(names) {
+		return 0, 0, false
+	}
+	if row, found := Find(names[i]); !found || !row.Section {
+		return 0, 0, false
+	}
+	first, last = i, i
+	for names[first] != stop.Name {
+		first--
+	}
+	for names[last] != start.Name {
+		last++
+	}
+	return first, last, true
+}
+
+// Text joins the lines of a result, for logs of the host.
+func Text(r Result) string {
+	var all []string
+	for _, l := range r.Lines() {
+		s := l.Label
+		if l.Unit != "" {
+			s += fmt.Sprintf(": %d %s", l.Number, l.Unit)
+		}
+		if l.Text != "" {
+			s += ": " + l.Text
+		}
+		all = append(all, s)
+	}
+	return strings.Join(all, "; ")
+}

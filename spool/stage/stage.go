@@ -1,0 +1,204 @@
+// Package stage defines the stages of a cleanup, each in a file of its own,
+// and the one table that lists them. From a row come the stage's key in a
+// playbook with strict arguments, the check of its place in the plan, its
+// execution on the host, and its results as text and JSON.
+//
+// A stage runs on the mail server, has no network, and reaches mail only
+// through package spool. It returns a result, an error, or an [*Ask]: then the
+// run waits, without process or lock, until somebody answers.
+package stage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"spoolsweep/spool"
+)
+
+// Args are a stage's arguments: a struct whose JSON names are the keys in a
+// playbook.
+type Args interface {
+	// Check refuses values that no host could use.
+	Check() error
+}
+
+// Result is what a stage found or did. It is sent as JSON; Lines is the same
+// for people, as data: whoever prints it formats and cleans it.
+type Result interface {
+	Lines() []Line
+}
+
+// Line is one fact of a result.
+type Line struct {
+	Label  string
+	Number int64
+	Unit   string // "messages", "seconds", ...; empty when Text says all
+	Text   string // from mail or host: not to be trusted
+}
+
+// Emit reports something while a stage works: kind is one of package wire's
+// kinds of events, such as "progress" or "warn".
+type Emit func(kind string, data any)
+
+// Row is one stage.
+type Row struct {
+	Name    string
+	Doc     string // one line
+	New     func() Args
+	Section bool     // belongs between stop and start, those included
+	After   []string // a plan must have one of these before
+	Changes bool     // mail, Postfix or the queue directory
+	Run     func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error)
+	Result  func() Result // an empty one, to decode into
+}
+
+// Table lists all stages, in the order of a cleanup.
+var Table = []*Row{&count, &stop, &setAside, &start, &classify, &confirm, &restore, &putback}
+
+// Find returns the row of a stage.
+func Find(name string) (*Row, bool) {
+	i := slices.IndexFunc(Table, func(r *Row) bool { return r.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return Table[i], true
+}
+
+// Names are the names of all stages.
+func Names() []string {
+	var names []string
+	for _, r := range Table {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// Keys are the names of a stage's arguments.
+func (r *Row) Keys() []string {
+	var keys []string
+	t := reflect.TypeOf(r.New()).Elem()
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			keys = append(keys, name)
+		}
+	}
+	return keys
+}
+
+// Parse decodes and checks a stage's arguments.
+func (r *Row) Parse(text json.RawMessage) (Args, error) {
+	a := r.New()
+	if len(text) > 0 {
+		d := json.NewDecoder(strings.NewReader(string(text)))
+		d.DisallowUnknownFields()
+		d.UseNumber()
+		if err := d.Decode(a); err != nil {
+			return nil, fmt.Errorf("%s: %w", r.Name, err)
+		}
+	}
+	if err := a.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Name, err)
+	}
+	return a, nil
+}
+
+// OrderError says which stage stands in a place that makes no sense.
+type OrderError struct {
+	Index   int
+	Message string
+}
+
+func (e *OrderError) Error() string { return e.Message }
+
+// CheckOrder looks whether a plan of these stages makes sense.
+func CheckOrder(names []string) error {
+	inside := -1 // index of the stop that is open
+	for i, name := range names {
+		row, ok := Find(name)
+		if !ok {
+			return &OrderError{i, fmt.Sprintf("no stage %q", name)}
+		}
+		if len(row.After) > 0 && !slices.ContainsFunc(names[:i], func(n string) bool { return slices.Contains(row.After, n) }) {
+			return &OrderError{i, fmt.Sprintf("%s needs a stage before it: %s", name, strings.Join(row.After, " or "))}
+		}
+		switch {
+		case name == stop.Name && inside >= 0:
+			return &OrderError{i, "stop stands between stop and start"}
+		case name == stop.Name:
+			inside = i
+		case row.Section && inside < 0:
+			return &OrderError{i, name + " stands outside stop and start"}
+		case name == start.Name:
+			if i != inside+2 {
+				return &OrderError{i, "between stop and start stands one set-aside"}
+			}
+			inside = -1
+		case inside >= 0 && !row.Section:
+			return &OrderError{i, fmt.Sprintf("%s stands between stop and start, where Postfix is down: move it behind start", name)}
+		}
+	}
+	if inside >= 0 {
+		return &OrderError{inside, "a stop without start: Postfix would be left stopped"}
+	}
+	return nil
+}
+
+// Ask is returned by a stage that needs an answer before it can go on.
+type Ask struct {
+	Kind string // "rules", "confirm" or "slot"
+	Data any    // what the one who answers has to know
+}
+
+func (a *Ask) Error() string { return "waits for " + a.Kind }
+
+// Answer is what was answered to the ask of the stage that runs now.
+type Answer struct {
+	Kind  string `json:"kind"`
+	Value string `json:"value"` // of a confirm: the list that was shown
+	By    string `json:"by"`
+}
+
+// Vars are the host variables that a host needs to know.
+type Vars struct {
+	ConfigDirectory string `json:"postfix_config_directory,omitempty"`
+	Stop            string `json:"postfix_stop,omitempty"`
+	Start           string `json:"postfix_start,omitempty"`
+	Status          string `json:"postfix_status,omitempty"`
+	QueueWarn       int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
+	StateDirectory  string `json:"state_directory,omitempty"`
+}
+
+// DefaultQueueWarn is how many messages a queue may hold before it counts as full.
+const DefaultQueueWarn = 500
+
+// Warn is how many messages a queue may hold before it counts as full.
+func (v Vars) Warn() int64 {
+	if v.QueueWarn > 0 {
+		return v.QueueWarn
+	}
+	return DefaultQueueWarn
+}
+
+// Host is what a stage works on.
+type Host struct {
+	Postfix *spool.Postfix
+	Vars    Vars
+	// Of a run; Work is nil for what changes nothing.
+	Work      *spool.Work
+	Run       string
+	Dir       string // the run's folder
+	Yes       bool   // nobody is there to be asked
+	Answer    *Answer
+	Cancelled func() bool
+	// Last decodes the result of the latest stage of that name in this run.
+	Last func(stage string, into any) bool
+
+	stopped *spool.Stopped
+}
+
+// Down says that Postfix was stopped by this section and not started yet.
+func (h *Host) Down() bool { return h.stopped != nil }

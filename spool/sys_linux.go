@@ -1,0 +1,160 @@
+package spool
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What differs between Linux and macOS. Nothing else in this module has a
+// build constraint.
+
+func renameNoReplace(fromDir int, from string, toDir int, to string) error {
+	return unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE)
+}
+
+func renameExchange(aDir int, a string, bDir int, b string) error {
+	return unix.Renameat2(aDir, a, bDir, b, unix.RENAME_EXCHANGE)
+}
+
+// fileSystem names a file system on which a queue cannot be renamed safely,
+// or returns "". An overlay's lower directories give EXDEV.
+func fileSystem(fd int) (unfit string, free, freeInodes uint64, err error) {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(fd, &s); err != nil {
+		return "", 0, 0, err
+	}
+	if s.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		unfit = "overlay"
+	}
+	return unfit, s.Bavail * uint64(s.Bsize), s.Ffree, nil
+}
+
+// mountID tells mounts apart that have one device number, such as bind mounts.
+func mountID(fd int) (uint64, error) {
+	var s unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &s); err != nil {
+		return 0, err
+	}
+	return s.Mnt_id, nil
+}
+
+// copyLabel gives the file behind to the SELinux label of the file behind from.
+func copyLabel(from, to int) error {
+	label := make([]byte, 512)
+	n, err := unix.Fgetxattr(from, "security.selinux", label)
+	if err != nil || n == 0 {
+		return nil // no label, no SELinux
+	}
+	return unix.Fsetxattr(to, "security.selinux", label[:n], 0)
+}
+
+// processes lists every process that this one can see (proc(5), stat).
+func processes() ([]process, error) {
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var all []process
+	for _, e := range names {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if p, err := processOf(pid); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func processOf(pid int) (process, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return process{}, err
+	}
+	open, shut := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+	if open < 0 || shut < open {
+		return process{}, fmt.Errorf("/proc/%d/stat: no command name", pid)
+	}
+	f := strings.Fields(string(stat[shut+1:]))
+	if len(f) < 20 {
+		return process{}, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(f))
+	}
+	p := process{pid: pid, command: string(stat[open+1 : shut]), dead: f[0] == "Z" || f[0] == "X"}
+	p.parent, _ = strconv.Atoi(f[1])
+	p.group, _ = strconv.Atoi(f[2])
+	p.session, _ = strconv.Atoi(f[3])
+	p.started = f[19]
+	return p, nil
+}
+
+// signalChecked signals p through a pidfd, and only if the pid still is that
+// process: between the look and the signal a pid may have been given away.
+func signalChecked(p process, sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	now, err := processOf(p.pid)
+	if err != nil || now.started != p.started {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
+}
+
+// boot is a clock that no one sets, in nanoseconds; it goes on during sleep.
+func boot() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return t.Nano()
+}
+
+// executable is the program that a process runs, as a path.
+func executable(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// worksIn says whether dir is the working directory of a process; true where
+// that may not be looked at.
+func worksIn(pid int, dir string) bool {
+	at, err1 := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	want, err2 := os.Stat(dir)
+	return err1 != nil || err2 != nil || os.SameFile(at, want)
+}
+
+// unitOf returns the systemd service whose control group holds the process,
+// or "" (systemd.exec(5); cgroups(7)).
+func unitOf(pid int) string {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return ""
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return ""
+	}
+	return serviceIn(string(groups))
+}
+
+// scratch is a file without a name, for what a command prints: a full disk
+// must not keep Postfix from being started.
+func scratch() (*os.File, error) {
+	fd, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "output"), nil
+}
+
+const oomFile = "/proc/self/oom_score_adj"

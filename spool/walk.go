@@ -1,0 +1,188 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool/queuefile"
+)
+
+// Stat is what this package looks at of a file.
+type Stat struct {
+	Dev, Inode uint64
+	Size       int64
+	Mtime      int64  // nanoseconds since 1970
+	Mode       uint32 // permission bits only
+	Type       uint32 // unix.S_IFMT bits
+	Links      uint64
+	UID, GID   int
+}
+
+// Complete says that cleanup(8) has committed the message: the owner's bits
+// are the only sign (mail_queue.h, MAIL_QUEUE_STAT_READY).
+func (s Stat) Complete() bool { return s.Mode&0o700 == 0o700 }
+
+// Regular says that it is a plain file with one name.
+func (s Stat) Regular() bool { return s.Type == unix.S_IFREG && s.Links == 1 }
+
+func toStat(s *unix.Stat_t) Stat {
+	return Stat{
+		Dev: uint64(s.Dev), Inode: s.Ino, Size: s.Size, Mtime: s.Mtim.Nano(),
+		Mode: uint32(s.Mode) & 0o7777, Type: uint32(s.Mode) & unix.S_IFMT,
+		Links: uint64(s.Nlink), UID: int(s.Uid), GID: int(s.Gid),
+	}
+}
+
+func statFile(f *os.File) (Stat, error) {
+	var s unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &s); err != nil {
+		return Stat{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return toStat(&s), nil
+}
+
+// statAt looks at name in dir, never through a link.
+func statAt(dir *os.File, name string) (Stat, error) {
+	var s unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return Stat{}, &fs.PathError{Op: "stat", Path: dir.Name() + "/" + name, Err: err}
+	}
+	return toStat(&s), nil
+}
+
+// inodeAt is the inode that name has in dir, 0 if there is no such name.
+func inodeAt(dir *os.File, name string) (uint64, error) {
+	s, err := statAt(dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	return s.Inode, err
+}
+
+// openDir opens the directory name in parent, never through a link.
+func openDir(parent *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	path := parent.Name() + "/" + name
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// OpenMail opens the queue file name in dir for reading, never through a link,
+// and says what was opened. A FIFO that somebody planted does not hold it.
+func OpenMail(dir *os.File, name string) (*os.File, Stat, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, Stat{}, &fs.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir.Name()+"/"+name)
+	s, err := statFile(f)
+	if err != nil {
+		f.Close()
+		return nil, Stat{}, err
+	}
+	return f, s, nil
+}
+
+// Chunk is a part of a queue directory's listing: names of one directory.
+type Chunk struct {
+	Dir *os.File // open until the callback returns
+	Sub string   // hash subdirectories below the queue directory: "", "A" or "A/B"
+	IDs []string // regular files named by a queue id
+	Odd []string // everything else that is no hash subdirectory
+}
+
+const (
+	chunkNames   = 4096 // bounds a chunk's memory
+	maxHashDepth = 16   // more levels than a queue id has digits are a trap
+)
+
+// walk lists a queue directory, flat or hashed however deep, without following
+// links. An error means that the listing is not complete: nothing may rest on it.
+func walk(dir *os.File, fn func(Chunk) error) error { return walkSub(dir, "", 0, fn) }
+
+func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
+	// A handle of its own: the caller's may have been read before.
+	list, err := openDir(dir, ".")
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	var below []string
+	for {
+		entries, err := list.ReadDir(chunkNames)
+		c := Chunk{Dir: dir, Sub: sub}
+		for _, e := range entries {
+			name, kind := e.Name(), e.Type()
+			switch {
+			case kind.IsDir() && len(name) == 1 && depth < maxHashDepth:
+				below = append(below, name)
+			case kind.IsRegular() && queuefile.ValidID(name):
+				c.IDs = append(c.IDs, name)
+			default:
+				c.Odd = append(c.Odd, name)
+			}
+		}
+		if len(entries) > 0 {
+			if err := fn(c); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("list %s: %w", dir.Name(), err)
+		}
+	}
+	for _, name := range below {
+		child, err := openDir(dir, name)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // qmgr or postsuper removed it meanwhile
+			}
+			return err
+		}
+		at := name
+		if sub != "" {
+			at = sub + "/" + name
+		}
+		err = walkSub(child, at, depth+1, fn)
+		child.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countIDs counts a directory's messages by their names alone.
+func countIDs(dir *os.File) (int64, error) {
+	var n int64
+	err := walk(dir, func(c Chunk) error { n += int64(len(c.IDs)); return nil })
+	return n, err
+}
+
+// countUntil is countIDs that gives up at a deadline and then says so.
+func countUntil(dir *os.File, deadline time.Time) (n int64, partial bool, err error) {
+	err = walk(dir, func(c Chunk) error {
+		n += int64(len(c.IDs))
+		if time.Now().After(deadline) {
+			return errDeadline
+		}
+		return nil
+	})
+	if errors.Is(err, errDeadline) {
+		return n, true, nil
+	}
+	return n, false, err
+}
+
+var errDeadline = errors.New("out of time")

@@ -1,0 +1,322 @@
+package spool
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool/queuefile"
+)
+
+// ErrBusy says that another run works on the same queue directory.
+var ErrBusy = errors.New("another run works on this queue directory")
+
+// Lock takes the one lock of a queue directory: an flock on the directory's
+// own handle, so that it is the same for every version, inventory and state
+// directory. It is held as long as one process has the handle open.
+func Lock(p *Postfix) (*os.File, error) {
+	root, err := openRoot(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(root); err != nil {
+		root.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", p.QueueDirectory, ErrBusy)
+		}
+		return nil, fmt.Errorf("lock %s: %w", p.QueueDirectory, err)
+	}
+	return root, nil
+}
+
+// Inherited takes over a lock that the parent process passed as a handle. The
+// handle is marked close-on-exec before anything else happens: a Postfix
+// started with it would hold the lock for ever.
+func Inherited(fd uintptr, p *Postfix) (*os.File, error) {
+	unix.CloseOnExec(int(fd))
+	root := os.NewFile(fd, p.QueueDirectory)
+	if root == nil {
+		return nil, fmt.Errorf("no lock handed over as handle %d", fd)
+	}
+	if err := lockFile(root); err != nil { // ours already: flock is the open file's
+		return nil, fmt.Errorf("lock handed over as handle %d: %w", fd, err)
+	}
+	return root, nil
+}
+
+// Set is one queue directory that a run has set aside.
+type Set struct {
+	Queue Queue  `json:"queue"`
+	Aside string `json:"to"` // incoming.spamfull
+}
+
+// want says which inode shall stand at each name of one queue.
+type want struct {
+	Queue Queue  `json:"queue"`
+	Fresh string `json:"fresh"` // where the empty directory is made ready
+	Aside string `json:"aside"`
+	New   uint64 `json:"new"`   // inode of the empty directory
+	Old   uint64 `json:"old"`   // inode of the full one
+	Depth int    `json:"depth"` // of the full one's hash subdirectories
+}
+
+// path is the directory in which the full one keeps id.
+func (k want) path(id string) string {
+	if sub := queuefile.HashDir(id, k.Depth); sub != "" {
+		return k.Aside + "/" + sub
+	}
+	return k.Aside
+}
+
+// Records that this package writes and reads.
+const (
+	kindFresh    = "fresh"     // freshRecord: an empty directory is about to be made
+	kindWants    = "wants"     // []want: the section is prepared
+	kindRenamed  = "renamed"   // Set: the name aside was taken, this is the new one
+	kindStopping = "stopping"  // stopRecord: the stop command is about to be issued
+	kindCommand  = "command"   // commandRecord: a command of the host runs
+	kindStopped  = "stopped"   // {}: proved, the lock on master.pid is held
+	kindStarting = "starting"  // {}: a start command is about to be issued
+	kindSwapped  = "swapped"   // Set: the names of one queue are right
+	kindStarted  = "started"   // Started
+	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
+	kindIntent   = "intent"    // batchRecord
+	kindOutcome  = "outcome"   // outcomeRecord
+)
+
+type freshRecord struct {
+	Name string `json:"name"`
+}
+
+type stopRecord struct {
+	Master int   `json:"master"`
+	Boot   int64 `json:"boot"` // when, by the clock of boot()
+}
+
+type commandRecord struct {
+	Group   int    `json:"group"`
+	Started string `json:"started"`
+}
+
+// Work is one run's hand on a queue directory. It is not for several
+// goroutines.
+type Work struct {
+	Postfix *Postfix
+	Journal *Journal
+
+	run   string
+	root  *os.File
+	fresh []string // empty directories that may be left over
+	wants []want   // of every section of this run whose stop was proved, or is under way
+	open  int      // how many of them belong to a section that has not ended
+	phase phase
+	stop  stopRecord
+	last  *commandRecord
+	moves []batchRecord // every batch; only the last may lack an outcome
+	done  map[int64]outcomeRecord
+
+	movedBefore map[uint64]bool // cache of moved
+}
+
+// phase is where in stop..start the journal ends.
+type phase int
+
+const (
+	outside  phase = iota // no section, or it ended
+	prepared              // ready, Postfix untouched
+	stopping              // a stop command was, or is about to be, issued
+)
+
+// OpenWork opens run's journal in dir and replays it. lock is the locked
+// handle of the queue directory, from Lock or Inherited.
+func OpenWork(p *Postfix, run, dir, build string, lock *os.File) (*Work, []Record, error) {
+	j, records, err := OpenJournal(dir, build)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := &Work{Postfix: p, Journal: j, run: run, root: lock, done: map[int64]outcomeRecord{}}
+	for _, r := range records {
+		if err := w.replay(r); err != nil {
+			j.Close()
+			return nil, nil, fmt.Errorf("%s: record %d (%s): %w", dir, r.Seq, r.Kind, err)
+		}
+	}
+	return w, records, nil
+}
+
+// Close closes the journal. The lock stays with whoever took it.
+func (w *Work) Close() error { return w.Journal.Close() }
+
+// write journals a record and takes it in as a replay would: there is one
+// account of what a record means.
+func (w *Work) write(kind string, data any) error {
+	if err := w.Journal.Write(kind, data); err != nil {
+		return err
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	return w.replay(Record{Seq: w.Journal.seq, Kind: kind, Data: text})
+}
+
+func (w *Work) replay(r Record) error {
+	switch r.Kind {
+	case kindFresh:
+		var f freshRecord
+		if err := json.Unmarshal(r.Data, &f); err != nil {
+			return err
+		}
+		if !slices.Contains(w.fresh, f.Name) {
+			w.fresh = append(w.fresh, f.Name)
+		}
+	case kindWants:
+		var more []want
+		if err := json.Unmarshal(r.Data, &more); err != nil {
+			return err
+		}
+		if w.phase == prepared { // prepared before, and died: that one never began
+			w.wants = w.wants[:len(w.wants)-w.open]
+		}
+		w.wants, w.open, w.phase = append(w.wants, more...), len(more), prepared
+	case kindRenamed:
+		var s Set
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return err
+		}
+		for i := range w.wants {
+			if k := &w.wants[i]; i >= len(w.wants)-w.open && k.Queue == s.Queue {
+				k.Aside = s.Aside
+			}
+		}
+	case kindStopping:
+		w.phase, w.last = stopping, nil
+		return json.Unmarshal(r.Data, &w.stop)
+	case kindCommand:
+		w.last = new(commandRecord)
+		return json.Unmarshal(r.Data, w.last)
+	case kindStarted:
+		w.phase, w.open, w.last = outside, 0, nil
+	case kindGivenUp:
+		w.wants = w.wants[:len(w.wants)-w.open]
+		w.phase, w.open, w.last = outside, 0, nil
+	case kindIntent:
+		var b batchRecord
+		if err := json.Unmarshal(r.Data, &b); err != nil {
+			return err
+		}
+		b.seq = r.Seq
+		w.moves = append(w.moves, b)
+	case kindOutcome:
+		var o outcomeRecord
+		if err := json.Unmarshal(r.Data, &o); err != nil {
+			return err
+		}
+		w.done[o.Intent] = o
+	}
+	return nil
+}
+
+// Overdue says, from a run's journal, whether its section has not issued a
+// start command SectionLimit after its stop command.
+func Overdue(dir string) (bool, error) {
+	records, err := ReadJournal(dir)
+	if err != nil {
+		return false, err
+	}
+	var stop *stopRecord
+	for _, r := range records {
+		switch r.Kind {
+		case kindStopping:
+			stop = new(stopRecord)
+			if err := json.Unmarshal(r.Data, stop); err != nil {
+				return false, err
+			}
+		case kindStarting, kindStarted, kindGivenUp:
+			stop = nil
+		}
+	}
+	return stop != nil && boot()-stop.Boot > int64(SectionLimit), nil
+}
+
+// Unsettled says that the run was left between stop and start.
+func (w *Work) Unsettled() bool { return w.phase == stopping }
+
+// moved says whether this run has moved the file with that inode.
+func (w *Work) moved(inode uint64) bool {
+	if w.movedBefore == nil {
+		w.movedBefore = map[uint64]bool{}
+		for _, b := range w.moves {
+			for i, m := range b.Moves {
+				if !slices.Contains(w.done[b.seq].Not, i) {
+					w.movedBefore[m.Inode] = true
+				}
+			}
+		}
+	}
+	return w.movedBefore[inode]
+}
+
+// SetsAside is what this run has set aside and what still stands there.
+func (w *Work) SetsAside() ([]Set, error) {
+	var sets []Set
+	for _, k := range w.wants {
+		inode, err := inodeAt(w.root, k.Aside)
+		if err != nil {
+			return nil, err
+		}
+		if inode == k.Old {
+			sets = append(sets, Set{Queue: k.Queue, Aside: k.Aside})
+		}
+	}
+	return sets, nil
+}
+
+// OpenAside opens a directory of the queue directory by name, such as
+// "incoming" or "incoming.spamfull", never through a link.
+func (w *Work) OpenAside(name string) (*os.File, error) { return openDir(w.root, name) }
+
+// AsideOf reads from a run's journal, without lock or change, what that run
+// has set aside and what still stands there.
+func AsideOf(p *Postfix, dir string) ([]Set, error) {
+	records, err := ReadJournal(dir)
+	if err != nil || len(records) == 0 {
+		return nil, err
+	}
+	root, err := openRoot(p)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	w := &Work{Postfix: p, root: root, done: map[int64]outcomeRecord{}}
+	for _, r := range records {
+		if err := w.replay(r); err != nil {
+			return nil, fmt.Errorf("%s: record %d (%s): %w", dir, r.Seq, r.Kind, err)
+		}
+	}
+	return w.SetsAside()
+}
+
+// Walk lists the messages of one directory of the queue directory, by name,
+// such as "incoming" or "incoming.spamfull"; a name that is not there is no error.
+func Walk(p *Postfix, name string, fn func(Chunk) error) error {
+	root, err := openRoot(p)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := openDir(root, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return walk(dir, fn)
+}
