@@ -244,6 +244,20 @@ func Overdue(dir string) (bool, error) {
 	return stop != nil && boot()-stop.Boot > int64(SectionLimit), nil
 }
 
+// LeftDown says, from a run's records, whether it ends between stop and start.
+func LeftDown(records []Record) bool {
+	var open bool
+	for _, r := range records {
+		switch r.Kind {
+		case kindStopping:
+			open = true
+		case kindStarted, kindGivenUp:
+			open = false
+		}
+	}
+	return open
+}
+
 // Unsettled says that the run was left between stop and start.
 func (w *Work) Unsettled() bool { return w.phase == stopping }
 

@@ -119,13 +119,9 @@ func (r *Reader) Greeting() (Greeting, error) {
 	var noise []byte
 	for {
 		line, err := r.r.ReadSlice('\n')
-		if i := bytes.Index(line, []byte("spoolsweep/")); i >= 0 && err == nil {
-			fields := strings.Fields(string(line[i:]))
-			if len(fields) == 3 && len(fields[2]) == 64 {
-				if fields[0] != Protocol {
-					return Greeting{}, fmt.Errorf("the agent speaks %.40q, this controller %s", fields[0], Protocol)
-				}
-				return Greeting{Build: fields[1], SHA256: fields[2]}, nil
+		if err == nil {
+			if g, found, err := greetingIn(line); found {
+				return g, err
 			}
 		}
 		noise = append(noise, line...)
@@ -135,6 +131,29 @@ func (r *Reader) Greeting() (Greeting, error) {
 		if len(noise) > MaxNoise {
 			return Greeting{}, &NoiseError{Noise: noise[:MaxNoise], Err: errors.New("no greeting")}
 		}
+	}
+}
+
+// maxGreeting bounds the greeting line.
+const maxGreeting = 1 << 10
+
+// greetingIn finds a greeting at the end of a line. What stands before it may
+// name spoolsweep too: a prompt shows the working directory.
+func greetingIn(line []byte) (g Greeting, found bool, err error) {
+	rest := line[max(0, len(line)-maxGreeting):]
+	for {
+		i := bytes.Index(rest, []byte("spoolsweep/"))
+		if i < 0 {
+			return Greeting{}, false, nil
+		}
+		fields := strings.Fields(string(rest[i:]))
+		if len(fields) == 3 && len(fields[2]) == 64 {
+			if fields[0] != Protocol {
+				return Greeting{}, true, fmt.Errorf("the agent speaks %.40q, this controller %s", fields[0], Protocol)
+			}
+			return Greeting{Build: fields[1], SHA256: fields[2]}, true, nil
+		}
+		rest = rest[i+1:]
 	}
 }
 
@@ -161,10 +180,15 @@ func (r *Reader) Read() (Frame, error) {
 		if err != nil {
 			return Frame{}, err
 		}
-		if len(bytes.TrimSpace(line)) == 0 {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
 			continue
 		}
 		var f Frame
+		if line[0] != '{' {
+			// Unmarshal would take a null for an empty frame.
+			return Frame{}, errors.New("not a frame: no JSON object")
+		}
 		if err := json.Unmarshal(line, &f); err != nil {
 			return Frame{}, fmt.Errorf("not a frame: %w", err)
 		}

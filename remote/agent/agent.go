@@ -1,0 +1,298 @@
+// Package agent is the front at the far end: what SSH executes. It greets,
+// answers calls and tails the events of runs. It owns nothing and may die at
+// any byte: what changes anything is done by a worker that it starts and that
+// needs nobody (package run).
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+// StateDirectory is where a mail server keeps the records of runs.
+const StateDirectory = "/var/lib/spoolsweep"
+
+// Maker reaches the Postfix of a host and names the default state directory.
+type Maker func() (postfix func(context.Context, stage.Vars) (*spool.Postfix, error), state string, err error)
+
+// System is the Maker of the shipped agent: the real Postfix of this host.
+func System() (func(context.Context, stage.Vars) (*spool.Postfix, error), string, error) {
+	return func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
+		return spool.System(ctx, v.ConfigDirectory, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
+	}, StateDirectory, nil
+}
+
+// Main is the agent: worker or section where the arguments say so, else the
+// front on standard input and output. It returns the exit status.
+func Main(args []string, maker Maker) int {
+	postfix, state, err := maker()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
+		return 1
+	}
+	file, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
+		return 1
+	}
+	env := &run.Env{Postfix: postfix, StateDirectory: state, Build: Build(), Executable: file}
+	if len(args) == 3 {
+		return env.Main(args[0], args[1], args[2])
+	}
+	if len(args) != 0 {
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent: is started by spoolsweep, without arguments")
+		return 1
+	}
+	sum, err := ownSum(file)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
+		return 1
+	}
+	if err := Serve(context.Background(), env, sum, os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
+		return 1
+	}
+	return 0
+}
+
+// Build names the version of this binary.
+func Build() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	return "devel"
+}
+
+// ownSum is the SHA-256 of the file that runs, not of what has its name now.
+func ownSum(file string) (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		if f, err = os.Open(file); err != nil {
+			return "", err
+		}
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// front serves one connection.
+type front struct {
+	env  *run.Env
+	out  *wire.Writer
+	wait sync.WaitGroup
+}
+
+// Serve greets on out and answers the frames from in until in ends, or the
+// controller has been silent for wire.Lost.
+func Serve(ctx context.Context, env *run.Env, sum string, in io.Reader, out io.Writer) error {
+	if err := wire.WriteGreeting(out, wire.Greeting{Build: env.Build, SHA256: sum}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f := &front{env: env, out: wire.NewWriter(out)}
+	var heard atomic.Int64
+	heard.Store(time.Now().UnixNano())
+	ended := make(chan error, 2)
+	go func() {
+		r := wire.NewReader(in)
+		for {
+			frame, err := r.Read()
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			if err != nil || frame.Kind == "" {
+				ended <- err
+				return
+			}
+			heard.Store(time.Now().UnixNano())
+			f.frame(ctx, frame)
+		}
+	}()
+	beat := time.NewTicker(wire.Beat)
+	defer beat.Stop()
+	for {
+		select {
+		case err := <-ended:
+			cancel()
+			f.wait.Wait()
+			return err
+		case <-beat.C:
+			if err := f.out.Write(wire.Frame{Kind: wire.Pulse}); err != nil {
+				return err
+			}
+			if time.Since(time.Unix(0, heard.Load())) > wire.Lost {
+				return errors.New("the controller has gone silent")
+			}
+		}
+	}
+}
+
+// frame begins what a frame asks for; unknown kinds are passed over.
+func (f *front) frame(ctx context.Context, frame wire.Frame) {
+	switch frame.Kind {
+	case wire.Call, wire.Tail:
+		f.wait.Go(func() {
+			var reply any
+			var err error
+			kind := wire.Reply
+			if frame.Kind == wire.Tail {
+				kind = wire.Rest
+				reply, err = f.tail(ctx, frame)
+			} else {
+				reply, err = f.call(ctx, frame)
+			}
+			var data json.RawMessage
+			if err == nil {
+				data, err = json.Marshal(reply)
+			}
+			if err == nil {
+				err = f.out.Write(wire.Frame{Kind: kind, ID: frame.ID, Run: frame.Run, Data: data})
+			}
+			if err != nil {
+				fault, _ := json.Marshal(toFault(err)) // strings only
+				_ = f.out.Write(wire.Frame{Kind: wire.Error, ID: frame.ID, Run: frame.Run, Data: fault})
+			}
+		})
+	}
+}
+
+// toFault names the errors that a controller branches on.
+func toFault(err error) wire.Fault {
+	fault := wire.Fault{Message: err.Error()}
+	var answered *run.AnsweredError
+	switch {
+	case errors.Is(err, spool.ErrBusy):
+		fault.Kind = "busy"
+	case errors.Is(err, run.ErrNoRun):
+		fault.Kind = "no-run"
+	case errors.Is(err, run.ErrNothing):
+		fault.Kind = "nothing"
+	case errors.As(err, &answered):
+		fault.Kind = "answered"
+	}
+	return fault
+}
+
+// Data of calls. Each names the host by its variables; the agent keeps nothing
+// between two calls.
+type (
+	// HostCall is the data of "identify" and "runs".
+	HostCall struct {
+		Vars stage.Vars `json:"vars"`
+	}
+	// PlanCall is the data of "preflight".
+	PlanCall struct {
+		Vars  stage.Vars `json:"vars"`
+		Steps []run.Step `json:"steps"`
+	}
+	// RunCall is the data of "info", "state", "preview" and of a tail.
+	RunCall struct {
+		Vars stage.Vars `json:"vars"`
+		Run  string     `json:"run"`
+	}
+	// LookCall is the data of "look": one stage that changes nothing.
+	LookCall struct {
+		Vars  stage.Vars `json:"vars"`
+		Step  run.Step   `json:"step"`
+		Aside string     `json:"aside,omitempty"` // a run
+	}
+)
+
+// calls are all that a controller can ask for. "begin" takes a run.Info,
+// "resume" a run.ResumeRequest.
+var calls = map[string]func(f *front, ctx context.Context, id int, data json.RawMessage) (any, error){
+	"identify": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		return f.env.Identify(ctx, c.Vars)
+	}),
+	"preflight": handle(func(f *front, ctx context.Context, _ int, c PlanCall) (any, error) {
+		return f.env.Preflight(ctx, c.Vars, c.Steps)
+	}),
+	"begin": handle(func(f *front, ctx context.Context, _ int, c run.Info) (any, error) {
+		return struct{}{}, f.env.Begin(ctx, &c)
+	}),
+	"resume": handle(func(f *front, ctx context.Context, _ int, c run.ResumeRequest) (any, error) {
+		return struct{}{}, f.env.Resume(ctx, &c)
+	}),
+	"runs": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		return f.env.Runs(ctx, c.Vars)
+	}),
+	"info": handle(func(f *front, _ context.Context, _ int, c RunCall) (any, error) {
+		return f.env.Info(c.Vars, c.Run)
+	}),
+	"preview": handle(func(f *front, ctx context.Context, _ int, c RunCall) (any, error) {
+		return f.env.Preview(ctx, c.Vars, c.Run)
+	}),
+	"look": handle(func(f *front, ctx context.Context, id int, c LookCall) (any, error) {
+		return f.env.Look(ctx, c.Vars, c.Step, c.Aside, func(kind string, data any) {
+			text, err := json.Marshal(data)
+			if err == nil {
+				_ = f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: &wire.Event{
+					Instance: "-", Time: time.Now().UTC(), Stage: c.Step.Stage, Kind: kind, Data: text,
+				}})
+			}
+		})
+	}),
+}
+
+func handle[T any](fn func(f *front, ctx context.Context, id int, data T) (any, error)) func(*front, context.Context, int, json.RawMessage) (any, error) {
+	return func(f *front, ctx context.Context, id int, data json.RawMessage) (any, error) {
+		var v T
+		if err := json.Unmarshal(data, &v); err != nil {
+			return nil, fmt.Errorf("bad call: %w", err)
+		}
+		return fn(f, ctx, id, v)
+	}
+}
+
+func (f *front) call(ctx context.Context, frame wire.Frame) (any, error) {
+	do := calls[frame.Name]
+	if do == nil {
+		return nil, fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name)
+	}
+	return do(f, ctx, frame.ID, frame.Data)
+}
+
+// tail sends a run's events; what it has come to is its answer.
+func (f *front) tail(ctx context.Context, frame wire.Frame) (any, error) {
+	var c RunCall
+	if err := json.Unmarshal(frame.Data, &c); err != nil {
+		return nil, fmt.Errorf("bad tail: %w", err)
+	}
+	err := f.env.Events(ctx, c.Vars, frame.Run, frame.From, func(line []byte) error {
+		e := new(wire.Event)
+		if err := json.Unmarshal(line, e); err != nil {
+			return fmt.Errorf("events of %s: %w", frame.Run, err)
+		}
+		return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f.env.StateOf(nil, c.Vars, frame.Run)
+}

@@ -1,0 +1,183 @@
+package wire_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spoolsweep/remote/wire"
+)
+
+var sha = strings.Repeat("0123456789abcdef", 4)
+
+func TestGreeting(t *testing.T) {
+	long := strings.Repeat("x", wire.MaxNoise-1) + "\n"
+	for _, c := range []struct {
+		in   string
+		want string // the build, or in an error
+		bad  bool
+	}{
+		{"spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{"motd\r\n\x1b[0m\nspoolsweep/1 dev " + sha + "\r\n", "dev", false},
+		{"root@mx:~# spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{"root@mx:~/spoolsweep/ $ spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{long + "spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{long + long + "spoolsweep/1 dev " + sha + "\n", "no greeting", true},
+		{strings.Repeat("spoolsweep/", 5000) + " spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{"spoolsweep/9 dev " + sha + "\n", "this controller spoolsweep/1", true},
+		{"spoolsweep/1 dev short\n", "EOF", true},
+		{"spoolsweep/1 dev " + sha, "EOF", true},
+		{"", "EOF", true},
+		{"sh: spoolsweep/agent: not found\n", "EOF", true},
+	} {
+		for name, r := range map[string]io.Reader{"": strings.NewReader(c.in), "byte by byte": iotest.OneByteReader(strings.NewReader(c.in))} {
+			g, err := wire.NewReader(r).Greeting()
+			switch {
+			case c.bad && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("%.60q %s: got %+v, %v, want an error with %q", c.in, name, g, err, c.want)
+			case !c.bad && (err != nil || g.Build != c.want || g.SHA256 != sha):
+				t.Errorf("%.60q %s: got %+v, %v, want build %q", c.in, name, g, err, c.want)
+			}
+		}
+	}
+}
+
+func TestGreetingNoise(t *testing.T) {
+	_, err := wire.NewReader(strings.NewReader("This account is not available.\n")).Greeting()
+	var noise *wire.NoiseError
+	if !errors.As(err, &noise) || string(noise.Noise) != "This account is not available.\n" {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestReadHostile(t *testing.T) {
+	pad := func(n int) string { return `{"kind":"` + strings.Repeat("x", n-len(`{"kind":""}`)-1) + `"}` + "\n" }
+	for _, c := range []struct {
+		in   string
+		want string // the kind of the first frame, or in the error
+		bad  bool
+	}{
+		{`{"kind":"beat"}` + "\n", "beat", false},
+		{"\n\r\n  \n" + ` {"kind":"beat"} ` + "\r\n", "beat", false},
+		{`{"kind":"from the future","shiny":{"a":[1,2]},"id":3}` + "\n", "from the future", false},
+		{pad(wire.MaxFrame), strings.Repeat("x", wire.MaxFrame-12), false},
+		{pad(wire.MaxFrame + 1), "longer than", true},
+		{strings.Repeat("x", 3*wire.MaxFrame), "longer than", true},
+		{"null\n", "not a frame", true},
+		{"[]\n", "not a frame", true},
+		{"17\n", "not a frame", true},
+		{"{}{}\n", "not a frame", true},
+		{`{"kind":1}` + "\n", "not a frame", true},
+		{`{"id":"x"}` + "\n", "not a frame", true},
+		{`{"event":[]}` + "\n", "not a frame", true},
+		{`{"id":99999999999999999999}` + "\n", "not a frame", true},
+		{strings.Repeat("[", 100000) + "\n", "not a frame", true},
+		{`{"data":` + strings.Repeat("[", 100000) + "\n", "not a frame", true},
+		{`{"kind":"beat"}`, "unexpected EOF", true},
+		{"", "EOF", true},
+	} {
+		f, err := wire.NewReader(strings.NewReader(c.in)).Read()
+		switch {
+		case c.bad && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%.60q: got %+v, %v, want an error with %q", c.in, f, err, c.want)
+		case !c.bad && (err != nil || f.Kind != c.want):
+			t.Errorf("%.60q: got %.60q, %v, want %.60q", c.in, f.Kind, err, c.want)
+		}
+	}
+}
+
+func TestWriteTooLong(t *testing.T) {
+	var b bytes.Buffer
+	err := wire.NewWriter(&b).Write(wire.Frame{Kind: wire.Call, Name: strings.Repeat("x", wire.MaxFrame)})
+	if !errors.Is(err, wire.ErrTooLong) || b.Len() > 0 {
+		t.Errorf("got %v and %d bytes", err, b.Len())
+	}
+}
+
+// The laws: what is read as a frame, written and read again is the same frame;
+// and a frame that was read does not change when the next one is.
+func FuzzReader(f *testing.F) {
+	for _, s := range []string{
+		`{"kind":"call","id":1,"name":"count","data":{"a":[1,null,"é"]}}` + "\n" + `{"kind":"beat"}` + "\n",
+		`{"kind":"event","id":2,"event":{"run":"r","seq":7,"time":"2026-11-23T10:00:00Z","stage":"stop","index":-1,"event":"end","data":1}}` + "\n",
+		`{"kind":"reply","data":"<>&\u2028"}` + "\n",
+		"null\n", "{}\n", "x\n", "\n\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := wire.NewReader(bytes.NewReader(in))
+		var frames []wire.Frame
+		var texts []string
+		for {
+			frame, err := r.Read()
+			if err != nil {
+				break
+			}
+			text, err := json.Marshal(frame)
+			if err != nil {
+				// A year that JSON's times cannot hold is all there is.
+				return
+			}
+			frames, texts = append(frames, frame), append(texts, string(text))
+		}
+		var b bytes.Buffer
+		w := wire.NewWriter(&b)
+		for i, frame := range frames {
+			if text, _ := json.Marshal(frame); string(text) != texts[i] {
+				t.Fatalf("frame %d changed from %s to %s", i, texts[i], text)
+			}
+			// Escapes may make a frame longer than it came.
+			if err := w.Write(frame); err != nil {
+				return
+			}
+		}
+		r = wire.NewReader(&b)
+		for i := range frames {
+			frame, err := r.Read()
+			if err != nil {
+				t.Fatalf("frame %d: %v", i, err)
+			}
+			text, _ := json.Marshal(frame)
+			if d := cmp.Diff(texts[i], string(text)); d != "" {
+				t.Fatalf("frame %d (-first +again)\n%s", i, d)
+			}
+		}
+	})
+}
+
+// The law: a greeting that is written is read again, whatever lines stand before it.
+func FuzzGreeting(f *testing.F) {
+	f.Add("motd\n", "dev")
+	f.Add("~/spoolsweep/ $ ", "v1.2.3")
+	f.Fuzz(func(t *testing.T, noise, build string) {
+		if len(strings.Fields(build)) != 1 || strings.TrimSpace(build) != build || len(build) > 100 || len(noise) > wire.MaxNoise/2 ||
+			strings.Contains(noise+build, "spoolsweep/1 ") || strings.Contains(build, "spoolsweep/") {
+			return
+		}
+		var b bytes.Buffer
+		b.WriteString(noise)
+		want := wire.Greeting{Build: build, SHA256: sha}
+		if err := wire.WriteGreeting(&b, want); err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(`{"kind":"beat"}` + "\n")
+		r := wire.NewReader(&b)
+		got, err := r.Greeting()
+		if err != nil && strings.Contains(noise, "spoolsweep/") {
+			return // it may hold a greeting of another version
+		}
+		if err != nil || got != want {
+			t.Fatalf("after %q: got %+v, %v, want %+v", noise, got, err, want)
+		}
+		if frame, err := r.Read(); err != nil || frame.Kind != wire.Pulse {
+			t.Fatalf("after the greeting: %+v, %v", frame, err)
+		}
+	})
+}

@@ -1,0 +1,535 @@
+package queuefile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// file writes a queue file record by record, as cleanup does.
+type file struct {
+	bytes.Buffer
+	content int // where the content begins
+}
+
+func (f *file) rec(kind byte, data string) *file {
+	f.WriteByte(kind)
+	n := len(data)
+	for ; n >= 0x80; n >>= 7 {
+		f.WriteByte(byte(n) | 0x80)
+	}
+	f.WriteByte(byte(n))
+	f.WriteString(data)
+	return f
+}
+
+func (f *file) ptr(to int) *file { return f.rec('p', fmt.Sprintf("%15d", to)) }
+
+// begin writes the size record, to be filled in by end, and the times.
+func (f *file) begin() *file {
+	return f.rec('C', fmt.Sprintf("%15d %15d %15d %15d %15d %15d", 0, 0, 0, 0, 0, 0)).
+		rec('T', "1795454283 528131").rec('A', "create_time=1795454290")
+}
+
+func (f *file) mesg() *file { f.rec('M', ""); f.content = f.Len(); return f }
+
+// line writes one line of text, in pieces of 2,048 bytes.
+func (f *file) line(s string) *file {
+	for len(s) > 2048 {
+		f.rec('L', s[:2048])
+		s = s[2048:]
+	}
+	return f.rec('N', s)
+}
+
+// extracted ends the content and fills in the size record.
+func (f *file) extracted() *file {
+	copy(f.Bytes()[2:], fmt.Sprintf("%15d %15d %15d %15d %15d %15d", f.Len()-f.content, f.content, 1, 0, f.Len()-f.content, 0))
+	return f.rec('X', "")
+}
+
+// put writes over what stands at an offset.
+func (f *file) put(at int, s string) { copy(f.Bytes()[at:], s) }
+
+func pointer(to int) string { return "p\x0f" + fmt.Sprintf("%15d", to) }
+
+// plain is the worked example of postfix-facts 4.9, shortened.
+func plain() *file {
+	f := new(file)
+	return f.begin().rec('A', "log_ident=81063BE02B").rec('A', "rewrite_context=local").
+		rec('A', "sasl_username = spam-account ").rec('S', "a@members.test").
+		rec('A', "log_client_name=v6.example.org").rec('A', "log_client_address=IPv6:2001:db8::1").
+		rec('A', "client_name=localhost").rec('A', "client_address=127.0.0.1").
+		rec('A', "dsn_orig_rcpt=rfc822;u4@elsewhere.test").
+		rec('O', "alias@elsewhere.test").rec('R', "u4@elsewhere.test").rec('D', "u5@elsewhere.test").
+		mesg().line("Subject: t4").line("From: a@members.test").line("").line("hello 4").
+		extracted().rec('R', "bcc@elsewhere.test").rec('E', "")
+}
+
+func read(t testing.TB, r *Reader, b []byte, maildrop bool) (*Envelope, string, error) {
+	t.Helper()
+	r.Reset(bytes.NewReader(b), int64(len(b)), maildrop)
+	e, err := r.Envelope()
+	if err != nil {
+		return nil, "", err
+	}
+	s, err := contentOf(r)
+	return e, s, err
+}
+
+func contentOf(r *Reader) (string, error) {
+	var s strings.Builder
+	err := r.Content(func(b []byte, eol bool) error {
+		s.Write(b)
+		if eol {
+			s.WriteByte('\n')
+		}
+		return nil
+	})
+	return s.String(), err
+}
+
+func TestEnvelope(t *testing.T) {
+	var r Reader
+	b := plain().Bytes()
+	e, content, err := read(t, &r, b, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Envelope{
+		Sender: "a@members.test",
+		Recipients: []Recipient{
+			{"u4@elsewhere.test", "alias@elsewhere.test", ToDo},
+			{"u5@elsewhere.test", "", Done},
+			{"bcc@elsewhere.test", "", ToDo},
+		},
+		Login: "spam-account", ClientName: "v6.example.org", ClientAddress: "2001:db8::1",
+		Arrival: time.Unix(1795454283, 528131000), Created: time.Unix(1795454290, 0), Size: e.Size,
+	}
+	if got := fmt.Sprintf("%+v", *e); got != fmt.Sprintf("%+v", want) {
+		t.Errorf("got  %s\nwant %+v", got, want)
+	}
+	if want := "Subject: t4\nFrom: a@members.test\n\nhello 4\n"; content != want {
+		t.Errorf("content %q, want %q", content, want)
+	}
+	created, err := r.Created(bytes.NewReader(b))
+	if err != nil || !created.Equal(want.Created) {
+		t.Errorf("Created %v, %v; want %v", created, err, want.Created)
+	}
+}
+
+// TestMilterEdits builds what src/cleanup/cleanup_milter.c leaves behind.
+func TestMilterEdits(t *testing.T) {
+	f := new(file)
+	f.begin()
+	sender := f.Len()
+	f.rec('S', "a-sender-that-a-milter-changed@members.test")
+	afterSender := f.Len()
+	f.rec('R', "to-be-removed@elsewhere.test")
+	f.put(f.Len()-len("to-be-removed@elsewhere.test")-2, "/")
+	beforeM := f.Len()
+	f.ptr(0) // dummy, for recipients added
+	toM := f.Len()
+	f.mesg()
+	subject := f.Len()
+	f.line("Subject: an old subject that goes away")
+	f.rec('N', "X: 1").rec('w', "padding.......")
+	afterSubject := f.Len() - len("X: 1") - 2 - 2 - len("padding.......")
+	afterHeader := f.Len()
+	f.ptr(0)
+	body := f.Len()
+	f.line("").line(strings.Repeat("old body ", 30))
+	f.ptr(0)
+	toX := f.Len()
+	f.extracted().ptr(0).rec('E', "")
+	heap := f.Len()
+	f.rec('S', "new@members.test").ptr(afterSender)
+	f.put(sender, pointer(heap))
+	heap = f.Len()
+	f.rec('R', "added@elsewhere.test").ptr(0)
+	f.put(beforeM, pointer(heap))
+	f.put(f.Len()-17, pointer(f.Len())) // the next one appended
+	f.rec('R', "added2@elsewhere.test").ptr(toM)
+	heap = f.Len()
+	f.line("Subject: new").ptr(afterSubject)
+	f.put(subject, pointer(heap))
+	heap = f.Len()
+	f.line("X-Added: by milter").ptr(body)
+	f.put(afterHeader, pointer(heap))
+	heap = f.Len()
+	f.line("").line("new body").ptr(toX)
+	f.put(body, pointer(heap))
+
+	var r Reader
+	e, content, err := read(t, &r, f.Bytes(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Sender != "new@members.test" {
+		t.Errorf("sender %q", e.Sender)
+	}
+	got := fmt.Sprint(e.Recipients)
+	want := fmt.Sprint([]Recipient{
+		{"to-be-removed@elsewhere.test", "", Canceled}, {"added@elsewhere.test", "", ToDo}, {"added2@elsewhere.test", "", ToDo},
+	})
+	if got != want {
+		t.Errorf("recipients %s, want %s", got, want)
+	}
+	if want := "Subject: new\nX: 1\nX-Added: by milter\n\nnew body\n"; content != want {
+		t.Errorf("content %q, want %q", content, want)
+	}
+	if got := postcat(t, f.Bytes()); got != content {
+		t.Errorf("postcat says %q, we say %q", got, content)
+	}
+}
+
+func TestMaildrop(t *testing.T) {
+	drop := func() *file {
+		f := new(file)
+		return f.rec('T', "1795454283 528131").rec('A', "rewrite_context=local").rec('F', "Root").rec('S', "root").
+			mesg().line("Subject: x").line("").line("text").rec('X', "").
+			rec('A', "notify_flags=0").rec('R', "m1@elsewhere.test").rec('E', "")
+	}
+	var r Reader
+	e, content, err := read(t, &r, drop().Bytes(), true)
+	if err != nil || e.Sender != "root" || len(e.Recipients) != 1 || content != "Subject: x\n\ntext\n" {
+		t.Fatalf("%+v, %q, %v", e, content, err)
+	}
+	if _, _, err := read(t, &r, drop().Bytes(), false); err == nil {
+		t.Error("a maildrop file was taken for a queue file")
+	}
+	if _, _, err := read(t, &r, drop().rec('Z', "garbage").Bytes(), true); err != nil {
+		t.Errorf("garbage behind the end: %v", err)
+	}
+	f := new(file)
+	f.rec('S', "root").mesg().rec('R', "in the content").rec('X', "").rec('E', "")
+	if _, _, err := read(t, &r, f.Bytes(), true); err == nil {
+		t.Error("an envelope record in the content was accepted")
+	}
+}
+
+func TestBroken(t *testing.T) {
+	without := func(kind string) []byte { // kill a record by its first bytes
+		return bytes.Replace(plain().Bytes(), []byte(kind), append([]byte("K"), kind[1:]...), 1)
+	}
+	loop := plain()
+	at := bytes.Index(loop.Bytes(), []byte("A\x14log_ident"))
+	loop.put(at, pointer(at))
+	var r Reader
+	for _, c := range []struct {
+		name, rule string
+		b          []byte
+	}{
+		{"empty", "no end record", nil},
+		{"NULs", "record type", make([]byte, 4096)},
+		{"not a queue file", "record type", []byte("#\x04text\n")},
+		{"half written", "never filled in", new(file).begin().rec('S', "x").rec('E', "").Bytes()},
+		{"no end", "no end record", bytes.TrimSuffix(plain().Bytes(), []byte("E\x00"))},
+		{"cut in a record", "inside a record", plain().Bytes()[:120]},
+		{"cut in the content", "no end record", plain().Bytes()[:plain().content+8]},
+		{"no sender", "no sender", without("S\x0ea@")},
+		{"no time", "no arrival time", without("T\x11")},
+		{"no size", "record type", without("C\x5f")},
+		{"bad attribute", "attribute", bytes.Replace(plain().Bytes(), []byte("log_ident="), []byte("log_ident-"), 1)},
+		{"bad pointer", "no number", append(plain().Bytes()[:116], "p\x02xx"...)},
+		{"negative pointer", "no number", append(plain().Bytes()[:116], "p\x02-1"...)},
+		{"long length", "too many bytes", append(plain().Bytes()[:116], "A\xff\xff\xff\xff\x01"...)},
+		{"huge length", "inside a record", append(plain().Bytes()[:116], "A\xff\xff\xff\x7f"...)},
+		{"size leads elsewhere", "does not lead", bytes.Replace(plain().Bytes(), []byte("X\x00R"), []byte("N\x00R"), 1)},
+		{"loop", "loop", loop.Bytes()},
+		{"pointer beyond the end", "no end record", append(plain().Bytes()[:116], pointer(1<<40)...)},
+	} {
+		_, _, err := read(t, &r, c.b, false)
+		var b *Broken
+		if !errors.As(err, &b) || !strings.Contains(err.Error(), c.rule) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.rule)
+		}
+	}
+	if _, _, err := read(t, &r, append(plain().Bytes(), "garbage\xff"...), false); err != nil {
+		t.Errorf("garbage behind the end: %v", err)
+	}
+	damaged := bytes.Replace(plain().Bytes(), []byte("N\x07hello"), []byte("Q\x07hello"), 1)
+	r.Reset(bytes.NewReader(damaged), int64(len(damaged)), false)
+	if _, err := r.Envelope(); err != nil {
+		t.Errorf("qmgr does not look into the content: %v", err)
+	}
+	if _, err := contentOf(&r); err == nil {
+		t.Error("damage in the content was not found")
+	}
+}
+
+// TestReverseJumps: 10,000 jumps back are followed, one more is not.
+func TestReverseJumps(t *testing.T) {
+	for _, jumps := range []int{reverseJumps, reverseJumps + 1} {
+		f := new(file)
+		f.begin().rec('S', "").rec('R', "r@x.test")
+		start := f.Len()
+		f.ptr(0).mesg().line("").extracted().rec('E', "")
+		// Each pointer in the heap leads to the one in front of it, the first back
+		// to where the envelope goes on.
+		heap := f.Len()
+		f.ptr(start + 17)
+		for i := range jumps - 1 {
+			f.ptr(heap + 17*i)
+		}
+		f.put(start, pointer(f.Len()-17))
+		var r Reader
+		if _, _, err := read(t, &r, f.Bytes(), false); (err == nil) != (jumps == reverseJumps) {
+			t.Errorf("%d jumps back: %v", jumps, err)
+		}
+	}
+}
+
+func TestReadError(t *testing.T) {
+	var r Reader
+	r.Reset(failing{}, 1000, false)
+	if _, err := r.Envelope(); !errors.Is(err, errDisk) {
+		t.Errorf("got %v, want %v", err, errDisk)
+	}
+	b := plain().Bytes()
+	r.Reset(bytes.NewReader(b), int64(len(b))+4096, false) // shorter than was said
+	if _, err := r.Envelope(); err != nil {
+		t.Error(err)
+	}
+}
+
+var errDisk = errors.New("input/output error")
+
+type failing struct{}
+
+func (failing) ReadAt([]byte, int64) (int, error) { return 0, errDisk }
+
+// TestManyRecipients: memory is bounded, and it is said that something is missing.
+func TestManyRecipients(t *testing.T) {
+	f := new(file)
+	f.begin().rec('S', "a@b.test")
+	for i := range 100_000 {
+		f.rec('R', fmt.Sprintf("user%d@elsewhere.test", i))
+	}
+	f.mesg().line("x").extracted().rec('E', "")
+	var r Reader
+	e, _, err := read(t, &r, f.Bytes(), false)
+	if err != nil || !e.Truncated || len(e.Recipients) < 20_000 || len(r.text) > MaxEnvelope {
+		t.Fatalf("%v, truncated %v, %d recipients, %d bytes", err, e.Truncated, len(e.Recipients), len(r.text))
+	}
+}
+
+// TestEveryCut: no beginning of a file is whole, and none makes the reader fail
+// otherwise than by saying so.
+func TestEveryCut(t *testing.T) {
+	var r Reader
+	b := plain().Bytes()
+	for n := range len(b) {
+		if _, _, err := read(t, &r, b[:n], false); err == nil {
+			t.Errorf("cut at %d of %d was accepted", n, len(b))
+		}
+	}
+}
+
+// TestLargeFile reads more than the window holds, with a long line across its end.
+func TestLargeFile(t *testing.T) {
+	f := new(file)
+	f.begin().rec('S', "a@b.test").rec('R', "c@d.test").mesg()
+	var want strings.Builder
+	for i := range 300 {
+		s := strings.Repeat(fmt.Sprint(i, " "), 1+i*7)
+		f.line(s)
+		want.WriteString(s + "\n")
+	}
+	huge := strings.Repeat("z", 3*windowSize)
+	f.rec('N', huge)
+	want.WriteString(huge + "\n")
+	f.extracted().rec('A', "encoding=8bit").rec('R', "last@d.test").rec('E', "")
+	var r Reader
+	e, content, err := read(t, &r, f.Bytes(), false)
+	if err != nil || content != want.String() || e.Recipients[1].Address != "last@d.test" {
+		t.Fatalf("%v, %d bytes of content, want %d", err, len(content), want.Len())
+	}
+	var raw bytes.Buffer
+	for off := int64(0); ; {
+		b, err := r.Window(off)
+		if err == io.EOF {
+			break
+		}
+		raw.Write(b)
+		off += int64(len(b))
+	}
+	if !bytes.Equal(raw.Bytes(), f.Bytes()) {
+		t.Error("Window does not give the file")
+	}
+}
+
+// postcat is what Postfix itself makes of a queue file.
+func postcat(t testing.TB, b []byte) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("postcat", "-hb", name).Output()
+	if err != nil {
+		t.Fatalf("postcat: %v (it comes with Postfix)", err)
+	}
+	return string(out)
+}
+
+// TestPostfixFiles reads files that a real Postfix 3.7.11 wrote, each beside what
+// its postcat -hb printed of it.
+func TestPostfixFiles(t *testing.T) {
+	var r Reader
+	for _, queue := range []string{"queue", "maildrop"} {
+		names, _ := filepath.Glob("testdata/postfix/" + queue + "/*.postcat")
+		if len(names) == 0 {
+			t.Fatalf("no files in testdata/postfix/%s", queue)
+		}
+		for _, name := range names {
+			want, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(strings.TrimSuffix(name, ".postcat"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, got, err := read(t, &r, b, queue == "maildrop")
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if got != string(want) {
+				t.Errorf("%s: content %q, postcat says %q", name, got, want)
+			} else if e.Arrival.IsZero() || len(e.Recipients) == 0 {
+				t.Errorf("%s: %+v", name, e)
+			}
+		}
+	}
+	b, err := os.ReadFile("testdata/postfix/queue/05F41984281")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, _, _ := read(t, &r, b, false); e.ClientName != "spammer.test" || e.ClientAddress != "192.0.2.7" {
+		t.Errorf("client %q %q, want the one that XFORWARD named", e.ClientName, e.ClientAddress)
+	}
+}
+
+// TestMutations: whatever happens to a file, it is read to an end, again the same
+// way, and what is whole reads as postcat reads it.
+func TestMutations(t *testing.T) {
+	rng := rand.New(rand.NewSource(1))
+	names, _ := filepath.Glob("testdata/postfix/queue/*")
+	var r, small Reader
+	small.buffer = make([]byte, 300)
+	whole, compared := 0, 0
+	for _, name := range names {
+		orig, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3000 {
+			b := bytes.Clone(orig)
+			for range 1 + rng.Intn(3) {
+				switch at := rng.Intn(len(b)); rng.Intn(4) {
+				case 0:
+					b[at] = byte(rng.Intn(256))
+				case 1:
+					b[at] ^= 1 << rng.Intn(8)
+				case 2:
+					copy(b[at:], pointer(rng.Intn(len(b))))
+				case 3:
+					b = b[:at+1]
+				}
+			}
+			if sameTwice(t, &r, &small, b) {
+				whole++
+				if whole%40 == 0 {
+					compared++
+					_, got, _ := read(t, &r, b, false)
+					if want := postcat(t, b); got != want {
+						t.Errorf("content %q, postcat says %q", got, want)
+					}
+				}
+			}
+		}
+	}
+	if compared < 10 {
+		t.Errorf("only %d files were compared with postcat", compared)
+	}
+}
+
+// sameTwice reads b as a queue file and a maildrop file, with a large window and a
+// small one, and tells whether it is a whole queue file with sound content.
+func sameTwice(t testing.TB, r, small *Reader, b []byte) bool {
+	t.Helper()
+	var whole bool
+	for _, maildrop := range []bool{true, false} {
+		e, content, err := read(t, r, b, maildrop)
+		first := fmt.Sprintf("%+v %q %v", deref(e), content, err)
+		e2, content2, err2 := read(t, small, b, maildrop)
+		if second := fmt.Sprintf("%+v %q %v", deref(e2), content2, err2); first != second {
+			t.Fatalf("read differently through a small window:\n%s\n%s\nof %q", first, second, b)
+		}
+		if len(content) > 4*len(b)+8192 {
+			t.Fatalf("%d bytes of content in a file of %d", len(content), len(b))
+		}
+		whole = err == nil
+	}
+	return whole
+}
+
+func deref(e *Envelope) any {
+	if e == nil {
+		return nil
+	}
+	return *e
+}
+
+// FuzzFile: never a panic, a loop or more than is there; the same whatever the
+// window.
+func FuzzFile(f *testing.F) {
+	names, _ := filepath.Glob("testdata/postfix/*/*")
+	if len(names) == 0 {
+		f.Fatal("no seeds in testdata/postfix")
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add(plain().Bytes())
+	var r, small Reader
+	small.buffer = make([]byte, 300)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sameTwice(t, &r, &small, b)
+		if _, err := r.Created(bytes.NewReader(b)); err != nil {
+			var broken *Broken
+			if !errors.As(err, &broken) {
+				t.Errorf("Created: %v", err)
+			}
+		}
+	})
+}
+
+func BenchmarkEnvelope(b *testing.B) {
+	data, err := os.ReadFile("testdata/postfix/queue/05F41984281")
+	if err != nil {
+		b.Fatal(err)
+	}
+	src := bytes.NewReader(data)
+	var r Reader
+	b.ReportAllocs()
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		r.Reset(src, int64(len(data)), false)
+		if _, err := r.Envelope(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
+)
+
+// checkSteps refuses a plan that this build cannot run, before anything of it
+// is done.
+func checkSteps(steps []Step) error {
+	if len(steps) == 0 {
+		return errors.New("the plan has no stages")
+	}
+	for i, s := range steps {
+		row, ok := stage.Find(s.Stage)
+		if !ok {
+			return fmt.Errorf("stage %d: this agent knows no %q", i+1, s.Stage)
+		}
+		if _, err := row.Parse(s.Args); err != nil {
+			return fmt.Errorf("stage %d: %w", i+1, err)
+		}
+	}
+	return stage.CheckOrder(names(steps))
+}
+
+// Begin makes the record of a new run and starts its worker. It returns once
+// the worker lives; the run needs nobody from then on.
+func (e *Env) Begin(ctx context.Context, info *Info) error {
+	dir, err := e.dir(info.Vars, info.Run)
+	if err != nil {
+		return err
+	}
+	if err := checkSteps(info.Steps); err != nil {
+		return err
+	}
+	p, err := e.Postfix(ctx, info.Vars)
+	if err != nil {
+		return err
+	}
+	lock, err := e.lock(ctx, p, info.Vars)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if left, err := e.leftDown(ctx, info.Vars); err != nil {
+		return err
+	} else if left != "" {
+		return fmt.Errorf("run %s was left between stop and start: first 'spoolsweep resume %s'", left, left)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("run %s: %w", info.Run, err)
+	}
+	if err := writeInfo(dir, info); err != nil {
+		return err
+	}
+	return e.startWorker(dir, info, lock)
+}
+
+// lock takes the lock on the queue directory, or says who has it.
+func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars) (*os.File, error) {
+	lock, err := spool.Lock(p)
+	if !errors.Is(err, spool.ErrBusy) {
+		return lock, err
+	}
+	runs, _ := e.Runs(ctx, v) // only to say more
+	for _, s := range runs {
+		if s.Phase == Working {
+			return nil, fmt.Errorf("%w: %s, begun by %s at %s ('spoolsweep attach %s' follows it)",
+				spool.ErrBusy, s.Run, s.Who, s.Began.Format(time.RFC3339), s.Run)
+		}
+	}
+	return nil, err
+}
+
+// leftDown finds a run whose section died with nobody to end it.
+func (e *Env) leftDown(ctx context.Context, v stage.Vars) (string, error) {
+	runs, err := e.Runs(ctx, v)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range runs {
+		if s.Down && s.Phase != Working {
+			return s.Run, nil
+		}
+	}
+	return "", nil
+}
+
+// Handles that a worker and its section inherit.
+const (
+	lockHandle  = 3 // the lock on the queue directory
+	aliveHandle = 4 // the lock on the run's folder
+)
+
+// startWorker starts the worker in a session of its own, with the locks.
+func (e *Env) startWorker(dir string, info *Info, lock *os.File) error {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := lockFolder(folder); err != nil {
+		return fmt.Errorf("run %s: %w", info.Run, err)
+	}
+	cmd, err := e.child("worker", dir, info, lock, folder)
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the worker: %w", err)
+	}
+	return cmd.Process.Release()
+}
+
+// lockFolder waits a moment: a tail that looks whether the run lives holds a
+// shared lock for an instant.
+func lockFolder(folder *os.File) error {
+	for range 100 {
+		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("somebody works on it")
+}
+
+// child prepares a process of this run: its own session, no stream to the
+// outside, a bare environment.
+func (e *Env) child(role, dir string, info *Info, lock, folder *os.File) (*exec.Cmd, error) {
+	log, err := os.OpenFile(filepath.Join(dir, "worker.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(e.Executable, role, filepath.Dir(filepath.Dir(dir)), info.Run)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{lock, folder}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=" + os.Getenv("HOME")}
+	if practice := os.Getenv("SPOOLSWEEP_PRACTICE"); practice != "" {
+		cmd.Env = append(cmd.Env, "SPOOLSWEEP_PRACTICE="+practice)
+	}
+	return cmd, nil
+}
+
+// ResumeRequest asks to carry a run on.
+type ResumeRequest struct {
+	Vars       stage.Vars `json:"vars"`
+	Run        string     `json:"run"`
+	By         string     `json:"by"`         // user@laptop
+	Controller string     `json:"controller"` // makes it the run's; "" leaves that as it is
+	Yes        *bool      `json:"yes,omitempty"`
+	// Steps replace the plan, Extra the variables it was resolved with.
+	Steps []Step         `json:"steps,omitempty"`
+	Extra map[string]any `json:"extra,omitempty"`
+	// At is the stage to go on at, where the new plan does not say it by itself.
+	At *int `json:"at,omitempty"`
+	// Answer to the ask with that number.
+	Number int           `json:"number,omitempty"`
+	Answer *stage.Answer `json:"answer,omitempty"`
+}
+
+// ErrNothing says that a run has nothing left to do.
+var ErrNothing = errors.New("nothing to do")
+
+// AnsweredError refuses a late answer.
+type AnsweredError struct {
+	Number int
+	Before *AnswerRecord // nil: the question is not open any more for another reason
+}
+
+func (e *AnsweredError) Error() string {
+	if e.Before == nil {
+		return fmt.Sprintf("question %d is not open any more", e.Number)
+	}
+	return fmt.Sprintf("question %d was answered by %s at %s", e.Number, e.Before.By, e.Before.At.Format(time.RFC3339))
+}
+
+// Resume carries a run on: where it stopped, where its new plan differs, or
+// with an answer to what it asks.
+func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
+	dir, err := e.dir(q.Vars, q.Run)
+	if err != nil {
+		return err
+	}
+	info, err := readInfo(dir)
+	if err != nil {
+		return err
+	}
+	p, err := e.Postfix(ctx, info.Vars)
+	if err != nil {
+		return err
+	}
+	lock, err := e.lock(ctx, p, info.Vars)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	w, records, err := spool.OpenWork(p, info.Run, dir, e.Build, lock)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	at, err := progressOf(records, len(info.Steps))
+	if err != nil {
+		return err
+	}
+	if q.Answer != nil {
+		if err := checkAnswer(at, q.Number); err != nil {
+			return err
+		}
+	}
+	next := at.next
+	if len(q.Steps) > 0 {
+		if err := checkSteps(q.Steps); err != nil {
+			return err
+		}
+		if next, err = whereto(info.Steps, q.Steps, at.next, w.Unsettled()); err != nil {
+			return err
+		}
+	}
+	if q.At != nil {
+		next = *q.At
+	}
+	steps := info.Steps
+	if len(q.Steps) > 0 {
+		steps = q.Steps
+	}
+	waiting := at.ask != nil && at.answer == nil
+	if next >= len(steps) && !w.Unsettled() {
+		return ErrNothing
+	}
+	if waiting && at.ask.Kind != "slot" && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
+		return ErrNothing // it would only ask the same again
+	}
+	info.Steps = steps
+	if q.Extra != nil {
+		info.Extra = q.Extra
+	}
+	if q.Controller != "" {
+		info.Controller = q.Controller
+	}
+	if q.Yes != nil {
+		info.Yes = *q.Yes
+	}
+	if err := writeInfo(dir, info); err != nil {
+		return err
+	}
+	if q.Answer != nil {
+		a := AnswerRecord{Number: q.Number, At: time.Now().UTC(), Answer: *q.Answer}
+		if err := w.Journal.Write(kindAnswer, a); err != nil {
+			return err
+		}
+	} else if next != at.next || waiting || at.failed != "" {
+		if err := w.Journal.Write(kindGoto, stageRecord{Index: next}); err != nil {
+			return err
+		}
+	}
+	return e.startWorker(dir, info, lock)
+}
+
+func checkAnswer(at *progress, number int) error {
+	if at.ask != nil && at.ask.Number == number && at.answer == nil {
+		return nil
+	}
+	for i := range at.answered {
+		if at.answered[i].Number == number {
+			return &AnsweredError{number, &at.answered[i]}
+		}
+	}
+	return &AnsweredError{Number: number}
+}
+
+// whereto is the stage at which a new plan goes on: the first one that
+// differs, or where the run stopped. What was done between stop and start is
+// not done again by a change of arguments; a section that was left half done
+// is settled first, and counts as done.
+func whereto(old, now []Step, next int, unsettled bool) (int, error) {
+	if unsettled {
+		if _, last, ok := sectionBefore(old, next); ok {
+			next = max(next, last+1)
+		}
+	}
+	at := next
+	for i := range min(next, len(now)) {
+		if changed(old, now, i) {
+			at = i
+			break
+		}
+	}
+	for i, s := range now {
+		if row, _ := stage.Find(s.Stage); row.Section && at <= i && i < next {
+			return 0, fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done: begin a new run", at+1, now[at].Stage, s.Stage)
+		}
+	}
+	return at, nil
+}
+
+func changed(old, now []Step, i int) bool {
+	return i < len(now) && (i >= len(old) || !same(old[i], now[i]))
+}
+
+func same(a, b Step) bool {
+	var x, y bytes.Buffer
+	if json.Compact(&x, orEmpty(a.Args)) != nil || json.Compact(&y, orEmpty(b.Args)) != nil {
+		return false
+	}
+	return a.Stage == b.Stage && bytes.Equal(x.Bytes(), y.Bytes())
+}
+
+func orEmpty(text json.RawMessage) []byte {
+	if len(text) == 0 {
+		return []byte("{}")
+	}
+	return text
+}

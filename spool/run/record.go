@@ -1,0 +1,191 @@
+package run
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const eventsName = "events.jsonl"
+
+// Event is one line of events.jsonl. Its fields are those of the wire's event;
+// the front adds nothing but the number of the call.
+type Event struct {
+	Run      string          `json:"run"`
+	Instance string          `json:"instance"`
+	Seq      int64           `json:"seq"`
+	Time     time.Time       `json:"time"`
+	Stage    string          `json:"stage"`
+	Index    int             `json:"index"`
+	Kind     string          `json:"event"`
+	Data     json.RawMessage `json:"data,omitempty"`
+}
+
+// Kinds of events, as they go over the wire.
+const (
+	evBegin    = "begin"
+	evProgress = "progress"
+	evResult   = "result"
+	evWarn     = "warn"
+	evAsk      = "ask"
+	evEnd      = "end"
+)
+
+// Ended is the data of an end event, of a stage or of the run.
+type Ended struct {
+	Status  string  `json:"status"` // ok, failed or waiting
+	Changed bool    `json:"changed"`
+	Seconds float64 `json:"seconds"`
+	Error   string  `json:"error,omitempty"`
+	Remedy  string  `json:"remedy,omitempty"`
+	Asks    string  `json:"asks,omitempty"`
+	Number  int     `json:"number,omitempty"` // of the ask
+	Note    string  `json:"note,omitempty"`
+}
+
+// record appends to a run's events. One process at a time has it open.
+type record struct {
+	run string
+	f   *os.File
+	seq int64
+}
+
+func openRecord(dir, run string) (*record, error) {
+	f, err := os.OpenFile(filepath.Join(dir, eventsName), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	r := &record{run: run, f: f}
+	var whole int64
+	in := bufio.NewReader(f)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		whole += int64(len(line))
+		r.seq++
+	}
+	if err := f.Truncate(whole); err != nil { // a line that a death cut
+		f.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// emit appends an event. A failure is told to the log and otherwise passed
+// over: nobody stops mail because nobody can watch.
+func (r *record) emit(stage string, index int, kind string, data any) {
+	text, err := json.Marshal(data)
+	if err == nil {
+		var line []byte
+		line, err = json.Marshal(Event{Run: r.run, Instance: "-", Seq: r.seq + 1, Time: time.Now().UTC(), Stage: stage, Index: index, Kind: kind, Data: text})
+		if err == nil {
+			_, err = r.f.Write(append(line, '\n'))
+		}
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "event %s of %s: %v\n", kind, stage, err)
+		return
+	}
+	r.seq++
+}
+
+func (r *record) close() { r.f.Close() }
+
+// last decodes the data of the latest result of a stage.
+func last(dir, stage string, into any) bool {
+	f, err := os.Open(filepath.Join(dir, eventsName))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var found json.RawMessage
+	in := bufio.NewReader(f)
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			break
+		}
+		var e Event
+		if json.Unmarshal(line, &e) == nil && e.Stage == stage && e.Kind == evResult {
+			found = e.Data
+		}
+	}
+	return found != nil && json.Unmarshal(found, into) == nil
+}
+
+// tailEvery is how often a tail looks for news.
+const tailEvery = 50 * time.Millisecond
+
+// Tail passes on the events of a run from the given number on, as whole lines,
+// until nobody works on it any more. It keeps up with a running worker, and
+// never holds it up.
+func Tail(ctx context.Context, dir string, from int64, each func(line []byte) error) error {
+	f, err := os.Open(filepath.Join(dir, eventsName))
+	for errors.Is(err, fs.ErrNotExist) && alive(dir) { // the worker is about to make it
+		if !pause(ctx, tailEvery) {
+			return ctx.Err()
+		}
+		f, err = os.Open(filepath.Join(dir, eventsName))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReader(f)
+	var seq int64
+	var part []byte
+	for {
+		working := alive(dir) // before reading: what it wrote before it ended is read below
+		for {
+			piece, err := in.ReadBytes('\n')
+			part = append(part, piece...)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			line := bytes.TrimSuffix(part, []byte("\n"))
+			part = nil
+			if seq++; seq >= from {
+				if err := each(line); err != nil {
+					return err
+				}
+			}
+		}
+		if !working {
+			return nil
+		}
+		if !pause(ctx, tailEvery) {
+			return ctx.Err()
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,349 @@
+// Package run carries out a plan on this host and keeps its record. It has no
+// network: what the controller wants arrives as values, and what happens is
+// read from the record on disk.
+//
+// A run is a folder STATE/runs/RUN (0700):
+//
+//	run.json      what was asked for: the plan, who, from where, for which hosts
+//	journal       what is being done, written before it is done (package spool)
+//	events.jsonl  what happened, one event a line, for whoever watches
+//	verdicts.gz   the judgement of every message that was set aside
+//	worker.log    what should be empty
+//
+// Three processes share the work. The front, which SSH starts, owns nothing and
+// may die at any time: it only starts a worker and reads the record. The worker
+// runs the plan stage by stage. The section, a child of the worker in a session
+// of its own, does stop..start; the two watch each other, and either alone gets
+// Postfix started. A run that waits for an answer has none of them.
+package run
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
+)
+
+// Env is what differs between a mail server and practice.
+type Env struct {
+	// Postfix reaches the Postfix that the host variables name.
+	Postfix func(ctx context.Context, v stage.Vars) (*spool.Postfix, error)
+	// StateDirectory is used where the host variables name none.
+	StateDirectory string
+	Build          string
+	// Executable runs as worker and section.
+	Executable string
+}
+
+// Step is one stage of a plan.
+type Step struct {
+	Stage string          `json:"stage"`
+	Name  string          `json:"name,omitempty"`
+	Args  json.RawMessage `json:"args,omitempty"`
+}
+
+func names(steps []Step) []string {
+	all := make([]string, len(steps))
+	for i, s := range steps {
+		all[i] = s.Stage
+	}
+	return all
+}
+
+// Info is run.json: what was asked for.
+type Info struct {
+	Run        string         `json:"run"`
+	Host       string         `json:"host"`  // the inventory's name of this one
+	Hosts      []string       `json:"hosts"` // of the whole run, in their order
+	Began      time.Time      `json:"began"`
+	Who        string         `json:"who"`        // user@laptop
+	Controller string         `json:"controller"` // the one that last began or resumed it; only it gives slots
+	Reason     string         `json:"reason,omitempty"`
+	Name       string         `json:"name"` // of the playbook
+	Playbook   string         `json:"playbook"`
+	Extra      map[string]any `json:"extra"` // -e, to resolve the playbook again
+	Vars       stage.Vars     `json:"vars"`
+	Yes        bool           `json:"yes"`   // nobody is there to be asked
+	Slots      bool           `json:"slots"` // stop waits for the controller's slot
+	MaxStopped int            `json:"max_stopped"`
+	Steps      []Step         `json:"steps"`
+}
+
+// idForm is what a run id looks like; anything else never becomes a path.
+var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9]{4}$`)
+
+// ErrNoRun says that there is no such run on this host.
+var ErrNoRun = errors.New("no such run on this host")
+
+func (e *Env) state(v stage.Vars) string { return cmp.Or(v.StateDirectory, e.StateDirectory) }
+
+func (e *Env) dir(v stage.Vars, id string) (string, error) {
+	if !idForm.MatchString(id) {
+		return "", fmt.Errorf("run %.40q: a run id looks like 20261123T231500Z-ab12", id)
+	}
+	return filepath.Join(e.state(v), "runs", id), nil
+}
+
+func readInfo(dir string) (*Info, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", filepath.Base(dir), ErrNoRun)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info := new(Info)
+	if err := json.Unmarshal(text, info); err != nil {
+		return nil, fmt.Errorf("%s/run.json: %w", dir, err)
+	}
+	return info, nil
+}
+
+// writeInfo replaces run.json in one step that survives a power loss.
+func writeInfo(dir string, info *Info) error {
+	text, err := json.MarshalIndent(info, "", " ")
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "run.json.new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, "run.json")); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Phases of a run on a host.
+const (
+	Working  = "working"
+	Waiting  = "waiting"
+	Finished = "finished"
+	Failed   = "failed"
+	Broken   = "broken" // its process died: resume carries it on
+)
+
+// State is where a run stands on this host.
+type State struct {
+	Run     string         `json:"run"`
+	Host    string         `json:"host"`
+	Name    string         `json:"name"`
+	Began   time.Time      `json:"began"`
+	Who     string         `json:"who"`
+	Phase   string         `json:"phase"`
+	Next    int            `json:"next"` // index of the stage to go on at
+	Stages  int            `json:"stages"`
+	Ask     *AskRecord     `json:"ask,omitempty"`
+	Error   string         `json:"error,omitempty"`
+	Aside   int64          `json:"aside"` // messages that it has set aside and that are still there
+	Down    bool           `json:"down"`  // it was left between stop and start
+	History []AnswerRecord `json:"history,omitempty"`
+}
+
+// Records that this package keeps in the journal.
+const (
+	kindBegin  = "stage-begin"
+	kindEnd    = "stage-end"
+	kindAsk    = "ask"
+	kindAnswer = "answer"
+	kindGoto   = "goto"
+)
+
+type stageRecord struct {
+	Index int    `json:"index"`
+	Error string `json:"error,omitempty"`
+	Last  bool   `json:"last,omitempty"` // the plan ends here: there was nothing to do
+}
+
+// AskRecord is a question of a run.
+type AskRecord struct {
+	Number int             `json:"number"`
+	Index  int             `json:"index"`
+	Kind   string          `json:"kind"`
+	Data   json.RawMessage `json:"data,omitempty"`
+}
+
+// AnswerRecord is the one answer to a question.
+type AnswerRecord struct {
+	Number int       `json:"number"`
+	At     time.Time `json:"at"`
+	stage.Answer
+}
+
+// progress is the run's own part of the journal, replayed.
+type progress struct {
+	next     int
+	failed   string
+	ask      *AskRecord // open, or answered and not yet used
+	answer   *AnswerRecord
+	asked    int
+	answered []AnswerRecord
+}
+
+func (p *progress) replay(r spool.Record, steps int) error {
+	var s stageRecord
+	switch r.Kind {
+	case kindBegin, kindEnd, kindGoto:
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return err
+		}
+	}
+	switch r.Kind {
+	case kindBegin:
+		p.next, p.failed, p.ask, p.answer = s.Index, "", nil, nil
+	case kindEnd:
+		switch {
+		case s.Error != "":
+			p.failed = s.Error
+		case s.Last:
+			p.next = steps
+		default:
+			p.next = s.Index + 1
+		}
+	case kindGoto:
+		p.next, p.failed, p.ask, p.answer = s.Index, "", nil, nil
+	case kindAsk:
+		p.ask, p.answer = new(AskRecord), nil
+		p.asked++
+		return json.Unmarshal(r.Data, p.ask)
+	case kindAnswer:
+		p.answer = new(AnswerRecord)
+		if err := json.Unmarshal(r.Data, p.answer); err != nil {
+			return err
+		}
+		p.answered = append(p.answered, *p.answer)
+	}
+	return nil
+}
+
+func progressOf(records []spool.Record, steps int) (*progress, error) {
+	p := new(progress)
+	for _, r := range records {
+		if err := p.replay(r, steps); err != nil {
+			return nil, fmt.Errorf("journal record %d: %w", r.Seq, err)
+		}
+	}
+	return p, nil
+}
+
+// StateOf says where a run stands; p may be nil, then what is aside is not counted.
+func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error) {
+	dir, err := e.dir(v, id)
+	if err != nil {
+		return nil, err
+	}
+	info, err := readInfo(dir)
+	if err != nil {
+		return nil, err
+	}
+	// Looked at before the journal: a worker that ends in between has written
+	// its last record by then.
+	working := alive(dir)
+	records, err := spool.ReadJournal(dir)
+	if err != nil {
+		return nil, err
+	}
+	at, err := progressOf(records, len(info.Steps))
+	if err != nil {
+		return nil, err
+	}
+	s := &State{
+		Run: info.Run, Host: info.Host, Name: info.Name, Began: info.Began, Who: info.Who,
+		Next: at.next, Stages: len(info.Steps), Error: at.failed, History: at.answered, Phase: Broken,
+	}
+	switch {
+	case working:
+		s.Phase = Working
+	case at.ask != nil && at.answer == nil:
+		s.Phase, s.Ask = Waiting, at.ask
+	case at.failed != "":
+		s.Phase = Failed
+	case at.next >= len(info.Steps):
+		s.Phase = Finished
+	}
+	if p == nil {
+		return s, nil
+	}
+	s.Down = spool.LeftDown(records)
+	sets, err := spool.AsideOf(p, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range sets {
+		if set.Queue == spool.Defer {
+			continue
+		}
+		err := spool.Walk(p, set.Aside, func(c spool.Chunk) error { s.Aside += int64(len(c.IDs)); return nil })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Runs lists the runs that this host has records of, the newest first.
+func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
+	entries, err := os.ReadDir(filepath.Join(e.state(v), "runs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	var all []*State
+	for _, entry := range slices.Backward(entries) {
+		if !idForm.MatchString(entry.Name()) {
+			continue
+		}
+		s, err := e.StateOf(p, v, entry.Name())
+		if errors.Is(err, ErrNoRun) {
+			continue // died before its first file was written: nothing was done
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// alive says whether a worker or section of the run lives: both hold a lock on
+// the run's folder.
+func alive(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	return errors.Is(unix.Flock(int(d.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}

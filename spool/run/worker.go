@@ -1,0 +1,425 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
+)
+
+// Worker runs a plan on this host, from where its journal ends to its end or
+// its next question. It is what startWorker executes.
+func (e *Env) Worker(state, id string) error {
+	return e.inherit(state, id, func(r *runner) error { return r.plan(context.Background()) })
+}
+
+// Section does stop..start and nothing else, to its end, whoever dies.
+func (e *Env) Section(state, id string) error {
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0) // where it may: the last to be killed
+	return e.inherit(state, id, func(r *runner) error { return r.inside(context.Background()) })
+}
+
+// runner is a worker or a section at work.
+type runner struct {
+	env    *Env
+	dir    string
+	info   *Info
+	pf     *spool.Postfix
+	lock   *os.File
+	folder *os.File
+	work   *spool.Work
+	record *record
+	at     *progress
+	later  func() // what waits until Postfix runs again
+}
+
+// inherit takes over the locks, opens the record, and catches the signals that
+// a dying terminal or session sends. They are caught, not ignored: what is
+// ignored would stay ignored in Postfix, which is started from here.
+func (e *Env) inherit(state, id string, do func(*runner) error) error {
+	unix.CloseOnExec(lockHandle) // before anything else: see spool.Inherited
+	unix.CloseOnExec(aliveHandle)
+	caught := make(chan os.Signal, 8)
+	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)
+
+	dir, err := e.dir(stage.Vars{StateDirectory: state}, id)
+	if err != nil {
+		return err
+	}
+	info, err := readInfo(dir)
+	if err != nil {
+		return err
+	}
+	r := &runner{env: e, dir: dir, info: info, folder: os.NewFile(aliveHandle, dir)}
+	if r.record, err = openRecord(dir, id); err != nil {
+		return err
+	}
+	defer func() { r.record.close() }()
+	if r.pf, err = e.Postfix(context.Background(), info.Vars); err == nil {
+		r.lock, err = spool.Inherited(lockHandle, r.pf)
+	}
+	if err == nil {
+		err = r.open()
+	}
+	if err == nil {
+		err = do(r)
+	}
+	if err != nil {
+		r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: err.Error()})
+	}
+	return err
+}
+
+// open replays the journal; done again after the section wrote to it.
+func (r *runner) open() error {
+	w, records, err := spool.OpenWork(r.pf, r.info.Run, r.dir, r.env.Build, r.lock)
+	if err != nil {
+		return err
+	}
+	r.work = w
+	r.at, err = progressOf(records, len(r.info.Steps))
+	return err
+}
+
+// write journals a record of this package and takes it in.
+func (r *runner) write(kind string, data any) error {
+	if err := r.work.Journal.Write(kind, data); err != nil {
+		return err
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	return r.at.replay(spool.Record{Kind: kind, Data: text}, len(r.info.Steps))
+}
+
+func (r *runner) host() *stage.Host {
+	h := &stage.Host{
+		Postfix: r.pf, Vars: r.info.Vars, Work: r.work, Run: r.info.Run, Dir: r.dir, Yes: r.info.Yes,
+		Last: func(name string, into any) bool { return last(r.dir, name, into) },
+	}
+	if r.at.answer != nil {
+		h.Answer = &r.at.answer.Answer
+	}
+	return h
+}
+
+// plan runs the stages. Whatever an earlier worker left between stop and start
+// is settled first.
+func (r *runner) plan(ctx context.Context) error {
+	if err := r.settle(ctx, "an earlier section of this run was left"); err != nil {
+		return err
+	}
+	for r.at.next < len(r.info.Steps) {
+		i := r.at.next
+		_, last, section := stage.SectionOf(names(r.info.Steps), i)
+		var err error
+		if section {
+			err = r.section(ctx, last)
+		} else {
+			err = r.stage(ctx, r.host(), i)
+		}
+		var ask *stage.Ask
+		if errors.As(err, &ask) {
+			return r.wait(i, ask)
+		}
+		if err != nil {
+			return nil // told, and journaled
+		}
+	}
+	r.record.emit("", -1, evEnd, Ended{Status: "ok"})
+	return nil
+}
+
+// wait journals the question, tells it, and ends: a run that waits holds no
+// process and no lock.
+func (r *runner) wait(i int, ask *stage.Ask) error {
+	data, err := json.Marshal(ask.Data)
+	if err != nil {
+		return err
+	}
+	a := AskRecord{Number: r.at.asked + 1, Index: i, Kind: ask.Kind, Data: data}
+	if err := r.write(kindAsk, a); err != nil {
+		return err
+	}
+	r.record.emit(r.info.Steps[i].Stage, i, evAsk, a)
+	r.record.emit("", -1, evEnd, Ended{Status: "waiting", Asks: a.Kind, Number: a.Number})
+	return nil
+}
+
+// stage runs one stage, and journals its beginning and its end.
+func (r *runner) stage(ctx context.Context, h *stage.Host, i int) error {
+	step := r.info.Steps[i]
+	row, ok := stage.Find(step.Stage)
+	if !ok {
+		return r.failed(i, time.Now(), fmt.Errorf("this agent knows no stage %q", step.Stage))
+	}
+	args, err := row.Parse(step.Args)
+	if err != nil {
+		return r.failed(i, time.Now(), err)
+	}
+	if err := r.write(kindBegin, stageRecord{Index: i}); err != nil {
+		return r.failed(i, time.Now(), err)
+	}
+	began := time.Now()
+	r.record.emit(step.Stage, i, evBegin, nil)
+	result, err := row.Run(ctx, h, args, func(kind string, data any) { r.record.emit(step.Stage, i, kind, data) })
+	if counted, ok := result.(interface{ Count(*spool.Postfix) error }); ok && h.Down() {
+		// Counting a flood takes a second: not while Postfix is down.
+		r.later = func() {
+			if err := counted.Count(r.pf); err != nil {
+				r.record.emit(step.Stage, i, evWarn, map[string]string{"message": err.Error()})
+			}
+			r.record.emit(step.Stage, i, evResult, result)
+		}
+	} else if result != nil && !isNil(result) {
+		r.record.emit(step.Stage, i, evResult, result)
+	}
+	var ask *stage.Ask
+	if errors.As(err, &ask) {
+		r.record.emit(step.Stage, i, evEnd, Ended{Status: "waiting", Asks: ask.Kind, Seconds: time.Since(began).Seconds()})
+		return err
+	}
+	if err != nil {
+		return r.failed(i, began, err)
+	}
+	if err := r.write(kindEnd, stageRecord{Index: i}); err != nil {
+		return r.failed(i, began, err)
+	}
+	r.record.emit(step.Stage, i, evEnd, Ended{Status: "ok", Changed: row.Changes, Seconds: time.Since(began).Seconds()})
+	return nil
+}
+
+func isNil(r stage.Result) bool {
+	text, err := json.Marshal(r)
+	return err != nil || string(text) == "null"
+}
+
+// failed tells and journals that a stage, and with it the run, has failed.
+func (r *runner) failed(i int, began time.Time, err error) error {
+	name := r.info.Steps[i].Stage
+	if e := r.write(kindEnd, stageRecord{Index: i, Error: err.Error()}); e != nil {
+		err = errors.Join(err, e)
+	}
+	r.record.emit(name, i, evEnd, Ended{Status: "failed", Error: err.Error(), Seconds: time.Since(began).Seconds()})
+	r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: name + ": " + err.Error()})
+	return err
+}
+
+// section gets everything ready that needs no stopped Postfix, waits for a slot
+// where hosts take turns, and has a child do stop..start.
+func (r *runner) section(ctx context.Context, last int) error {
+	i := r.at.next
+	began := time.Now()
+	queues, err := r.queues(i, last)
+	if err != nil {
+		return r.failed(i, began, err)
+	}
+	if len(queues) == 0 {
+		note := fmt.Sprintf("no queue holds more than %d messages: nothing was stopped, nothing set aside", r.info.Vars.Warn())
+		if err := r.write(kindEnd, stageRecord{Index: i, Last: true}); err != nil {
+			return r.failed(i, began, err)
+		}
+		r.record.emit("", -1, evWarn, map[string]string{"message": note})
+		return nil
+	}
+	if r.info.Slots && !(r.at.answer != nil && r.at.answer.Kind == "slot") {
+		return &stage.Ask{Kind: "slot"}
+	}
+	if err := r.work.Prepare(queues); err != nil {
+		return r.failed(i, began, err)
+	}
+	if err := r.work.Close(); err != nil {
+		return r.failed(i, began, err)
+	}
+	died := r.guard(ctx)
+	if err := r.open(); err != nil {
+		return err
+	}
+	if died != nil {
+		r.record.emit("", -1, evWarn, map[string]string{"message": "the section " + died.Error()})
+	}
+	if err := r.settle(ctx, "the section died"); err != nil {
+		return err
+	}
+	if r.at.failed != "" {
+		return errors.New(r.at.failed)
+	}
+	if died != nil && r.at.next <= last {
+		// It died before it had stopped anything; Settle has undone the rest.
+		return r.failed(r.at.next, began, fmt.Errorf("the section %w", died))
+	}
+	return nil
+}
+
+// queues are what the section's set-aside will take.
+func (r *runner) queues(first, last int) ([]spool.Queue, error) {
+	for _, s := range r.info.Steps[first : last+1] {
+		row, ok := stage.Find(s.Stage)
+		if !ok {
+			continue
+		}
+		args, err := row.Parse(s.Args)
+		if err != nil {
+			return nil, err
+		}
+		if a, ok := args.(*stage.SetAsideArgs); ok {
+			return spool.Choose(r.pf, a.Queues, r.info.Vars.Warn())
+		}
+	}
+	return nil, errors.New("no set-aside between stop and start")
+}
+
+// guardEvery is how often the worker looks whether its section is overdue.
+const guardEvery = time.Second
+
+// guard runs the section and watches it. It kills a section that does not
+// come to its start in time: it is our own unreaped child, so that its pid
+// cannot be somebody else's.
+func (r *runner) guard(ctx context.Context) error {
+	cmd, err := r.env.child("section", r.dir, r.info, r.lock, r.folder)
+	if err != nil {
+		return err
+	}
+	r.record.close() // the section writes on
+	defer func() {
+		if again, err := openRecord(r.dir, r.info.Run); err == nil {
+			r.record = again
+		}
+	}()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("could not be started: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	var overdue bool
+	for {
+		select {
+		case err := <-done:
+			var exit *exec.ExitError
+			switch {
+			case overdue:
+				return fmt.Errorf("had not started Postfix %v after it began to stop it, and was ended", spool.SectionLimit)
+			case errors.As(err, &exit) && exit.ExitCode() >= 0:
+				return nil // it has told by itself why it failed
+			}
+			return err
+		case <-tick.C:
+			if late, err := spool.Overdue(r.dir); err == nil && late && !overdue {
+				overdue = true
+				_ = cmd.Process.Kill()
+			}
+		}
+	}
+}
+
+// settle ends what a dead section left, and journals its stages as done: the
+// names are as they would have been.
+func (r *runner) settle(ctx context.Context, why string) error {
+	if !r.work.Unsettled() {
+		_, err := r.work.Settle(ctx) // removes what a prepared section left
+		return err
+	}
+	_, last, ok := sectionBefore(r.info.Steps, r.at.next)
+	if !ok {
+		return fmt.Errorf("the journal of %s was left between stop and start, and its plan has no such stages", r.info.Run)
+	}
+	i := r.at.next
+	s, err := r.work.Settle(ctx)
+	if err != nil {
+		return r.failed(min(i, last), time.Now(), err)
+	}
+	r.record.emit("", -1, evWarn, map[string]string{"message": why + " between stop and start: the queues are set aside and Postfix runs"})
+	aside := stage.NewAside(s.Sets)
+	if err := aside.Count(r.pf); err != nil {
+		return r.failed(min(i, last), time.Now(), err)
+	}
+	for ; i <= last; i++ {
+		name := r.info.Steps[i].Stage
+		switch {
+		case name == "set-aside":
+			r.record.emit(name, i, evResult, aside)
+		case name == "start" && s.Started != nil:
+			r.record.emit(name, i, evResult, stage.Started{Started: *s.Started})
+		}
+		if err := r.write(kindEnd, stageRecord{Index: i}); err != nil {
+			return err
+		}
+		r.record.emit(name, i, evEnd, Ended{Status: "ok", Changed: true})
+	}
+	return nil
+}
+
+// sectionBefore is the section that stage i belongs to, or the last one before it.
+func sectionBefore(steps []Step, i int) (first, last int, ok bool) {
+	for ; i >= 0; i-- {
+		if first, last, ok = stage.SectionOf(names(steps), i); ok {
+			return first, last, true
+		}
+	}
+	return 0, 0, false
+}
+
+// inside is the section: stop, set-aside, start. Once Postfix is stopped it is
+// started again whatever else fails.
+func (r *runner) inside(ctx context.Context) error {
+	first, last, ok := stage.SectionOf(names(r.info.Steps), r.at.next)
+	if !ok || first != r.at.next {
+		return fmt.Errorf("stage %d is no beginning of a section", r.at.next+1)
+	}
+	h := r.host()
+	for i := first; i <= last; i++ {
+		err := r.stage(ctx, h, i)
+		if r.later != nil && !h.Down() {
+			r.later()
+			r.later = nil
+		}
+		if err == nil {
+			continue
+		}
+		if h.Down() {
+			// set-aside failed: mail flows again all the same.
+			row, _ := stage.Find(r.info.Steps[last].Stage)
+			result, e := row.Run(ctx, h, &stage.NoArgs{}, func(string, any) {})
+			if e != nil {
+				r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: errors.Join(err, e).Error()})
+			} else {
+				r.record.emit(row.Name, last, evResult, result)
+			}
+		}
+		return nil // told, and journaled
+	}
+	return nil
+}
+
+// Main is what the agent's executable does when it is started as worker or
+// section; its error has no other place than worker.log.
+func (e *Env) Main(role, state, id string) int {
+	var err error
+	switch role {
+	case "worker":
+		err = e.Worker(state, id)
+	case "section":
+		err = e.Section(state, id)
+	default:
+		err = fmt.Errorf("no role %q", role)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s %s %s: %v\n", time.Now().UTC().Format(time.RFC3339), role, filepath.Base(id), err)
+		return 1
+	}
+	return 0
+}

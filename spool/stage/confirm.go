@@ -1,0 +1,98 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// ConfirmArgs are the arguments of confirm.
+type ConfirmArgs struct {
+	Show       string `json:"show,omitempty"`        // whose result is shown: classify
+	MaxSenders Number `json:"max_senders,omitempty"` // distinct local senders that rules may hit
+	MaxSource  Number `json:"max_source,omitempty"`  // messages of one source that may go back
+	MaxRescued Number `json:"max_rescued,omitempty"` // messages that a ham rule may keep from spam rules
+}
+
+// Check refuses what has no result to show.
+func (a *ConfirmArgs) Check() error {
+	if a.Show != "classify" {
+		return fmt.Errorf("show: %q has nothing to confirm: classify has", a.Show)
+	}
+	return nil
+}
+
+var confirm = Row{
+	Name: "confirm", Doc: "show both sides, and ask before anything is sent again", After: []string{"classify"},
+	New: func() Args {
+		return &ConfirmArgs{Show: "classify", MaxSenders: 3, MaxSource: maxSource, MaxRescued: 20}
+	},
+	Result: func() Result { return &Confirmed{} },
+	Run: func(ctx context.Context, h *Host, a Args, _ Emit) (Result, error) {
+		var c Classified
+		if !h.Last("classify", &c) {
+			return nil, errors.New("confirm: nothing was classified")
+		}
+		reasons := a.(*ConfirmArgs).reasons(&c)
+		if h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == c.List {
+			return &Confirmed{Answer: "yes", By: h.Answer.By, List: c.List}, nil
+		}
+		if h.Yes && len(reasons) == 0 {
+			return &Confirmed{Answer: "yes", By: "-y", List: c.List}, nil
+		}
+		return nil, &Ask{Kind: "confirm", Data: &Confirm{Reasons: reasons, Ham: c.Ham, Spam: c.Spam, List: c.List}}
+	},
+}
+
+// Confirm is what is asked: whether the ham of a list is to be sent.
+type Confirm struct {
+	Reasons []string `json:"reasons"` // why -y does not answer it
+	Ham     int64    `json:"ham"`     // how many would go
+	Spam    int64    `json:"spam"`
+	List    string   `json:"list"`
+}
+
+// reasons are what is suspicious about a classification. What was sent cannot
+// be taken back, so -y does not pass them by.
+func (a *ConfirmArgs) reasons(c *Classified) []string {
+	var why []string
+	judgeable := c.Spam + c.Ham
+	switch {
+	case judgeable == 0:
+	case c.Spam == 0:
+		why = append(why, fmt.Sprintf("the rules take nothing: all %d messages would go back", c.Ham))
+	case c.Ham == 0:
+		why = append(why, fmt.Sprintf("the rules take all %d messages", c.Spam))
+	}
+	if n := len(c.Hit); n > int(a.MaxSenders) {
+		more := ""
+		if c.HitMore {
+			more = "more than "
+		}
+		why = append(why, fmt.Sprintf("the rules hit %s%d local senders: %.60q", more, n, c.Hit[:a.MaxSenders+1]))
+	}
+	if c.Unreadable > 0 {
+		why = append(why, fmt.Sprintf("%d messages are unreadable, such as %q", c.Unreadable, c.Unread))
+	}
+	if c.Rescued > int64(a.MaxRescued) {
+		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take", c.Rescued))
+	}
+	for _, s := range c.Left {
+		if s.Count > int64(a.MaxSource) {
+			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s %s, such as %q", s.Count, s.Kind, s.Value, s.Samples))
+		}
+	}
+	return why
+}
+
+// Confirmed is the result of confirm.
+type Confirmed struct {
+	Answer string `json:"answer"`
+	By     string `json:"by"`
+	List   string `json:"list"`
+}
+
+// Lines tells who answered.
+func (c *Confirmed) Lines() []Line {
+	return []Line{{Label: "confirmed by", Text: c.By}}
+}

@@ -1,0 +1,126 @@
+package stage
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"spoolsweep/spool/queuefile"
+)
+
+// Source is where many messages come from, or go to: what a flood looks like.
+type Source struct {
+	Kind    string   `json:"kind"` // login, sender, client, or bounces-to: a recipient of null-sender mail
+	Value   string   `json:"value"`
+	Count   int64    `json:"count"`
+	Samples []string `json:"samples"` // up to three: queue id, sender and recipient
+}
+
+const (
+	sourcesKept    = 32768 // values counted at one time, of each kind
+	samplesKept    = 3
+	sourcesShown   = 20  // in a result
+	sampleMaxBytes = 200 // of one sample
+)
+
+var sourceKinds = []string{"login", "sender", "client", "bounces-to"}
+
+// tally counts the sources of many messages in bounded memory: with more
+// different values than it keeps, a count may be too low by at most missed
+// (Misra and Gries, 1982), which for sourcesKept values and a million messages
+// is 30.
+type tally struct {
+	own    []netip.Prefix
+	counts map[string]map[string]*Source
+	missed map[string]int64
+}
+
+func newTally(own []netip.Prefix) *tally {
+	t := &tally{own: own, counts: map[string]map[string]*Source{}, missed: map[string]int64{}}
+	for _, kind := range sourceKinds {
+		t.counts[kind] = map[string]*Source{}
+	}
+	return t
+}
+
+// sourcesOf calls fn for each source of a message.
+func (t *tally) sourcesOf(e *queuefile.Envelope, fn func(kind, value string)) {
+	if e.Login != "" {
+		fn("login", strings.ToLower(e.Login))
+	}
+	if e.Sender != "" {
+		fn("sender", strings.ToLower(e.Sender))
+	} else {
+		for i, r := range e.Recipients {
+			if i == 0 || !strings.EqualFold(r.Address, e.Recipients[i-1].Address) {
+				fn("bounces-to", strings.ToLower(r.Address))
+			}
+		}
+	}
+	if a, err := netip.ParseAddr(e.ClientAddress); err == nil && !slices.ContainsFunc(t.own, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) }) {
+		fn("client", e.ClientAddress)
+	}
+}
+
+func (t *tally) add(id string, e *queuefile.Envelope) {
+	t.sourcesOf(e, func(kind, value string) {
+		values := t.counts[kind]
+		s := values[value]
+		if s == nil {
+			if len(values) >= sourcesKept {
+				t.missed[kind]++
+				for v, other := range values {
+					if other.Count--; other.Count == 0 {
+						delete(values, v)
+					}
+				}
+				return
+			}
+			s = &Source{Kind: kind, Value: strings.Clone(value)}
+			values[s.Value] = s
+		}
+		s.Count++
+		if len(s.Samples) < samplesKept {
+			s.Samples = append(s.Samples, sample(id, e))
+		}
+	})
+}
+
+func sample(id string, e *queuefile.Envelope) string {
+	s := id + " from <" + e.Sender + ">"
+	if len(e.Recipients) > 0 {
+		s += " to <" + e.Recipients[0].Address + ">"
+	}
+	if len(s) > sampleMaxBytes {
+		s = s[:sampleMaxBytes]
+	}
+	return s
+}
+
+// over lists the sources of more than limit messages, the largest first.
+func (t *tally) over(limit int64) []Source {
+	var all []Source
+	for _, kind := range sourceKinds {
+		for _, s := range t.counts[kind] {
+			if s.Count+t.missed[kind] > limit {
+				all = append(all, *s)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Source) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
+	})
+	return all
+}
+
+// isOver says whether any source of a message has more than limit messages.
+func (t *tally) isOver(e *queuefile.Envelope, limit int64) bool {
+	var over bool
+	t.sourcesOf(e, func(kind, value string) {
+		if s := t.counts[kind][value]; s != nil && s.Count+t.missed[kind] > limit {
+			over = true
+		}
+	})
+	return over
+}

@@ -1,0 +1,112 @@
+package stage
+
+import (
+	"bufio"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/pattern"
+)
+
+// verdictsName is the list of verdicts in a run's folder: one JSON object a
+// line, gzip. What restore moves is read from it, and from nothing else.
+const verdictsName = "verdicts.gz"
+
+// judged is one line of the list.
+type judged struct {
+	spool.Mail
+	Verdict pattern.Verdict `json:"v"`
+	Rules   []int           `json:"r,omitempty"` // the spam rules that matched
+}
+
+// listWriter writes a list beside the old one; commit puts it in its place. A
+// nil listWriter writes nothing.
+type listWriter struct {
+	f   *os.File
+	buf *bufio.Writer
+	gz  *gzip.Writer
+	enc *json.Encoder
+	sum hash.Hash
+}
+
+func newList(dir string) (*listWriter, error) {
+	f, err := os.OpenFile(filepath.Join(dir, verdictsName+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	l := &listWriter{f: f, buf: bufio.NewWriterSize(f, 64<<10), sum: sha256.New()}
+	l.gz, _ = gzip.NewWriterLevel(l.buf, gzip.BestSpeed) // an unknown level is its only error
+	l.enc = json.NewEncoder(io.MultiWriter(l.gz, l.sum))
+	return l, nil
+}
+
+func (l *listWriter) add(j *judged) error {
+	if l == nil {
+		return nil
+	}
+	return l.enc.Encode(j)
+}
+
+// commit returns the list's name: the SHA-256 of its lines.
+func (l *listWriter) commit() (string, error) {
+	if l == nil {
+		return "", nil
+	}
+	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
+	if err == nil {
+		err = os.Rename(l.f.Name(), filepath.Join(filepath.Dir(l.f.Name()), verdictsName))
+	}
+	if err != nil {
+		return "", fmt.Errorf("list of verdicts: %w", err)
+	}
+	return hex.EncodeToString(l.sum.Sum(nil)), nil
+}
+
+func (l *listWriter) drop() {
+	if l != nil {
+		l.f.Close()
+		os.Remove(l.f.Name())
+	}
+}
+
+// readList calls fn for each line of the list in dir and returns the list's
+// name. A run without one has an empty list.
+func readList(dir string, fn func(*judged)) (string, error) {
+	f, err := os.Open(filepath.Join(dir, verdictsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	gz, err := gzip.NewReader(bufio.NewReader(f))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	sum := sha256.New()
+	d := json.NewDecoder(io.TeeReader(gz, sum))
+	for {
+		var j judged
+		if err := d.Decode(&j); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return "", fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		fn(&j)
+	}
+	if _, err := io.Copy(sum, gz); err != nil {
+		return "", fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
