@@ -209,7 +209,7 @@ type (
 	// PlanCall is the data of "preflight".
 	PlanCall struct {
 		Vars  stage.Vars `json:"vars"`
-		Steps []run.Step `json:"steps"`
+		Steps []stage.Step `json:"steps"`
 	}
 	// RunCall is the data of "info", "state", "preview" and of a tail.
 	RunCall struct {
@@ -219,7 +219,7 @@ type (
 	// LookCall is the data of "look": one stage that changes nothing.
 	LookCall struct {
 		Vars  stage.Vars `json:"vars"`
-		Step  run.Step   `json:"step"`
+		Step  stage.Step   `json:"step"`
 		Aside string     `json:"aside,omitempty"` // a run
 	}
 )

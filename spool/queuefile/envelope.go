@@ -1,7 +1,6 @@
 package queuefile
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -272,7 +271,14 @@ func attribute(b []byte) (name, value []byte, ok bool) {
 	if len(name) == 0 || len(b) == 0 || b[0] != '=' {
 		return nil, nil, false
 	}
-	return name, bytes.TrimFunc(b[1:], func(c rune) bool { return c < 0x80 && isSpace(byte(c)) }), true
+	b = b[1:]
+	for len(b) > 0 && isSpace(b[0]) {
+		b = b[1:]
+	}
+	for len(b) > 0 && isSpace(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return name, b, true
 }
 
 func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {

@@ -25,8 +25,8 @@ const (
 	// windowSize is how much of a file is held at once: nearly every message
 	// whole, so that it costs one read.
 	windowSize = 64 << 10
-	// leap is what is read at the far end of a jump in a file larger than the
-	// window: the extracted section is seldom longer.
+	// leap is what is read first, and at the far end of a jump, in a file larger
+	// than the window: envelope and extracted section are seldom longer.
 	leap = 4 << 10
 	// reverseJumps is REVERSE_JUMP_LIMIT of src/global/record.c.
 	reverseJumps = 10_000
@@ -140,7 +140,7 @@ func (r *Reader) fill(offset int64) ([]byte, error) {
 		return nil, io.EOF
 	}
 	want := int64(len(r.buffer))
-	if offset != r.at+int64(len(r.window)) && r.size > want {
+	if sequential := len(r.window) > 0 && offset == r.at+int64(len(r.window)); !sequential && r.size > want {
 		want = min(want, leap)
 	}
 	want = min(want, r.size-offset)

@@ -20,7 +20,7 @@ import (
 
 // checkSteps refuses a plan that this build cannot run, before anything of it
 // is done.
-func checkSteps(steps []Step) error {
+func checkSteps(steps []stage.Step) error {
 	if len(steps) == 0 {
 		return errors.New("the plan has no stages")
 	}
@@ -168,7 +168,7 @@ type ResumeRequest struct {
 	Controller string     `json:"controller"` // makes it the run's; "" leaves that as it is
 	Yes        *bool      `json:"yes,omitempty"`
 	// Steps replace the plan, Extra the variables it was resolved with.
-	Steps []Step         `json:"steps,omitempty"`
+	Steps []stage.Step   `json:"steps,omitempty"`
 	Extra map[string]any `json:"extra,omitempty"`
 	// At is the stage to go on at, where the new plan does not say it by itself.
 	At *int `json:"at,omitempty"`
@@ -292,7 +292,7 @@ func checkAnswer(at *progress, number int) error {
 // differs, or where the run stopped. What was done between stop and start is
 // not done again by a change of arguments; a section that was left half done
 // is settled first, and counts as done.
-func whereto(old, now []Step, next int, unsettled bool) (int, error) {
+func whereto(old, now []stage.Step, next int, unsettled bool) (int, error) {
 	if unsettled {
 		if _, last, ok := sectionBefore(old, next); ok {
 			next = max(next, last+1)
@@ -313,11 +313,11 @@ func whereto(old, now []Step, next int, unsettled bool) (int, error) {
 	return at, nil
 }
 
-func changed(old, now []Step, i int) bool {
+func changed(old, now []stage.Step, i int) bool {
 	return i < len(now) && (i >= len(old) || !same(old[i], now[i]))
 }
 
-func same(a, b Step) bool {
+func same(a, b stage.Step) bool {
 	var x, y bytes.Buffer
 	if json.Compact(&x, orEmpty(a.Args)) != nil || json.Compact(&y, orEmpty(b.Args)) != nil {
 		return false

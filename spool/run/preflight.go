@@ -54,7 +54,7 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 
 // Preflight looks for everything that would make the plan fail, and changes
 // nothing: all of it is told at once.
-func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []Step) (*Preflight, error) {
+func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (*Preflight, error) {
 	if err := checkSteps(steps); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []Step) (*Prefl
 }
 
 // queues chooses what the plan sets aside.
-func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []Step) error {
+func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) error {
 	for i, s := range steps {
 		if first, last, ok := stage.SectionOf(names(steps), i); ok && s.Stage == "set-aside" {
 			r := runner{info: &Info{Steps: steps, Vars: v}, pf: p}
@@ -153,7 +153,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []Step) error {
 
 // Look runs one stage that changes nothing, and leaves no record. aside names
 // a run whose set-aside mail classify looks at; else dirs, else the live queues.
-func (e *Env) Look(ctx context.Context, v stage.Vars, step Step, aside string, emit stage.Emit) (stage.Result, error) {
+func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
 	row, ok := stage.Find(step.Stage)
 	if !ok || row.Changes {
 		return nil, fmt.Errorf("stage %q is none that only looks", step.Stage)

@@ -47,14 +47,7 @@ type Env struct {
 	Executable string
 }
 
-// Step is one stage of a plan.
-type Step struct {
-	Stage string          `json:"stage"`
-	Name  string          `json:"name,omitempty"`
-	Args  json.RawMessage `json:"args,omitempty"`
-}
-
-func names(steps []Step) []string {
+func names(steps []stage.Step) []string {
 	all := make([]string, len(steps))
 	for i, s := range steps {
 		all[i] = s.Stage
@@ -78,7 +71,7 @@ type Info struct {
 	Yes        bool           `json:"yes"`   // nobody is there to be asked
 	Slots      bool           `json:"slots"` // stop waits for the controller's slot
 	MaxStopped int            `json:"max_stopped"`
-	Steps      []Step         `json:"steps"`
+	Steps      []stage.Step   `json:"steps"`
 }
 
 // idForm is what a run id looks like; anything else never becomes a path.

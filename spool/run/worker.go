@@ -364,7 +364,7 @@ func (r *runner) settle(ctx context.Context, why string) error {
 }
 
 // sectionBefore is the section that stage i belongs to, or the last one before it.
-func sectionBefore(steps []Step, i int) (first, last int, ok bool) {
+func sectionBefore(steps []stage.Step, i int) (first, last int, ok bool) {
 	for ; i >= 0; i-- {
 		if first, last, ok = stage.SectionOf(names(steps), i); ok {
 			return first, last, true

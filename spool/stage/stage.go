@@ -106,6 +106,13 @@ func (r *Row) Parse(text json.RawMessage) (Args, error) {
 	return a, nil
 }
 
+// Step is one stage of a plan: a playbook's, resolved for one host.
+type Step struct {
+	Stage string          `json:"stage"`
+	Name  string          `json:"name,omitempty"`
+	Args  json.RawMessage `json:"args,omitempty"`
+}
+
 // OrderError says which stage stands in a place that makes no sense.
 type OrderError struct {
 	Index   int

@@ -1,0 +1,80 @@
+package playbooks
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"spoolsweep/playbooks/strict"
+)
+
+// Extra are variables from the command line. They win over all others.
+type Extra struct {
+	Values map[string]any
+
+	origins map[string]*strict.Value
+}
+
+// Origin is where a variable was given, nil if it was not.
+func (x *Extra) Origin(name string) *strict.Value { return x.origins[name] }
+
+// ParseExtra reads the arguments of -e: NAME=VALUE, @FILE, or a mapping in YAML
+// or JSON. A later one wins.
+func ParseExtra(args []string) (*Extra, error) {
+	x := &Extra{Values: map[string]any{}, origins: map[string]*strict.Value{}}
+	for _, arg := range args {
+		var root *strict.Value
+		var err error
+		name, value, pair := strings.Cut(arg, "=")
+		switch {
+		case strings.HasPrefix(arg, "@"):
+			root, err = strict.ReadFile(arg[1:])
+		case strings.HasPrefix(strings.TrimSpace(arg), "{"):
+			root, err = strict.Parse("-e", []byte(arg))
+		case pair && name != "" && !strings.ContainsAny(name, " {}:"):
+			var v *strict.Value
+			if v, err = strict.Parse("-e "+name, []byte(value)); err == nil {
+				x.Values[name], x.origins[name] = v.Plain(), v
+			}
+			if err != nil {
+				return nil, err
+			}
+			continue
+		default:
+			return nil, fmt.Errorf("-e %q: it takes name=value, @file.yaml, or '{name: value}'", arg)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if root.Kind != strict.Map {
+			return nil, root.Errorf("-e takes a mapping of variables")
+		}
+		for _, e := range root.Entries() {
+			x.Values[e.Key.Text], x.origins[e.Key.Text] = e.Value.Plain(), e.Value
+		}
+	}
+	return x, nil
+}
+
+// Over merges x over the variables that a run was begun with.
+func (x *Extra) Over(before map[string]any) *Extra {
+	merged := &Extra{Values: maps.Clone(before), origins: x.origins}
+	if merged.Values == nil {
+		merged.Values = map[string]any{}
+	}
+	maps.Copy(merged.Values, x.Values)
+	return merged
+}
+
+// Unused lists the variables that nothing in the playbook reads.
+func (x *Extra) Unused(pb *Playbook) []string {
+	used := pb.Used()
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(x.Values)) {
+		if !slices.Contains(used, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
