@@ -265,11 +265,28 @@ func (r *resolver) locate(arg string, at *strict.Value, err error) error {
 	}
 	var bad *pattern.Error
 	if errors.As(err, &bad) && len(bad.Path) > 0 && bad.Path[0] == arg {
-		located := at.At(bad.Path[1:]...).Errorf("%s", bad.Message)
-		if bad.Near != "" {
-			return located.WithHint("did you mean %q?", bad.Near)
-		}
-		return located
+		return inRule(at, bad)
 	}
 	return at.Locate(err)
+}
+
+// inRule gives a mistake in a rule its place below at, the variable's value.
+func inRule(at *strict.Value, bad *pattern.Error) error {
+	located := at.At(bad.Path[1:]...).Errorf("%s", bad.Message)
+	if bad.Near != "" {
+		return located.WithHint("did you mean %q?", bad.Near)
+	}
+	return located
+}
+
+// Locate gives a mistake in the rules of the variables spam and ham its place,
+// where they came from -e.
+func Locate(x *Extra, err error) error {
+	var bad *pattern.Error
+	if errors.As(err, &bad) && len(bad.Path) > 0 {
+		if name, ok := bad.Path[0].(string); ok && x.Origin(name) != nil {
+			return inRule(x.Origin(name), bad)
+		}
+	}
+	return err
 }

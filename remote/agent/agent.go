@@ -208,7 +208,7 @@ type (
 	}
 	// PlanCall is the data of "preflight".
 	PlanCall struct {
-		Vars  stage.Vars `json:"vars"`
+		Vars  stage.Vars   `json:"vars"`
 		Steps []stage.Step `json:"steps"`
 	}
 	// RunCall is the data of "info", "state", "preview" and of a tail.
@@ -219,7 +219,7 @@ type (
 	// LookCall is the data of "look": one stage that changes nothing.
 	LookCall struct {
 		Vars  stage.Vars `json:"vars"`
-		Step  stage.Step   `json:"step"`
+		Step  stage.Step `json:"step"`
 		Aside string     `json:"aside,omitempty"` // a run
 	}
 )

@@ -61,6 +61,9 @@ type mimeText struct {
 
 	line []byte // the pieces of a line so far
 	long bool   // its beginning was passed on already
+	// returned says that the last byte was a carriage return: the end of the line
+	// that may follow is the same.
+	returned bool
 
 	quantum uint32 // base64 digits not decoded yet, and how many
 	digits  int
@@ -81,7 +84,7 @@ func (m *mimeText) reset(out *lines, depth int) {
 	m.out, m.depth = out, depth
 	m.capped, m.parts, m.decoded = "", 0, 0
 	m.bounds, m.line, m.maybe = m.bounds[:0], m.line[:0], m.maybe[:0]
-	m.long = false
+	m.long, m.returned = false, false
 	m.beginHeader(depth > 0)
 }
 
@@ -104,16 +107,29 @@ func (m *mimeText) piece(b []byte, eol bool) {
 		m.cap("size")
 		return
 	}
-	if eol && len(m.line) == 0 && !m.long {
-		m.whole(b)
-	} else {
+	// A carriage return ends a line too: decoded text has one in front of each
+	// newline, and Postfix kept stray ones until 3.8.5.
+	for {
+		i := bytes.IndexByte(b, '\r')
+		if i < 0 {
+			break
+		}
+		m.gather(b[:i], true)
+		b, m.returned = b[i+1:], true
+	}
+	if !m.returned || len(b) > 0 {
 		m.gather(b, eol)
 	}
+	m.returned = m.returned && len(b) == 0 && !eol
 	m.out.grown()
 }
 
-// gather puts the pieces of a line together, or passes a long one on in pieces.
+// gather puts the pieces of a line together, and passes a long one on in pieces.
 func (m *mimeText) gather(b []byte, eol bool) {
+	if eol && len(m.line) == 0 && !m.long {
+		m.whole(b)
+		return
+	}
 	for len(m.line)+len(b) > maxPiece {
 		n := maxPiece - len(m.line)
 		m.line, b = append(m.line, b[:n]...), b[n:]
@@ -257,7 +273,13 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	name, value, ok := splitField(b)
 	if !ok {
-		if m.state == inLoose || bytes.HasPrefix(b, []byte("From ")) || bytes.HasPrefix(b, []byte(">From ")) {
+		if m.state == inLoose {
+			return
+		}
+		if bytes.HasPrefix(b, []byte("From ")) || bytes.HasPrefix(b, []byte(">From ")) {
+			if !m.shown {
+				m.emitLine(b) // a mailbox's separator, but who knows
+			}
 			return
 		}
 		if len(m.encoding) > 0 || len(m.ctype) == 0 && m.depth == 0 && len(m.bounds) == 0 && !m.shown {

@@ -452,6 +452,8 @@ func TestMIME(t *testing.T) {
 		{"base64 without empty line", "Content-Transfer-Encoding: base64\n" + b64(hidden) + "\n", hidden, ""},
 		{"folded encoding", "Content-Transfer-Encoding:\n base64\n\n" + b64(hidden) + "\n", hidden, ""},
 		{"quoted-printable", "Content-Transfer-Encoding: Quoted-Printable\n\nhttp://hid=\nden.test=2Fmedia=2ephp =  \nx=ZZ=\n", "http://hidden.test/media.php x=ZZ", ""},
+		{"bare CR", "From x\rSubject: s\rContent-Transfer-Encoding: base64\r\r" + b64(hidden) + "\r", hidden, "Subject"},
+		{"CRLF outside", "Subject: s\r\nContent-Transfer-Encoding: base64\r\n\r\n" + b64(hidden) + "\r\n", hidden, "Subject"},
 		{"CRLF inside", "Content-Transfer-Encoding: base64\n\n" + b64("one\r\ntwo\r\n") + "\n", "one\n\ntwo\n", "\r"},
 		{"multipart", multi(`; boundary="b b"`, "pre\n--b b\n"+part+"--b b--\nafter\n"), hidden, ""},
 		{"unquoted boundary", multi("; charset=x; boundary=b_b; x=y", "--b_b\n"+part+"--b_b--\n"), hidden, ""},

@@ -105,6 +105,28 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 
 func (r *record) close() { r.f.Close() }
 
+// events counts the whole events of a run.
+func events(dir string) (int64, error) {
+	f, err := os.Open(filepath.Join(dir, eventsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var n int64
+	in := bufio.NewReader(f)
+	for {
+		if _, err := in.ReadBytes('\n'); errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return 0, err
+		}
+		n++
+	}
+}
+
 // last decodes the data of the latest result of a stage.
 func last(dir, stage string, into any) bool {
 	f, err := os.Open(filepath.Join(dir, eventsName))

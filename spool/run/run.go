@@ -156,6 +156,7 @@ type State struct {
 	Error   string         `json:"error,omitempty"`
 	Aside   int64          `json:"aside"` // messages that it has set aside and that are still there
 	Down    bool           `json:"down"`  // it was left between stop and start
+	Seen    int64          `json:"seen"`  // number of its last event
 	History []AnswerRecord `json:"history,omitempty"`
 }
 
@@ -279,6 +280,9 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 		s.Phase = Failed
 	case at.next >= len(info.Steps):
 		s.Phase = Finished
+	}
+	if s.Seen, err = events(dir); err != nil {
+		return nil, err
 	}
 	if p == nil {
 		return s, nil

@@ -80,9 +80,8 @@ func Names() []string {
 // Keys are the names of a stage's arguments.
 func (r *Row) Keys() []string {
 	var keys []string
-	t := reflect.TypeOf(r.New()).Elem()
-	for i := range t.NumField() {
-		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(r.New()).Elem()) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
 			keys = append(keys, name)
 		}
 	}

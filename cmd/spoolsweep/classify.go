@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func classifyCommand() *cli.Command {
+	return &cli.Command{
+		Name: "classify", Usage: "try rules: what they would call spam, and what is left; changes nothing",
+		UsageText: `spoolsweep classify --aside 20261123T231500Z-ab12 -m sasl_user:spam-account
+spoolsweep classify --aside 20261123T231500Z-ab12 -e @rules.yaml
+spoolsweep classify --queue deferred -m 'body:/https?:\S+\/media\.php/' -l chavez`,
+		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
+what the one unfinished run of these hosts has aside, else the live queues.
+Which rules: -m FIELD:PATTERN (repeated: any of them is spam), or spam and ham
+from -e @rules.yaml. Fields: raw, sender, recipient, sasl_user, client, body.
+/.../ is a regular expression (RE2), all else is literal.`,
+		Flags: commonFlags(extraVars(),
+			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
+			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
+			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "call spam what matches `FIELD:PATTERN` (repeatable)"},
+		),
+		OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError(c, errArguments(c), false)
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			args, err := s.classifyArgs(c)
+			if err != nil {
+				return err
+			}
+			aside := c.String("aside")
+			if aside == "" && len(args.Directories) == 0 {
+				unfinished := func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 }
+				if aside, _, err = s.find(c.Context, "", unfinished); err != nil {
+					return err
+				}
+			}
+			switch {
+			case aside != "":
+				s.Note("", "what run %s has set aside:", show.Clean(aside))
+			case len(args.Directories) > 0:
+				s.Note("", "the live queues %s:", args.Directories)
+			default:
+				s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+			}
+			s.each(func(m *member) error {
+				if m.Error != nil {
+					return nil
+				}
+				m.Status = show.OK
+				err := s.look(c.Context, m, 0, "classify", args, aside)
+				m.Result = resultOf(m)
+				return err
+			})
+			return s.end(c.Context)
+		},
+	}
+}
+
+func resultOf(m *member) json.RawMessage {
+	if len(m.Stages) == 1 {
+		return m.Stages[0].Result
+	}
+	return nil
+}
+
+// classifyArgs takes the rules from -m or -e, compiled here so that a mistake
+// is told before any host is asked.
+func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
+	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], Directories: c.StringSlice("queue")}
+	if c.String("aside") != "" && len(args.Directories) > 0 {
+		return nil, errors.New("--aside and --queue exclude each other")
+	}
+	if m := c.StringSlice("match"); len(m) > 0 {
+		if args.Spam != nil {
+			return nil, errors.New("rules come from -m or from -e, not from both")
+		}
+		var rules []any
+		for _, text := range m {
+			rule, err := pattern.ParseFlag(text)
+			if err != nil {
+				return nil, fmt.Errorf("-m %s: %w", text, err)
+			}
+			rules = append(rules, rule)
+		}
+		args.Spam = map[string]any{"any": rules}
+	}
+	if err := args.Check(); err != nil {
+		return nil, playbooks.Locate(s.extra, err)
+	}
+	return args, nil
+}
+
+// look has a host do one stage that changes nothing, and takes in its result.
+func (s *sweep) look(ctx context.Context, m *member, index int, name string, args stage.Args, aside string) error {
+	text, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	var result json.RawMessage
+	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: name, Args: text}, Aside: aside}
+	err = m.link.CallEvents(ctx, "look", &call, &result, func(e wire.Event) { s.Event(e) })
+	if err != nil {
+		return err
+	}
+	m.Stages = append(m.Stages, &show.Stage{Index: index, Stage: name, Status: show.OK, Result: result})
+	s.Result(m.host.Name, name, result)
+	return nil
+}

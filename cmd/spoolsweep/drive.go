@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+// driver follows one run on its hosts and answers what they ask.
+type driver struct {
+	*sweep
+	run        string
+	controller string // "" for one that only watches
+	yes        bool
+	slots      *slots
+	expect     *int64 // the answer to all confirms, given beforehand
+
+	terminal sync.Mutex // one question at a time
+}
+
+// drive follows the run on one host to its end or to a question that nobody
+// here answers.
+func (d *driver) drive(ctx context.Context, m *member, from int64) error {
+	next := from
+	release := func() {}
+	defer func() { release() }()
+	for {
+		var at run.State
+		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
+			next = max(next, e.Seq+1)
+			m.Event(e)
+			d.Event(e)
+			if e.Stage == "start" && e.Kind == wire.End {
+				release()
+			}
+		})
+		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
+			d.slots.close(m.host.Name) // it may be stopped just now
+			return fmt.Errorf("%w; the run goes on there: spoolsweep attach %s%s", err, d.run, d.again)
+		}
+		if err != nil {
+			return err
+		}
+		release()
+		switch {
+		case at.Phase == run.Failed || at.Phase == run.Broken:
+			m.Status = show.Failed
+			if m.Error == nil {
+				m.Error = &show.Failure{Message: at.Error}
+			}
+			if at.Phase == run.Broken {
+				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
+			}
+			if m.Changed {
+				d.slots.close(m.host.Name)
+			}
+			return nil
+		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "slot" && d.controller != "":
+			done, ok := d.slots.take(ctx)
+			if !ok {
+				return ctx.Err() // stays waiting: another host failed, or we are to end
+			}
+			release = done
+			if err := d.answer(ctx, m, at.Ask.Number, stage.Answer{Kind: "slot"}); err != nil {
+				return err
+			}
+		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "confirm":
+			answer, err := d.confirm(ctx, m, at.Ask)
+			if err != nil || answer == nil {
+				return err
+			}
+			if err := d.answer(ctx, m, at.Ask.Number, *answer); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
+	a.By = me()
+	return m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Number: number, Answer: &a}, nil)
+}
+
+// confirm asks whether what a list calls ham is to be sent. Without a terminal
+// it is left waiting.
+func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
+	var c stage.Confirm
+	if err := json.Unmarshal(ask.Data, &c); err != nil {
+		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
+	}
+	yes := &stage.Answer{Kind: "confirm", Value: c.List}
+	if d.expect != nil {
+		return yes, nil // counted before, over all hosts
+	}
+	d.terminal.Lock()
+	defer d.terminal.Unlock()
+	for _, r := range c.Reasons {
+		d.Alert(m.host.Name, "look again: %s", show.Clean(r))
+	}
+	if d.yes || !d.tty {
+		return nil, nil
+	}
+	typed, err := d.ask(ctx, fmt.Sprintf("%s: send %d messages, leave %d aside? What was sent cannot be taken back. [y/N] ", show.Clean(m.host.Name), c.Ham, c.Spam))
+	if err != nil || !strings.HasPrefix(strings.ToLower(typed), "y") {
+		return nil, err
+	}
+	return yes, nil
+}
+
+// whatNext tells what to type for the hosts that wait.
+func (d *driver) whatNext(ctx context.Context) {
+	kinds := map[string][]*member{}
+	for _, m := range d.members {
+		if m.Status == show.Waiting && m.Asks != nil {
+			kinds[*m.Asks] = append(kinds[*m.Asks], m)
+		}
+	}
+	for _, m := range kinds["rules"] {
+		var c stage.Classified
+		m.Latest("classify", &c)
+		d.Alert(m.host.Name, "waits for rules: mail flows, %d messages are aside", c.Messages)
+	}
+	if len(kinds["rules"]) > 0 {
+		d.Alert("", "next: try rules        spoolsweep classify --aside %s -m 'sasl_user:ACCOUNT'%s", d.run, d.again)
+		d.Alert("", "      then apply them  spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
+	}
+	var ham int64
+	for _, m := range kinds["confirm"] {
+		var c stage.Classified
+		m.Latest("classify", &c)
+		ham += c.Ham
+		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %d messages would be sent, %d stay aside", c.Ham, c.Spam)
+	}
+	if len(kinds["confirm"]) > 0 {
+		d.Alert("", "next: better rules     spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
+		d.Alert("", "      or all the same  spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
+	}
+	for _, m := range kinds["slot"] {
+		d.Alert(m.host.Name, "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
+	}
+}
+
+// slots bound how many hosts have their Postfix stopped at the same moment.
+type slots struct {
+	places chan struct{} // nil: any number
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newSlots(n int) *slots {
+	s := &slots{closed: make(chan struct{})}
+	if n > 0 {
+		s.places = make(chan struct{}, n)
+	}
+	return s
+}
+
+// take waits for a place. ok is false when no further host may be stopped,
+// because one has failed while it was.
+func (s *slots) take(ctx context.Context) (release func(), ok bool) {
+	select {
+	case <-s.closed:
+		return nil, false
+	default:
+	}
+	if s.places == nil {
+		return func() {}, true
+	}
+	select {
+	case s.places <- struct{}{}:
+	case <-s.closed:
+		return nil, false
+	case <-ctx.Done():
+		return nil, false
+	}
+	var once sync.Once
+	return func() { once.Do(func() { <-s.places }) }, true
+}
+
+// close gives no further place: a host failed, or went silent, and may be
+// stopped now.
+func (s *slots) close(string) { s.once.Do(func() { close(s.closed) }) }

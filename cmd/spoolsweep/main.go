@@ -1,0 +1,168 @@
+// Spoolsweep clears flooded Postfix queues on many mail servers at once, from
+// the admin's laptop, without losing a message.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool/practice"
+)
+
+func main() {
+	// For practice the pushed agent is this very program. Its name is asked of
+	// the system, not of argv[0], which the caller chooses.
+	if code, mine := practice.Main(os.Args[1:]); mine {
+		os.Exit(code)
+	}
+	if file, err := os.Executable(); err == nil && strings.HasPrefix(filepath.Base(file), agentName) {
+		os.Exit(practiceMain())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	status := Main(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+const agentName = "spoolsweep-agent"
+
+// practiceMain is what the program does under the agent's name: it is the
+// agent of a practice host, and nothing of a real one.
+func practiceMain() int { return agent.Main(os.Args[1:], practiceMaker) }
+
+// Exit statuses; those of hosts are the document's.
+const (
+	statusUsage       = 1
+	statusInterrupted = 130
+)
+
+// exit ends a command with a status whose reason was printed already.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs one command line and returns the exit status. It is where errors
+// become statuses, and nowhere else.
+func Main(ctx context.Context, args []string, in io.Reader, out, err io.Writer) int {
+	app := newApp(in, out, err)
+	if len(args) > 0 {
+		args = permute(app, args)
+	}
+	failed := app.RunContext(ctx, args)
+	var status exit
+	switch {
+	case failed == nil:
+		return 0
+	case errors.As(failed, &status):
+		return int(status)
+	case errors.Is(failed, context.Canceled):
+		fmt.Fprintln(err, "spoolsweep: interrupted")
+		return statusInterrupted
+	}
+	fmt.Fprintln(err, "spoolsweep:", show.Clean(failed.Error()))
+	return statusUsage
+}
+
+func newApp(in io.Reader, out, err io.Writer) *cli.App {
+	return &cli.App{
+		Name:  "spoolsweep",
+		Usage: "clear flooded Postfix queues on many hosts at once, without losing mail",
+		UsageText: `spoolsweep demo                                     the whole story on three practice hosts, on this machine
+spoolsweep run backscatter -l chavez                set the flooded queues aside; mail flows again
+spoolsweep classify --aside RUN -e @rules.yaml      try rules on what was set aside
+spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
+		Description: `Exit status: 0 done, or nothing to do; 1 bad usage or input, nothing was done;
+2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
+and the run waits, for rules or a confirmation; 130 interrupted.`,
+		Commands: []*cli.Command{
+			pingCommand(), runCommand(), resumeCommand(), attachCommand(),
+			classifyCommand(), putbackCommand(), demoCommand(),
+		},
+		Reader: in, Writer: out, ErrWriter: err,
+		Suggest:                   true,
+		HideVersion:               true,
+		UseShortOptionHandling:    true,
+		DisableSliceFlagSeparator: true, // a comma in a pattern splits nothing
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              usageError,
+		CommandNotFound: func(c *cli.Context, name string) {
+			fmt.Fprintf(err, "spoolsweep: no command %q: see spoolsweep --help\n", name)
+		},
+		Action: func(c *cli.Context) error {
+			if name := c.Args().First(); name != "" {
+				return fmt.Errorf("no command %q: see spoolsweep --help", name)
+			}
+			return errors.Join(cli.ShowAppHelp(c), exit(statusUsage))
+		},
+	}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := "spoolsweep"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "spoolsweep" {
+		name += " " + c.Command.Name
+	}
+	return fmt.Errorf("%w: see %s --help", err, name)
+}
+
+// permute moves flags that stand behind arguments before them, as with
+// Ansible and GNU tools; cli/v2 stops at the first argument.
+func permute(app *cli.App, args []string) []string {
+	at := 1
+	var command *cli.Command
+	for ; at < len(args); at++ {
+		if command = app.Command(args[at]); command != nil {
+			break
+		}
+		if !strings.HasPrefix(args[at], "-") {
+			return args
+		}
+	}
+	if command == nil {
+		return args
+	}
+	takesValue := map[string]bool{}
+	for _, f := range command.Flags {
+		_, boolean := f.(*cli.BoolFlag)
+		for _, name := range f.Names() {
+			takesValue[name] = !boolean
+		}
+	}
+	var flags, rest []string
+	for i := at + 1; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--":
+			rest = append(rest, args[i+1:]...)
+			i = len(args)
+		case len(a) < 2 || a[0] != '-':
+			rest = append(rest, a)
+		default:
+			flags = append(flags, a)
+			name := strings.TrimLeft(a, "-")
+			if strings.Contains(name, "=") {
+				continue
+			}
+			if !strings.HasPrefix(a, "--") {
+				name = name[len(name)-1:] // of a bundle the last may take a value
+			}
+			if takesValue[name] && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		}
+	}
+	out := append(append([]string{}, args[:at+1]...), flags...)
+	return append(append(out, "--"), rest...)
+}

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
+	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote"
+	"spoolsweep/remote/inventory"
+	"spoolsweep/remote/push"
+	"spoolsweep/spool/stage"
+)
+
+// commonFlags are every command's that reaches hosts.
+func commonFlags(more ...cli.Flag) []cli.Flag {
+	return append(more,
+		&cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"},
+		&cli.StringFlag{Name: "limit", Aliases: []string{"l"}, Usage: "only the hosts that `PATTERN` names: hosts, groups, globs, with commas"},
+		&cli.BoolFlag{Name: "list-hosts", Usage: "list the hosts and do nothing"},
+		&cli.IntFlag{Name: "forks", Aliases: []string{"f"}, Value: 50, Usage: "work on `N` hosts at the same time"},
+		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "log in as `NAME`"},
+		&cli.BoolFlag{Name: "become", Aliases: []string{"b"}, Usage: "become root with sudo (without a password)"},
+		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
+		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
+		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
+		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected"},
+		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
+		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text or json"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
+	)
+}
+
+// agentDirectory is a host variable that the controller itself uses.
+const agentDirectory = "agent_directory"
+
+// knownVars are the host variables that spoolsweep reads.
+func knownVars() []string {
+	names := []string{agentDirectory}
+	t := reflect.TypeFor[stage.Vars]()
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+// sweep is one command at work on its hosts.
+type sweep struct {
+	*show.Printer
+	in      *bufio.Reader
+	tty     bool // somebody is there to be asked
+	members []*member
+	fleet   *remote.Fleet
+	extra   *playbooks.Extra
+	doc     *show.Document
+	again   string // the flags that find the same hosts again
+}
+
+// member is one host of it.
+type member struct {
+	host *inventory.Host
+	vars stage.Vars
+	link *remote.Link
+	*show.Host
+}
+
+// begin reads everything that can be wrong on this side, before any host is
+// touched. hosts is a playbook's own pattern, or "".
+func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*sweep, error) {
+	s := &sweep{
+		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet")},
+		in:      bufio.NewReader(c.App.Reader),
+		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
+	}
+	if f, ok := c.App.Reader.(*os.File); ok {
+		s.tty = term.IsTerminal(int(f.Fd()))
+	}
+	switch c.String("output") {
+	case "text":
+	case "json":
+		s.JSON = true
+	default:
+		return nil, fmt.Errorf("-o %s: the formats are text and json", c.String("output"))
+	}
+	var err error
+	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
+		return nil, err
+	}
+	hosts, err := s.hosts(c, pattern)
+	if err != nil {
+		return nil, err
+	}
+	source, err := push.NewSource(c.String("agent"))
+	if err != nil {
+		return nil, err
+	}
+	s.fleet = &remote.Fleet{
+		Dialer: &remote.Dialer{
+			ConfigFile: c.String("ssh-config"), KnownHosts: c.StringSlice("known-hosts"),
+			Timeout: c.Duration("timeout"), User: c.String("user"), PrivateKey: c.String("private-key"),
+		},
+		Source: source, Forks: c.Int("forks"), Reconnect: c.Duration("reconnect"),
+	}
+	if s.fleet.Forks < 1 {
+		return nil, fmt.Errorf("-f %d: at least one host at a time", s.fleet.Forks)
+	}
+	for _, h := range hosts {
+		m, err := newMember(h, c.Bool("become"))
+		if err != nil {
+			return nil, err
+		}
+		s.members = append(s.members, m)
+		s.doc.Hosts = append(s.doc.Hosts, m.Host)
+		s.Width = max(s.Width, len(show.Clean(h.Name)))
+	}
+	if c.Bool("list-hosts") {
+		for _, m := range s.members {
+			fmt.Fprintln(s.Out, show.Clean(m.host.Name))
+		}
+		return nil, exit(0)
+	}
+	s.link(s.fleet)
+	return s, nil
+}
+
+func (s *sweep) link(f *remote.Fleet) {
+	s.fleet = f
+	for _, m := range s.members {
+		m.link = f.Link(m.target())
+	}
+}
+
+// hosts are those of the inventory that playbook and limit name.
+func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) ([]*inventory.Host, error) {
+	paths := c.StringSlice("inventory")
+	for _, p := range paths {
+		s.again += " -i " + p
+	}
+	for _, p := range c.StringSlice("known-hosts") {
+		s.again += " --known-hosts " + p
+	}
+	if c.IsSet("limit") {
+		s.again += " -l " + c.String("limit")
+	}
+	if len(paths) == 0 {
+		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
+			paths = strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' })
+		} else {
+			found, err := inventory.Find()
+			if err != nil {
+				return nil, err
+			}
+			paths = []string{found}
+		}
+	}
+	inv, warnings, err := inventory.Load(knownVars(), paths...)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		s.Alert("", "warning: %s", show.Clean(w.String()))
+	}
+	of := "all"
+	if pattern != nil {
+		if of, err = pattern(s.extra); err != nil {
+			return nil, err
+		}
+	}
+	hosts, err := inv.Limit(of)
+	if err != nil {
+		return nil, err
+	}
+	if !c.IsSet("limit") {
+		return hosts, nil
+	}
+	limited, err := inv.Limit(c.String("limit"))
+	if err != nil {
+		return nil, err
+	}
+	hosts = slices.DeleteFunc(hosts, func(h *inventory.Host) bool { return !slices.Contains(limited, h) })
+	if len(hosts) == 0 {
+		return nil, fmt.Errorf("--limit %s leaves none of the hosts that the playbook is for (%s)", c.String("limit"), of)
+	}
+	return hosts, nil
+}
+
+// newMember takes the host variables that concern us, strictly.
+func newMember(h *inventory.Host, become bool) (*member, error) {
+	m := &member{host: h, Host: &show.Host{Host: h.Name, Instance: "-", Status: show.Skipped, Stages: []*show.Stage{}}}
+	v := reflect.ValueOf(&m.vars).Elem()
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if origin := h.Origin(name); origin != nil {
+			if err := strict.Decode(origin, v.Field(i).Addr().Interface()); err != nil {
+				return nil, fmt.Errorf("host %s: %s: %w", h.Name, name, err)
+			}
+		}
+	}
+	if origin := h.Origin(agentDirectory); origin != nil && origin.Kind != strict.String {
+		return nil, origin.Errorf("host %s: %s is a path", h.Name, agentDirectory)
+	}
+	if become {
+		yes := true
+		m.host.Connection.Become = &yes
+	}
+	return m, nil
+}
+
+func (m *member) target() remote.Target {
+	c := m.host.Connection
+	dir, _ := m.host.Vars[agentDirectory].(string)
+	return remote.Target{
+		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey,
+		Become: c.Become != nil && *c.Become, BecomeUser: c.BecomeUser, AgentDirectory: dir,
+	}
+}
+
+// each works on the hosts side by side; what do returns becomes the host's.
+func (s *sweep) each(do func(m *member) error) {
+	s.eachOf(s.members, do)
+}
+
+func (s *sweep) eachOf(members []*member, do func(m *member) error) {
+	s.fleet.Each(len(members), func(i int) { members[i].fail(do(members[i])) })
+}
+
+// fail gives a host the status that an error means.
+func (m *member) fail(err error) {
+	m.Pushed = m.link.Pushed()
+	if err == nil {
+		return
+	}
+	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error()}
+	var dial *remote.DialError
+	var open *remote.OpenError
+	switch {
+	case errors.As(err, &dial):
+		m.Status, m.Error.Message, m.Error.Remedy = show.Unreachable, dial.Message(), dial.Remedy
+	case errors.As(err, &open):
+		m.Error.Message, m.Error.Remedy = open.Message(), open.Remedy
+	case errors.Is(err, remote.ErrLost):
+		m.Status = show.Unreachable
+	}
+}
+
+// close ends the links; runs go on.
+func (s *sweep) close() {
+	for _, m := range s.members {
+		m.link.Close()
+	}
+	s.fleet.Dialer.Close()
+}
+
+// end prints what is to be printed at the end and returns the exit status.
+func (s *sweep) end(ctx context.Context) error {
+	s.close()
+	if err := s.Document(s.doc); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return exit(statusInterrupted)
+	}
+	if status := s.doc.ExitStatus(); status != 0 {
+		return exit(status)
+	}
+	return nil
+}
+
+// ask asks a question on the terminal and returns what was typed.
+func (s *sweep) ask(ctx context.Context, question string) (string, error) {
+	fmt.Fprint(s.Err, question)
+	type line struct {
+		text string
+		err  error
+	}
+	got := make(chan line, 1)
+	go func() { // ends with the process if nobody types
+		text, err := s.in.ReadString('\n')
+		got <- line{text, err}
+	}()
+	select {
+	case l := <-got:
+		if errors.Is(l.err, io.EOF) {
+			l.err = nil
+		}
+		return strings.TrimSpace(l.text), l.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// me names this admin and laptop, for the record on the hosts.
+func me() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return name + "@" + host
+}
+
+func decode(data json.RawMessage, into any) bool { return json.Unmarshal(data, into) == nil }

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"encoding/json"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool/run"
+)
+
+func pingCommand() *cli.Command {
+	return &cli.Command{
+		Name: "ping", Usage: "reach and identify hosts; the agent is pushed where it is missing",
+		UsageText: `spoolsweep ping
+spoolsweep ping -l 'mx*' -o json`,
+		Flags: commonFlags(), OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError(c, errArguments(c), false)
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			s.each(func(m *member) error {
+				var found run.Preflight
+				if err := m.link.Call(c.Context, "identify", agent.HostCall{Vars: m.vars}, &found); err != nil {
+					return err
+				}
+				m.Status = show.OK
+				var err error
+				if m.Result, err = json.Marshal(&found); err != nil {
+					return err
+				}
+				become := ""
+				if !found.Root {
+					become = ", not root"
+				}
+				s.Line(m.host.Name, "%s: Postfix %s, %s, %s%s", show.Clean(found.Hostname), show.Clean(found.Postfix.Version),
+					show.Clean(found.Counts.Postfix), show.Clean(found.Postfix.QueueDirectory), become)
+				return nil
+			})
+			return s.end(c.Context)
+		},
+	}
+}

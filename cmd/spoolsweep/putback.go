@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func putbackCommand() *cli.Command {
+	return &cli.Command{
+		Name: "putback", Usage: "send back what a run still has aside", ArgsUsage: "[RUN]",
+		UsageText: `spoolsweep putback 20261123T231500Z-ab12
+spoolsweep putback 20261123T231500Z-ab12 -y --expect 614
+spoolsweep putback 20261123T231500Z-ab12 --include-spam -y --expect 2614`,
+		Description: `Message by message into the running Postfix, as restore does it. What was judged
+spam, or is the flood's, goes only with --include-spam. First it is shown how
+many would go; on a terminal that number is typed, under -y it is --expect N,
+over all hosts. Without RUN: the one with mail aside.`,
+		Flags: commonFlags(yesFlag(),
+			&cli.BoolFlag{Name: "include-spam", Usage: "all of it, the flood too"},
+			&cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"},
+			&cli.StringFlag{Name: "rate", Value: "50/s", Usage: "`RATE` of messages at most; 0: no ceiling"},
+			&cli.Int64Flag{Name: "live-max", Value: 500, Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
+		),
+		OnUsageError: usageError,
+		Action:       putbackAction,
+	}
+}
+
+func putbackAction(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return usageError(c, errors.New("one run at most"), false)
+	}
+	if c.Bool("yes") && !c.IsSet("expect") {
+		return errors.New("putback -y wants --expect N, the number of messages that go: what was sent cannot be taken back")
+	}
+	args := stage.PutbackArgs{IncludeSpam: c.Bool("include-spam"), RestoreArgs: stage.RestoreArgs{LiveMax: stage.Number(c.Int64("live-max"))}}
+	if err := args.Rate.UnmarshalJSON([]byte(strconv.Quote(c.String("rate")))); err != nil {
+		return err
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("yes") && !s.tty {
+		s.close()
+		return errors.New("there is no terminal to ask on: give -y --expect N")
+	}
+	ctx := c.Context
+	id, on, err := s.find(ctx, c.Args().First(), func(r *run.State) bool { return r.Aside > 0 && r.Phase != run.Working })
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		s.Note("", "nothing is aside")
+		return s.end(ctx)
+	}
+	s.doc.Run = id
+	members := membersOf(s.members, on)
+	going, err := s.preview(ctx, id, members, args.IncludeSpam)
+	if err != nil {
+		return err
+	}
+	var sum int64
+	for _, n := range going {
+		sum += n
+	}
+	if err := s.agree(ctx, c, sum); err != nil {
+		s.close()
+		return err
+	}
+	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0)}
+	s.eachAll(members, func(m *member) error {
+		expect, ok := going[m]
+		if !ok {
+			return nil // told
+		}
+		return d.putback(ctx, m, args, expect)
+	})
+	return s.end(ctx)
+}
+
+// preview counts on every host what would go, and shows it by verdict and source.
+func (s *sweep) preview(ctx context.Context, id string, members []*member, all bool) (map[*member]int64, error) {
+	var mu sync.Mutex // guards going
+	going := map[*member]int64{}
+	s.eachOf(members, func(m *member) error {
+		var p stage.Preview
+		if err := m.link.Call(ctx, "preview", agent.RunCall{Vars: m.vars, Run: id}, &p); err != nil {
+			return err
+		}
+		n := p.Going
+		if all {
+			n = p.All
+		}
+		s.Note(m.host.Name, "would go: %d of the %d messages that are aside", n, p.All)
+		for _, kind := range slices.Sorted(maps.Keys(p.ByKind)) {
+			s.Note(m.host.Name, "  %s: %d", show.Clean(kind), p.ByKind[kind])
+		}
+		for _, src := range p.Sources {
+			s.Note(m.host.Name, "  %d of %s %s", src.Count, show.Clean(src.Kind), show.Clean(src.Value))
+		}
+		mu.Lock()
+		going[m] = n
+		mu.Unlock()
+		return nil
+	})
+	return going, nil
+}
+
+// agree has the number typed, or compares it with --expect.
+func (s *sweep) agree(ctx context.Context, c *cli.Context, sum int64) error {
+	if c.IsSet("expect") {
+		if n := c.Int64("expect"); n != sum {
+			return fmt.Errorf("--expect %d: %d messages would go: nothing was done", n, sum)
+		}
+		return nil
+	}
+	typed, err := s.ask(ctx, fmt.Sprintf("Type the number of messages to send (%d): ", sum))
+	if err != nil {
+		return err
+	}
+	if typed != strconv.FormatInt(sum, 10) {
+		return errors.New("that is not the number: nothing was done")
+	}
+	return nil
+}
+
+// putback appends the stage to the run's plan and follows it.
+func (d *driver) putback(ctx context.Context, m *member, args stage.PutbackArgs, expect int64) error {
+	var info run.Info
+	if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
+		return err
+	}
+	n := stage.Number(expect)
+	args.Expect = &n
+	text, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	steps := slices.DeleteFunc(info.Steps, func(s stage.Step) bool { return s.Stage == "putback" })
+	at := len(steps)
+	steps = append(steps, stage.Step{Stage: "putback", Args: text})
+	q := run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Steps: steps, At: &at}
+	from, err := d.seen(ctx, m)
+	if err != nil {
+		return err
+	}
+	if err := m.link.Call(ctx, "resume", &q, nil); err != nil {
+		return err
+	}
+	return d.drive(ctx, m, from+1)
+}
+
+// seen is the number of the run's last event so far.
+func (d *driver) seen(ctx context.Context, m *member) (int64, error) {
+	var runs []*run.State
+	if err := m.link.Call(ctx, "runs", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+		return 0, err
+	}
+	for _, r := range runs {
+		if r.Run == d.run {
+			return r.Seen, nil
+		}
+	}
+	return 0, nil
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
+	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func resumeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "resume", Usage: "carry on a run that waits or was broken off", ArgsUsage: "[RUN]",
+		UsageText: `spoolsweep resume
+spoolsweep resume 20261123T231500Z-ab12 -e @rules.yaml
+spoolsweep resume 20261123T231500Z-ab12 -e @better.yaml -y
+spoolsweep resume 20261123T231500Z-ab12 -y --expect 614`,
+		Description: `Without RUN: the one unfinished run of these hosts. New variables are merged
+over those the run was begun with, and it goes on at the first stage that they
+change. A finished run with mail aside is refined in the same way: only what is
+still aside is judged again, and nothing moves twice.`,
+		Flags: commonFlags(extraVars(), yesFlag(),
+			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
+		OnUsageError: usageError,
+		Action:       resumeAction,
+	}
+}
+
+func resumeAction(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return usageError(c, errors.New("one run at most"), false)
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	ctx := c.Context
+	open := func(r *run.State) bool { return r.Phase != run.Finished && r.Phase != run.Working }
+	if len(s.extra.Values) > 0 {
+		open = func(r *run.State) bool { return r.Phase != run.Working && (r.Phase != run.Finished || r.Aside > 0) }
+	}
+	id, on, err := s.find(ctx, c.Args().First(), open)
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		s.Note("", "nothing to resume")
+		return s.end(ctx)
+	}
+	s.doc.Run = id
+	d := &driver{sweep: s, run: id, controller: newToken(), yes: c.Bool("yes")}
+	requests, max, err := d.requests(ctx, on)
+	if err != nil {
+		return err
+	}
+	d.slots = newSlots(max)
+	if c.IsSet("expect") {
+		n := c.Int64("expect")
+		if err := d.expected(on, n); err != nil {
+			s.close()
+			return err
+		}
+		d.expect = &n
+	}
+	var members []*member
+	for _, m := range s.members {
+		if on[m] != nil {
+			members = append(members, m)
+		}
+	}
+	s.eachAll(members, func(m *member) error {
+		from := on[m].Seen + 1
+		if asks := on[m].Ask; asks == nil || asks.Kind != "confirm" || requests[m].Steps != nil {
+			err := m.link.Call(ctx, "resume", requests[m], nil)
+			var fault *wire.Fault
+			if errors.As(err, &fault) && fault.Kind == "nothing" {
+				from = 1 // it only tells again where it stands
+			} else if err != nil {
+				return err
+			}
+		} else {
+			from = 1
+		}
+		return d.drive(ctx, m, from)
+	})
+	d.whatNext(ctx)
+	return s.end(ctx)
+}
+
+// requests resolves the run's playbook again where -e gives new variables.
+func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*member]*run.ResumeRequest, int, error) {
+	var mu sync.Mutex // guards requests, max and failed
+	requests := map[*member]*run.ResumeRequest{}
+	var max int
+	var failed error
+	d.eachOf(membersOf(d.members, on), func(m *member) error {
+		var info run.Info
+		if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
+			return err
+		}
+		q := &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller}
+		if d.yes {
+			q.Yes = &d.yes
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		max = info.MaxStopped
+		requests[m] = q
+		if len(d.extra.Values) == 0 {
+			return nil
+		}
+		pb, err := playbooks.Parse(info.Name, info.Name+".yaml", []byte(info.Playbook))
+		if err != nil {
+			failed = err
+			return nil
+		}
+		extra := d.extra.Over(info.Extra)
+		plan, err := pb.Resolve(&playbooks.HostVars{Values: m.host.Vars, Origin: func(name string) *strict.Value { return m.host.Origin(name) }}, extra)
+		if err != nil {
+			failed = fmt.Errorf("playbook %s, host %s: %w", info.Name, m.host.Name, err)
+			return nil
+		}
+		q.Steps, q.Extra = plan.Steps, extra.Values
+		return nil
+	})
+	return requests, max, failed
+}
+
+func membersOf(all []*member, on map[*member]*run.State) []*member {
+	return slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return on[m] == nil })
+}
+
+// expected compares the number that was typed with what the hosts wait to send.
+func (d *driver) expected(on map[*member]*run.State, n int64) error {
+	if !d.yes {
+		return errors.New("--expect goes with -y")
+	}
+	var sum int64
+	for m, at := range on {
+		if at.Ask == nil || at.Ask.Kind != "confirm" {
+			continue
+		}
+		var c stage.Confirm
+		if !decode(at.Ask.Data, &c) {
+			return fmt.Errorf("%s: what it asks cannot be read", m.host.Name)
+		}
+		sum += c.Ham
+	}
+	if sum != n {
+		return fmt.Errorf("--expect %d: %d messages would be sent: nothing was done", n, sum)
+	}
+	return nil
+}
+
+// find returns the run that is meant, and the hosts that have it. Without a
+// name it is the one that wanted accepts; several are an error that lists them.
+func (s *sweep) find(ctx context.Context, id string, wanted func(*run.State) bool) (string, map[*member]*run.State, error) {
+	var mu sync.Mutex // guards all
+	all := map[*member][]*run.State{}
+	s.each(func(m *member) error {
+		var runs []*run.State
+		if err := m.link.Call(ctx, "runs", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+			return err
+		}
+		mu.Lock()
+		all[m] = runs
+		mu.Unlock()
+		return nil
+	})
+	hosts := map[string][]string{}
+	var ids []string
+	on := map[*member]*run.State{}
+	for _, m := range s.members {
+		for _, r := range all[m] {
+			if id != "" && r.Run == id || id == "" && wanted(r) {
+				if !slices.Contains(ids, r.Run) {
+					ids = append(ids, r.Run)
+				}
+				hosts[r.Run] = append(hosts[r.Run], m.host.Name)
+			}
+		}
+	}
+	if len(ids) > 1 {
+		slices.Sort(ids)
+		for _, r := range ids {
+			s.Alert("", "%s on %s", show.Clean(r), strings.Join(hosts[r], ", "))
+		}
+		return "", nil, errors.New("several runs: name one")
+	}
+	if len(ids) == 0 {
+		if id != "" && len(all) == len(s.members) {
+			return "", nil, fmt.Errorf("no run %s on these hosts", id)
+		}
+		for m := range all {
+			m.Status = show.OK
+		}
+		return "", nil, nil
+	}
+	for m, runs := range all {
+		for _, r := range runs {
+			if r.Run == ids[0] {
+				on[m] = r
+			}
+		}
+	}
+	return ids[0], on, nil
+}
+
+func attachCommand() *cli.Command {
+	return &cli.Command{
+		Name: "attach", Usage: "follow a run that still works, or tell its end", ArgsUsage: "[RUN]",
+		UsageText: `spoolsweep attach
+spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
+		Description:  `Without RUN: the newest. All that happened is told again from the beginning.`,
+		Flags:        commonFlags(),
+		OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 1 {
+				return usageError(c, errors.New("one run at most"), false)
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			ctx := c.Context
+			id := c.Args().First()
+			if id == "" {
+				if id, err = s.newest(ctx); err != nil {
+					return err
+				}
+			}
+			if id == "" {
+				s.Note("", "no run on these hosts")
+				return s.end(ctx)
+			}
+			_, on, err := s.find(ctx, id, nil)
+			if err != nil {
+				return err
+			}
+			s.doc.Run = id
+			d := &driver{sweep: s, run: id, slots: newSlots(0)}
+			s.eachAll(membersOf(s.members, on), func(m *member) error { return d.drive(ctx, m, 1) })
+			d.whatNext(ctx)
+			return s.end(ctx)
+		},
+	}
+}
+
+// newest is the id of the newest run on any of the hosts.
+func (s *sweep) newest(ctx context.Context) (string, error) {
+	var mu sync.Mutex // guards newest
+	var newest string
+	s.each(func(m *member) error {
+		var runs []*run.State
+		if err := m.link.Call(ctx, "runs", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+			return err
+		}
+		m.Status = show.OK
+		mu.Lock()
+		defer mu.Unlock()
+		for _, r := range runs {
+			newest = max(newest, r.Run)
+		}
+		return nil
+	})
+	return newest, nil
+}

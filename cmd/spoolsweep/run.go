@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
+	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func extraVars() cli.Flag {
+	return &cli.StringSliceFlag{Name: "extra-vars", Aliases: []string{"e"}, Usage: "variables: `NAME=VALUE`, @FILE.yaml, or '{name: value}' (repeatable)"}
+}
+
+func yesFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "ask nothing; what would send too much waits instead"}
+}
+
+func errArguments(c *cli.Context) error {
+	return fmt.Errorf("unexpected argument %q", c.Args().First())
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "carry out a playbook on the hosts", ArgsUsage: "PLAYBOOK",
+		UsageText: `spoolsweep run backscatter -l chavez --check
+spoolsweep run backscatter -l chavez
+spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
+spoolsweep run backscatter-deferred -e rate=20/s`,
+		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
+All hosts are looked at first, and the plan is shown; nothing is changed until
+that is confirmed. The run then belongs to the hosts: a lost link or a closed
+laptop changes nothing, and attach follows it from anywhere.
+
+A run without rules ends with exit status 3: mail flows again, and the flood is
+aside until rules are found. Rules for example, in a file for -e @rules.yaml:
+
+  spam:
+    any:
+      - all: [{sender: "<>"}, {recipient: "spam-account@chavez.example.org"}]
+      - sasl_user: spam-account
+      - body: '/https?:\S+\/media\.php/'
+  ham:
+    any:
+      - sender: "@members.example.org"`,
+		Flags: commonFlags(
+			extraVars(), yesFlag(),
+			&cli.BoolFlag{Name: "check", Aliases: []string{"C"}, Usage: "show what would happen, and change nothing"},
+			&cli.BoolFlag{Name: "list-stages", Usage: "list the playbook's stages and do nothing"},
+			&cli.StringFlag{Name: "reason", Usage: "`TEXT` for the record of the run"},
+		),
+		OnUsageError: usageError,
+		Action:       runAction,
+	}
+}
+
+func runAction(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return usageError(c, errors.New("one playbook is wanted"), false)
+	}
+	pb, err := playbooks.Load(c.Args().First())
+	if err != nil {
+		return err
+	}
+	s, err := begin(c, pb.Hosts)
+	if err != nil {
+		return err
+	}
+	plans, err := s.resolve(pb, s.extra)
+	if err != nil {
+		return err
+	}
+	if c.Bool("list-stages") {
+		for _, step := range plans[s.members[0]].Steps {
+			row, _ := stage.Find(step.Stage)
+			fmt.Fprintf(s.Out, "%-10s %s\n", step.Stage, row.Doc)
+		}
+		return exit(0)
+	}
+	for _, name := range s.extra.Unused(pb) {
+		s.Alert("", "warning: -e %s: nothing in %s uses it", show.Clean(name), pb.Name)
+	}
+	if !c.Bool("check") && !c.Bool("yes") && !s.tty {
+		return errors.New("there is no terminal to ask on: give -y, or --check")
+	}
+	ctx := c.Context
+	ready, found := s.preflight(ctx, plans)
+	s.showPlan(pb, plans, found)
+	if c.Bool("check") {
+		s.check(ctx, plans, ready, found)
+		return s.end(ctx)
+	}
+	if len(ready) == 0 {
+		return s.end(ctx)
+	}
+	if !c.Bool("yes") {
+		answer, err := s.ask(ctx, fmt.Sprintf("Do this on %d of %d hosts? [y/N] ", len(ready), len(s.members)))
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(strings.ToLower(answer), "y") {
+			s.Note("", "nothing was done")
+			s.close()
+			return exit(statusUsage)
+		}
+	}
+	return s.runOn(ctx, c, pb, plans, ready)
+}
+
+// runOn begins the run on the hosts that are ready and follows it.
+func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, ready []*member) error {
+	s.doc.Run = newRunID()
+	var names []string
+	for _, m := range ready {
+		names = append(names, m.host.Name)
+	}
+	max := plans[ready[0]].MaxStopped
+	s.Note("", "run %s", s.doc.Run)
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max)}
+	s.eachAll(ready, func(m *member) error {
+		info := run.Info{
+			Run: d.run, Host: m.host.Name, Hosts: names, Began: time.Now().UTC(), Who: me(), Controller: d.controller,
+			Reason: c.String("reason"), Name: pb.Name, Playbook: pb.Text, Extra: s.extra.Values, Vars: m.vars,
+			Yes: c.Bool("yes"), Slots: max > 0 && len(ready) > max, MaxStopped: max, Steps: plans[m].Steps,
+		}
+		if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
+			return err
+		}
+		return d.drive(ctx, m, 1)
+	})
+	d.whatNext(ctx)
+	return s.end(ctx)
+}
+
+// eachAll works on all hosts at once: a run that is followed takes no fork
+// from another.
+func (s *sweep) eachAll(members []*member, do func(m *member) error) {
+	var all sync.WaitGroup
+	for _, m := range members {
+		all.Go(func() { m.fail(do(m)) })
+	}
+	all.Wait()
+}
+
+// resolve makes each host's plan, or one error that names the place.
+func (s *sweep) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (map[*member]*playbooks.Plan, error) {
+	plans := map[*member]*playbooks.Plan{}
+	for _, m := range s.members {
+		plan, err := pb.Resolve(&playbooks.HostVars{Values: m.host.Vars, Origin: func(name string) *strict.Value { return m.host.Origin(name) }}, extra)
+		if err != nil {
+			return nil, fmt.Errorf("playbook %s, host %s: %w", pb.Name, m.host.Name, err)
+		}
+		plans[m] = plan
+	}
+	return plans, nil
+}
+
+// preflight looks at all hosts, and returns those where nothing is in the way.
+func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan) ([]*member, map[*member]*run.Preflight) {
+	var mu sync.Mutex // guards found
+	found := map[*member]*run.Preflight{}
+	s.each(func(m *member) error {
+		f := new(run.Preflight)
+		if err := m.link.Call(ctx, "preflight", agent.PlanCall{Vars: m.vars, Steps: plans[m].Steps}, f); err != nil {
+			return err
+		}
+		mu.Lock()
+		found[m] = f
+		mu.Unlock()
+		if len(f.Problems) > 0 {
+			m.Status = show.Failed
+			m.Error = &show.Failure{Stage: "preflight", Message: f.Problems[0].Message, Remedy: f.Problems[0].Remedy}
+		}
+		return nil
+	})
+	var ready []*member
+	for _, m := range s.members {
+		if f := found[m]; f != nil && len(f.Problems) == 0 {
+			ready = append(ready, m)
+		}
+	}
+	return ready, found
+}
+
+// showPlan prints what would be done on each host, and what is in the way.
+func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, found map[*member]*run.Preflight) {
+	var names []string
+	for _, step := range plans[s.members[0]].Steps {
+		names = append(names, step.Stage)
+	}
+	s.Note("", "plan: %s (%s)", show.Clean(pb.Title), strings.Join(names, ", "))
+	s.Note("", "source not stopped: this run disables no account; do that first where one is known")
+	if max := plans[s.members[0]].MaxStopped; max > 0 && len(s.members) > max {
+		s.Note("", "at most %d of the hosts have their Postfix stopped at the same moment", max)
+	}
+	for _, m := range s.members {
+		name := m.host.Name
+		f := found[m]
+		if f == nil {
+			s.Alert(name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
+			if m.Error.Remedy != "" {
+				s.Alert(name, "  remedy: %s", show.Clean(m.Error.Remedy))
+			}
+			m.Error.Stage = "connect" // told
+			continue
+		}
+		s.Note(name, "Postfix %s, %s, %s, %d messages", show.Clean(f.Postfix.Version), show.Clean(f.Counts.Postfix), show.Clean(f.Counts.QueueDirectory), f.Counts.Messages)
+		for _, q := range f.Aside {
+			s.Note(name, "  set aside %s: %d messages", show.Clean(string(q)), f.Counts.Queues[q].Messages)
+		}
+		if len(f.Aside) == 0 {
+			s.Note(name, "  no queue holds more than %d messages: nothing would be set aside", m.vars.Warn())
+		}
+		for _, q := range f.Live {
+			if n := f.Counts.Queues[q].Messages; n > 0 {
+				s.Note(name, "  stays live: %s: %d messages", show.Clean(string(q)), n)
+			}
+		}
+		for _, n := range f.Notes {
+			s.Note(name, "  note: %s", show.Clean(n))
+		}
+		for _, r := range f.Runs {
+			s.Note(name, "  note: run %s of %s is %s, %d messages aside", show.Clean(r.Run), show.Clean(r.Who), show.Clean(r.Phase), r.Aside)
+		}
+		for _, p := range f.Problems {
+			s.Alert(name, "  IN THE WAY: %s", show.Clean(p.Message))
+			s.Alert(name, "    remedy: %s", show.Clean(p.Remedy))
+		}
+	}
+}
+
+// check shows what the rules would take, from the live queues.
+func (s *sweep) check(ctx context.Context, plans map[*member]*playbooks.Plan, ready []*member, found map[*member]*run.Preflight) {
+	s.eachOf(ready, func(m *member) error {
+		m.Status = show.OK
+		for i, step := range plans[m].Steps {
+			if step.Stage != "classify" || len(found[m].Aside) == 0 {
+				continue
+			}
+			args, ok := stageArgs(step).(*stage.ClassifyArgs)
+			if !ok {
+				continue
+			}
+			for _, q := range found[m].Aside {
+				args.Directories = append(args.Directories, string(q))
+			}
+			return s.look(ctx, m, i, "classify", args, "")
+		}
+		return nil
+	})
+	s.Note("", "--check: nothing was changed")
+}
+
+func stageArgs(step stage.Step) stage.Args {
+	row, ok := stage.Find(step.Stage)
+	if !ok {
+		return nil
+	}
+	args, err := row.Parse(step.Args)
+	if err != nil {
+		return nil
+	}
+	return args
+}
+
+// newRunID makes the name of a run; ids sort by time.
+func newRunID() string {
+	return time.Now().UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:4])
+}
+
+// newToken tells two controllers of one admin apart.
+func newToken() string { return me() + "/" + rand.Text()[:8] }

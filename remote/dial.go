@@ -1,0 +1,328 @@
+// Package remote reaches mail hosts: [Dialer.Dial] makes an SSH connection as
+// the user's own ssh would (the same configuration, keys, agent and known_hosts
+// files), and [Open] starts the agent there, sending it first where it is
+// missing, and speaks with it.
+//
+// It promises that no host key is ever taken on trust, that the ssh agent is
+// never forwarded, that nothing is sent to an agent before its greeting has
+// named the file that was expected, and that whatever a server says is cleaned
+// before it stands in an error. It prints nothing: warnings are returned.
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"spoolsweep/remote/clean"
+)
+
+// Target is a host as the inventory names it. What is left empty comes from
+// ssh_config, then from ssh's defaults.
+type Target struct {
+	Name       string // the inventory's name, for messages
+	Host       string // what to look up in ssh_config and connect to; empty: Name
+	Port       int
+	User       string
+	PrivateKey string // a key file, tried before those of ssh_config
+
+	Become         bool   // run the agent through sudo unless the login is root
+	BecomeUser     string // only root, or empty for it
+	AgentDirectory string // where the agent lies on the host; empty: see package push
+}
+
+// Dialer makes connections. Its fields are set before the first Dial; then it
+// may be used by many goroutines.
+type Dialer struct {
+	ConfigFile string        // instead of ~/.ssh/config and /etc/ssh/ssh_config; "none" for none
+	KnownHosts []string      // known_hosts files, instead of all others
+	Timeout    time.Duration // for the TCP connection, and again for the host key; 0: 10 s
+	User       string        // over every Target's
+	PrivateKey string        // over every Target's
+
+	mu     sync.Mutex // guards what follows
+	known  map[string]*hostKeys
+	agents map[string]*agentLink
+}
+
+// authTime is how long logging in may take once the host key is known to be
+// right: somebody may have to touch a token, and PAM may ask a directory.
+const authTime = time.Minute
+
+const defaultTimeout = 10 * time.Second
+
+func (d *Dialer) timeout() time.Duration {
+	if d.Timeout > 0 {
+		return d.Timeout
+	}
+	return defaultTimeout
+}
+
+// Close lets go of the connections to ssh agents.
+func (d *Dialer) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for socket, a := range d.agents {
+		a.Close()
+		delete(d.agents, socket)
+	}
+}
+
+// Conn is a connection to a host, logged in.
+type Conn struct {
+	Target   Target   // with what was left empty filled in
+	Address  string   // host:port that was dialled
+	Banner   string   // what the server said before the login, cleaned
+	Warnings []string // what was left out on the way here: safe to show
+
+	client *ssh.Client
+	net    *countedConn
+	wg     sync.WaitGroup
+}
+
+// Close ends the connection and everything on it.
+func (c *Conn) Close() error {
+	err := c.client.Close()
+	c.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// countedConn counts what arrives, by which Conn.guard knows that the far end lives.
+type countedConn struct {
+	net.Conn
+	read atomic.Int64
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}
+
+// maxBanner bounds what is kept of a server's banners.
+const maxBanner = 4 << 10
+
+// Dial connects to t and logs in. ctx holds for the dialling only. The error is
+// a [*DialError] where the host, and not our own settings, is the cause.
+func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
+	if t.Host == "" {
+		t.Host = t.Name
+	}
+	if t.Name == "" {
+		t.Name = t.Host
+	}
+	if t.BecomeUser != "" && t.BecomeUser != "root" {
+		return nil, fmt.Errorf("%s: become_user %s: only root can clear a mail queue, leave it out", clean.Text(t.Name, 200), clean.Text(t.BecomeUser, 100))
+	}
+	if d.User != "" {
+		t.User = d.User
+	}
+	if d.PrivateKey != "" {
+		t.PrivateKey = d.PrivateKey
+	}
+	s, err := d.settings(t)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+	}
+	t.User, t.Port = s.User, s.Port
+
+	files := append(append([]string{}, s.UserKnownHosts...), s.GlobalKnownHosts...)
+	if len(d.KnownHosts) > 0 {
+		files = d.KnownHosts
+	}
+	known, err := d.hostKeys(files)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+	}
+	address := net.JoinHostPort(s.HostName, strconv.Itoa(s.Port))
+	offers, warnings := d.offers(s)
+	h := &handshake{
+		target: t, address: address, offers: offers, known: known, files: files,
+		lookup:   address,
+		warnings: append(append(s.Warnings, known.warnings...), warnings...),
+	}
+	if s.HostKeyAlias != "" {
+		// An alias stands in the file without a port, whatever the port is.
+		h.lookup = net.JoinHostPort(s.HostKeyAlias, "22")
+	}
+	dialer := net.Dialer{Timeout: d.timeout()}
+	tcp, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, connectError(ctx, t, address, err)
+	}
+	return h.do(ctx, &countedConn{Conn: tcp}, d.timeout())
+}
+
+// settings merges the target with ssh_config.
+func (d *Dialer) settings(t Target) (settings, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/"
+	}
+	files := []string{filepath.Join(home, ".ssh", "config"), "/etc/ssh/ssh_config"}
+	switch d.ConfigFile {
+	case "":
+	case "none":
+		files = nil
+	default:
+		// A file that was asked for must be there.
+		if _, err := os.Stat(d.ConfigFile); err != nil {
+			return settings{}, fmt.Errorf("read ssh configuration: %w", err)
+		}
+		files = []string{d.ConfigFile}
+	}
+	s, err := readSSHConfig(files, t.Host, t.User, t.Port, localUser(), home)
+	if err == nil && t.PrivateKey != "" {
+		key := t.PrivateKey
+		if rest, ok := strings.CutPrefix(key, "~/"); ok {
+			key = filepath.Join(home, rest)
+		}
+		s.IdentityFiles = append([]string{key}, s.IdentityFiles...)
+		s.Named++
+	}
+	return s, err
+}
+
+func localUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return os.Getenv("USER")
+}
+
+func connectError(ctx context.Context, t Target, address string, err error) error {
+	e := &DialError{Host: t.Name, Address: address, Kind: KindConnect, Err: err,
+		Remedy: "check that the host is up and lets this address in, or raise --timeout"}
+	var dns *net.DNSError
+	switch {
+	case ctx.Err() != nil:
+		e.Err, e.Remedy = context.Cause(ctx), ""
+	case errors.As(err, &dns):
+		e.Kind, e.Remedy = KindName, "correct the host's name in the inventory, or give it an ssh host or a HostName in ~/.ssh/config"
+	}
+	return e
+}
+
+// handshake is one attempt on an open TCP connection.
+type handshake struct {
+	target   Target
+	address  string
+	lookup   string // the host:port to look up in the known_hosts files
+	offers   []offer
+	known    *hostKeys
+	files    []string
+	warnings []string
+
+	keyErr error  // why the host key was refused
+	keyOK  bool   // it was taken: from here on it is about logging in
+	banner []byte // untrusted
+	tried  []string
+}
+
+func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Duration) (*Conn, error) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(timeout))
+	config := &ssh.ClientConfig{
+		User:              h.target.User,
+		HostKeyAlgorithms: h.known.algorithms(h.lookup),
+		HostKeyCallback: func(_ string, remote net.Addr, key ssh.PublicKey) error {
+			if h.keyErr = h.known.check(h.lookup, remote, key, h.files); h.keyErr != nil {
+				return h.keyErr
+			}
+			h.keyOK = true
+			conn.SetDeadline(time.Now().Add(authTime))
+			return nil
+		},
+		BannerCallback: func(message string) error {
+			h.banner = append(h.banner, message[:min(len(message), maxBanner-len(h.banner))]...)
+			return nil
+		},
+		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(h.signers)},
+	}
+	c, channels, requests, err := ssh.NewClientConn(conn, h.lookup, config)
+	if !stop() && err == nil {
+		// Cancelled at the last moment: the connection is being closed.
+		c.Close()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, h.failure(ctx, err)
+	}
+	conn.SetDeadline(time.Time{})
+	return &Conn{
+		Target: h.target, Address: h.address, Warnings: h.warnings,
+		Banner: clean.Text(h.banner, maxBanner),
+		client: ssh.NewClient(c, channels, requests), net: conn,
+	}, nil
+}
+
+func (h *handshake) signers() ([]ssh.Signer, error) {
+	out := make([]ssh.Signer, len(h.offers))
+	for i, o := range h.offers {
+		out[i] = o.Signer
+		h.tried = append(h.tried, o.name)
+	}
+	return out, nil
+}
+
+// failure turns what x/crypto says into a DialError. It has no typed errors for
+// a refused login, so the point that was reached decides.
+func (h *handshake) failure(ctx context.Context, err error) error {
+	e := &DialError{Host: h.target.Name, Address: h.address, Kind: KindHandshake, Err: err,
+		Remedy: "check that an SSH server listens there, and its log"}
+	var refused *DialError
+	var timeout net.Error
+	switch {
+	case errors.As(h.keyErr, &refused):
+		refused.Host, refused.Address = e.Host, e.Address
+		return refused
+	case ctx.Err() != nil:
+		e.Err, e.Remedy = context.Cause(ctx), ""
+	case errors.As(err, &timeout) && timeout.Timeout():
+		e.Err, e.Remedy = fmt.Errorf("no answer in time: %w", err), "check the host, or raise --timeout"
+	case h.keyOK && refusal(err):
+		e.Kind = KindAuth
+		e.Err = errors.New(h.told(err))
+		e.Remedy = fmt.Sprintf("put the right key into the ssh agent (ssh-add), or name it with --private-key; ssh -v %s shows what ssh itself does", quote(h.target.Host))
+	}
+	return e
+}
+
+func refusal(err error) bool {
+	return strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "disconnect, reason")
+}
+
+// told says what was tried, what was left out, and what the server had to say.
+func (h *handshake) told(err error) string {
+	said := "as " + h.target.User
+	if len(h.tried) == 0 {
+		said += ", there is no key to offer"
+	} else {
+		said += ", tried " + strings.Join(h.tried, ", ")
+	}
+	if _, reason, ok := strings.Cut(err.Error(), "disconnect, reason"); ok {
+		said += "; the server ended it: reason" + reason
+	}
+	for _, w := range h.warnings {
+		said += "; " + w
+	}
+	if len(h.banner) > 0 {
+		said += "; the server says: " + clean.Text(strings.TrimSpace(string(h.banner)), 300)
+	}
+	return said
+}

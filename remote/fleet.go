@@ -1,0 +1,158 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"spoolsweep/remote/push"
+	"spoolsweep/remote/wire"
+)
+
+// Fleet reaches many hosts at once.
+type Fleet struct {
+	Dialer    *Dialer
+	Source    *push.Source
+	Forks     int           // hosts worked on at the same time
+	Reconnect time.Duration // how long a lost link is tried again
+}
+
+// Each calls do for every index below n, at most Forks at a time, and waits
+// for all. What goes wrong with one host is never another's business.
+func (f *Fleet) Each(n int, do func(i int)) {
+	places := make(chan struct{}, max(1, f.Forks))
+	var all sync.WaitGroup
+	for i := range n {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			do(i)
+		})
+	}
+	all.Wait()
+}
+
+// Link is the way to one host's agent, opened when it is first needed and
+// again after it was lost. It is not for several goroutines at once.
+type Link struct {
+	fleet    *Fleet
+	target   Target
+	conn     *Conn
+	session  *Session
+	pushed   int64
+	warnings []string
+}
+
+// Link returns a link to a host; nothing is dialled yet.
+func (f *Fleet) Link(t Target) *Link { return &Link{fleet: f, target: t} }
+
+// Name is the inventory's name of the host.
+func (l *Link) Name() string { return l.target.Name }
+
+// Pushed is how many bytes of agent were sent over this link.
+func (l *Link) Pushed() int64 { return l.pushed }
+
+// Warnings are what was left out on the way to the host: safe to show.
+func (l *Link) Warnings() []string { return l.warnings }
+
+// open dials and starts the agent where that is not done.
+func (l *Link) open(ctx context.Context) (*Session, error) {
+	if l.session != nil {
+		select {
+		case <-l.session.Done():
+			l.drop()
+		default:
+			return l.session, nil
+		}
+	}
+	conn, err := l.fleet.Dialer.Dial(ctx, l.target)
+	if err != nil {
+		return nil, err
+	}
+	session, err := Open(ctx, conn, l.fleet.Source)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	l.conn, l.session, l.warnings = conn, session, conn.Warnings
+	l.pushed += session.Pushed()
+	return session, nil
+}
+
+func (l *Link) drop() {
+	if l.session != nil {
+		l.session.Close()
+		l.conn.Close()
+		l.session, l.conn = nil, nil
+	}
+}
+
+// Close ends the link. Runs go on.
+func (l *Link) Close() { l.drop() }
+
+// Call has the host's agent do name; see [Session.Call].
+func (l *Link) Call(ctx context.Context, name string, data, reply any) error {
+	return l.CallEvents(ctx, name, data, reply, nil)
+}
+
+// CallEvents is Call for one that tells how it gets on.
+func (l *Link) CallEvents(ctx context.Context, name string, data, reply any, each func(wire.Event)) error {
+	s, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	return s.CallEvents(ctx, name, data, reply, each)
+}
+
+// Follow passes on a run's events from number from on until the run ends or
+// waits, and decodes into rest what it has come to. A link that is lost is
+// opened again for as long as Reconnect says, and no event comes twice.
+func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest any, each func(wire.Event)) error {
+	next := from
+	var lost time.Time
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		s, err := l.open(ctx)
+		if err == nil {
+			err = s.Tail(ctx, run, next, data, rest, func(e wire.Event) {
+				lost, wait = time.Time{}, firstRetry
+				next = max(next, e.Seq+1)
+				each(e)
+			})
+			if err == nil || !errors.Is(err, ErrLost) {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var dial *DialError
+		if !errors.Is(err, ErrLost) && !(errors.As(err, &dial) && dial.Passing()) {
+			return err
+		}
+		if lost.IsZero() {
+			lost, wait = time.Now(), firstRetry
+		}
+		if time.Since(lost) >= l.fleet.Reconnect {
+			return fmt.Errorf("%w (tried again for %v)", err, l.fleet.Reconnect)
+		}
+		l.drop()
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+const (
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// Passing says whether a host that was reached before may be reached again by
+// just trying: its network or sshd is gone, not our way to log in.
+func (e *DialError) Passing() bool {
+	return e.Kind == KindConnect || e.Kind == KindHandshake || e.Kind == KindName
+}

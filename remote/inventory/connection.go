@@ -1,0 +1,249 @@
+package inventory
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"spoolsweep/playbooks/strict"
+)
+
+const (
+	sshMap        = "ssh"
+	groupPriority = "ansible_group_priority"
+)
+
+// connectionVars are the variables that a [Connection] is read from.
+var connectionVars = []string{
+	sshMap,
+	"ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file",
+	"ansible_become", "ansible_become_user",
+}
+
+// passwords are the variables in which Ansible takes a password.
+var passwords = []string{
+	"ansible_password", "ansible_ssh_pass", "ansible_ssh_password",
+	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ansible_su_pass",
+	"ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase",
+}
+
+// oldNames are those that Ansible still reads beside the present ones, and in
+// preference to them even when they are set for a group only.
+var oldNames = map[string]string{
+	"ansible_ssh_host":         "ansible_host",
+	"ansible_ssh_port":         "ansible_port",
+	"ansible_ssh_user":         "ansible_user",
+	"ansible_private_key_file": "ansible_ssh_private_key_file",
+}
+
+// ansibleVars are other variables of Ansible's about connections.
+var ansibleVars = []string{
+	"ansible_ssh_host", "ansible_ssh_port", "ansible_ssh_user", "ansible_private_key_file",
+	"ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args",
+	"ansible_become_method", "ansible_become_exe", "ansible_become_flags", "ansible_connection", groupPriority,
+}
+
+var jump = regexp.MustCompile(`(?i)(?:^|\s)-J|Proxy(?:Jump|Command)`)
+
+// settings is what one map of variables says about the connection; nil is
+// unsaid. The tags are the keys of the map ssh.
+type settings struct {
+	Host       *string `json:"host"`
+	Port       *int    `json:"port"`
+	User       *string `json:"user"`
+	PrivateKey *string `json:"private_key"`
+	Become     *bool   `json:"become"`
+	BecomeUser *string `json:"-"`
+}
+
+// readSettings reads the map ssh, and what Ansible has for the same. Each setting
+// counts by itself: a host that sets ssh.port keeps the ssh.user of its group.
+func readSettings(vars *strict.Value) (*settings, error) {
+	s := &settings{}
+	if e, ok := vars.Entry(sshMap); ok {
+		if err := readSSH(e, s); err != nil {
+			return nil, err
+		}
+	}
+	fields := map[string]any{
+		"ansible_host": &s.Host, "ansible_port": &s.Port, "ansible_user": &s.User,
+		"ansible_ssh_private_key_file": &s.PrivateKey,
+		"ansible_become":               &s.Become, "ansible_become_user": &s.BecomeUser,
+	}
+	for _, e := range vars.Entries() {
+		name, field := e.Key.Text, fields[e.Key.Text]
+		if field == nil || e.Value.Kind == strict.Null {
+			continue
+		}
+		if given(field) {
+			return nil, e.Key.Errorf("%s says again what ssh says", name)
+		}
+		value := e.Value
+		switch field.(type) {
+		case **int, **bool: // Ansible takes "22" and "yes" too
+			value = value.Unquoted()
+		case **string: // and 1000 for a user
+			if value.Kind == strict.Int {
+				value = value.With(value.Text)
+			}
+		}
+		if err := strict.Decode(value, field); err != nil {
+			return nil, err.(*strict.Error).In(name)
+		}
+		if err := checkSetting(name, e.Value, field); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func readSSH(e strict.Entry, s *settings) error {
+	for _, k := range e.Value.Entries() {
+		switch k.Key.Text {
+		case "proxy_jump":
+			return k.Key.Errorf("ssh: proxy_jump is not supported yet").
+				WithHint("until then only hosts that are reached without a jump host")
+		case "password", "pass", "passphrase", "become_password":
+			return passwordInClear(k.Key, "ssh: "+k.Key.Text)
+		}
+	}
+	if err := strict.Decode(e.Value, s); err != nil {
+		return err.(*strict.Error).In(sshMap)
+	}
+	fields := map[string]any{"host": &s.Host, "port": &s.Port, "user": &s.User, "private_key": &s.PrivateKey}
+	for _, k := range e.Value.Entries() {
+		if err := checkSetting(sshMap+": "+k.Key.Text, k.Value, fields[k.Key.Text]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func given(field any) bool {
+	switch f := field.(type) {
+	case **string:
+		return *f != nil
+	case **int:
+		return *f != nil
+	case **bool:
+		return *f != nil
+	}
+	return false
+}
+
+// checkSetting refuses values that would be something else to whoever gets them:
+// a template is not evaluated, a name with a dash in front is an option to ssh.
+func checkSetting(name string, at *strict.Value, field any) error {
+	switch f := field.(type) {
+	case **int:
+		if *f != nil && (**f < 1 || **f > 65535) {
+			return at.Errorf("%s: expected a port from 1 to 65535, found %d", name, **f)
+		}
+	case **string:
+		if *f == nil {
+			break
+		}
+		text := **f
+		switch {
+		case strings.Contains(text, "{{"):
+			return at.Errorf("%s: templates are not evaluated in an inventory: %q", name, text)
+		case strings.HasPrefix(text, "-"):
+			return at.Errorf("%s: begins with a dash: %q", name, text)
+		case strings.ContainsFunc(text, unicode.IsControl):
+			return at.Errorf("%s: control characters in %q", name, text)
+		case !strings.HasSuffix(name, "key") && !strings.HasSuffix(name, "file") && strings.ContainsFunc(text, unicode.IsSpace):
+			return at.Errorf("%s: a space in %q", name, text)
+		}
+	}
+	return nil
+}
+
+// onto lays what was said over c.
+func (s *settings) onto(c *Connection) {
+	set(&c.Host, s.Host)
+	set(&c.Port, s.Port)
+	set(&c.User, s.User)
+	set(&c.BecomeUser, s.BecomeUser)
+	if s.PrivateKey != nil {
+		c.PrivateKey = expandHome(*s.PrivateKey)
+	}
+	if s.Become != nil {
+		become := *s.Become
+		c.Become = &become
+	}
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func expandHome(path string) string {
+	rest, ok := strings.CutPrefix(path, "~/")
+	if !ok {
+		return path
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	return filepath.Join(home, rest)
+}
+
+func passwordInClear(at *strict.Value, name string) *strict.Error {
+	return at.Errorf("%s: a password in clear", name).
+		WithHint("remove it; log in with a key or the ssh agent, as root or with sudo that asks for none")
+}
+
+// checkPassword refuses a password, and says that what is not in clear is not
+// used. No message repeats the value.
+func (b *builder) checkPassword(e strict.Entry) error {
+	v := e.Value
+	switch {
+	case v.Kind == strict.Null, v.Kind == strict.String && v.Text == "":
+		return nil
+	case v.Get(strict.Vaulted) != nil, v.Kind == strict.String && wholeTemplate.MatchString(v.Text):
+		b.warn(e.Key.Errorf("%s is not used", e.Key.Text))
+		return nil
+	}
+	return passwordInClear(e.Key, e.Key.Text)
+}
+
+// wholeTemplate is a value that Ansible takes from elsewhere.
+var wholeTemplate = regexp.MustCompile(`^\s*\{\{.*\}\}\s*$`)
+
+// checkAnsibleVar refuses what would lead to another host or user than Ansible's,
+// and warns of what makes no difference here.
+func (b *builder) checkAnsibleVar(e strict.Entry) error {
+	name, v := e.Key.Text, e.Value
+	if v.Kind == strict.Null || v.Kind == strict.String && v.Text == "" {
+		return nil
+	}
+	if now, ok := oldNames[name]; ok {
+		return e.Key.Errorf("%s is an old name", name).WithHint("write %q", now)
+	}
+	switch name {
+	case groupPriority:
+		return nil
+	case "ansible_become_method":
+		if v.Text == "sudo" {
+			return nil
+		}
+		return e.Key.Errorf("ansible_become_method: only sudo is supported")
+	case "ansible_connection":
+		if slices.Contains([]string{"ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh"}, v.Text) {
+			return nil
+		}
+		b.warn(e.Key.Errorf("ansible_connection is not used").WithHint("every host is reached by ssh"))
+		return nil
+	}
+	if jump.MatchString(v.Text) {
+		return e.Key.Errorf("%s: jump hosts are not supported yet", name)
+	}
+	b.warn(e.Key.Errorf("%s is not used", name))
+	return nil
+}

@@ -1,0 +1,251 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/skeema/knownhosts"
+	"golang.org/x/crypto/ssh"
+	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
+)
+
+// hostKeys are the known_hosts files of a host, read once and asked often.
+type hostKeys struct {
+	db       *knownhosts.HostKeyDB
+	origin   map[string]string // of the private copies: the file they stand for
+	state    string            // of the files when they were read
+	warnings []string
+}
+
+// hostKeys returns what files say, read again only where one has changed: an
+// admin may well add a key in another window between two dials.
+func (d *Dialer) hostKeys(files []string) (*hostKeys, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var state strings.Builder
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil {
+			fmt.Fprintf(&state, "%s %d %d\n", f, info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	name := strings.Join(files, "\x00")
+	if k := d.known[name]; k != nil && k.state == state.String() {
+		return k, nil
+	}
+	k, err := readHostKeys(files)
+	if err != nil {
+		return nil, err
+	}
+	k.state = state.String()
+	if d.known == nil {
+		d.known = map[string]*hostKeys{}
+	}
+	d.known[name] = k
+	return k, nil
+}
+
+// maxBadLines bounds how often the files are read again without a bad line.
+const maxBadLines = 1000
+
+// readHostKeys reads the files that exist. The package underneath refuses a
+// whole file for one line it cannot read; ssh skips the line, and so do we. It
+// takes only paths, so such a file is copied without the line, but with its
+// line numbers.
+func readHostKeys(files []string) (*hostKeys, error) {
+	k := &hostKeys{origin: map[string]string{}}
+	var paths []string
+	var dir string
+	defer func() {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
+	}()
+	lines := map[string][]string{} // of the copies
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			// ssh skips such a file as well; the host is then simply not known.
+			k.warnings = append(k.warnings, err.Error())
+			continue
+		}
+		if dir == "" {
+			if dir, err = os.MkdirTemp("", "spoolsweep-known-"); err != nil {
+				return nil, fmt.Errorf("read known hosts: %w", err)
+			}
+		}
+		path := filepath.Join(dir, strconv.Itoa(len(paths)))
+		paths = append(paths, path)
+		k.origin[path] = file
+		kept := strings.Split(string(text), "\n")
+		for i, line := range kept {
+			if !readableHostLine(line) {
+				k.warnings = append(k.warnings, fmt.Sprintf("%s:%d: unreadable, line skipped", file, i+1))
+				kept[i] = ""
+			}
+		}
+		lines[path] = kept
+		if err := writeLines(path, kept); err != nil {
+			return nil, fmt.Errorf("read known hosts: %w", err)
+		}
+	}
+	for range maxBadLines {
+		db, err := knownhosts.NewDB(paths...)
+		if err == nil {
+			k.db = db
+			return k, nil
+		}
+		path, n := badLine(err)
+		if kept := lines[path]; n < 1 || n > len(kept) || kept[n-1] == "" {
+			return nil, fmt.Errorf("read known hosts: %w", err)
+		}
+		k.warnings = append(k.warnings, fmt.Sprintf("%s:%d: unreadable, line skipped", k.origin[path], n))
+		lines[path][n-1] = ""
+		if err := writeLines(path, lines[path]); err != nil {
+			return nil, fmt.Errorf("read known hosts: %w", err)
+		}
+	}
+	return nil, fmt.Errorf("read known hosts: more than %d unreadable lines in %s", maxBadLines, strings.Join(files, ", "))
+}
+
+func writeLines(path string, lines []string) error {
+	return os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600)
+}
+
+// readableHostLine sorts out the common bad lines at once; what it lets through
+// wrongly is found by badLine, at the price of one more reading.
+func readableHostLine(line string) bool {
+	line = strings.TrimSpace(line)
+	if line == "" || line[0] == '#' {
+		return true
+	}
+	// The reader underneath is a bufio.Scanner, which gives up at 64 KiB.
+	if len(line) > 60<<10 {
+		return false
+	}
+	_, _, _, _, _, err := ssh.ParseKnownHosts([]byte(line))
+	return err == nil
+}
+
+var badLinePattern = regexp.MustCompile(`^knownhosts: (.*):(\d+): `)
+
+func badLine(err error) (path string, line int) {
+	m := badLinePattern.FindStringSubmatch(err.Error())
+	if m == nil {
+		return "", 0
+	}
+	line, _ = strconv.Atoi(m[2])
+	return m[1], line
+}
+
+// otherAlgorithms are what is offered after the kinds a host is known by, the
+// strongest first. Without them a server that lost its known key would fail
+// with "no common algorithm", which says nothing about the key.
+var otherAlgorithms = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
+	ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
+}
+
+// algorithms returns what to ask the server for. The kinds the host is known by
+// come first: by its own order x/crypto would ask for another of the server's
+// keys and take a known host for an attack (golang/go#29286).
+func (k *hostKeys) algorithms(hostport string) []string {
+	known := k.db.HostKeyAlgorithms(hostport)
+	for _, a := range otherAlgorithms {
+		if !slices.Contains(known, a) {
+			known = append(known, a)
+		}
+	}
+	return known
+}
+
+// check is nil for a key that stands in the files for hostport, else a
+// *DialError without host and address.
+func (k *hostKeys) check(hostport string, remote net.Addr, key ssh.PublicKey, files []string) error {
+	err := k.db.HostKeyCallback()(hostport, remote, key)
+	if err == nil {
+		return nil
+	}
+	shown := key
+	if cert, ok := key.(*ssh.Certificate); ok {
+		shown = cert.Key
+	}
+	e := &DialError{KeyType: shown.Type(), Fingerprint: ssh.FingerprintSHA256(shown)}
+	var changed *xknownhosts.KeyError
+	var revoked *xknownhosts.RevokedError
+	switch {
+	case errors.As(err, &revoked):
+		e.Kind = KindChangedKey
+		e.KnownAt = k.place(revoked.Revoked)
+		// The files' reader takes @revoked for all names, whatever pattern
+		// stands beside it: safe, but to be said.
+		e.Err = fmt.Errorf("that key is revoked at %s", e.KnownAt)
+		e.Remedy = "do not connect: ask who runs this host"
+	case errors.As(err, &changed) && len(changed.Want) > 0:
+		e.Kind = KindChangedKey
+		want := changed.Want[0]
+		for _, w := range changed.Want {
+			if w.Key.Type() == shown.Type() {
+				want = w
+				break
+			}
+		}
+		e.KnownAt = k.place(want)
+		e.Err = fmt.Errorf("%s has %s %s", e.KnownAt, want.Key.Type(), ssh.FingerprintSHA256(want.Key))
+		e.Remedy = fmt.Sprintf("somebody may be listening in; ask who runs this host, and only if the key was changed on purpose remove %s (ssh-keygen -R %s -f %s)",
+			e.KnownAt, quote(knownhosts.Normalize(hostport)), quote(k.origin[want.Filename]))
+	default:
+		e.Kind = KindUnknownKey
+		// A certificate that its authority's line does not cover ends here
+		// too, and says so itself.
+		if !errors.As(err, &changed) {
+			e.Err = err
+		}
+		e.Remedy = unknownRemedy(hostport, files)
+	}
+	return e
+}
+
+func (k *hostKeys) place(at xknownhosts.KnownKey) string {
+	return fmt.Sprintf("%s:%d", k.origin[at.Filename], at.Line)
+}
+
+func unknownRemedy(hostport string, files []string) string {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host, port = hostport, "22"
+	}
+	file := "~/.ssh/known_hosts"
+	if len(files) > 0 {
+		file = files[0]
+	}
+	scan := "ssh-keyscan -H " + quote(host)
+	login := "ssh " + quote(host)
+	if port != "22" {
+		scan = "ssh-keyscan -H -p " + port + " " + quote(host)
+		login = "ssh -p " + port + " " + quote(host)
+	}
+	if strings.HasPrefix(file, "~") {
+		return fmt.Sprintf("compare the fingerprint with the host's own, then %s >> %s, or log in once with %s", scan, file, login)
+	}
+	return fmt.Sprintf("compare the fingerprint with the host's own, then %s >> %s", scan, quote(file))
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)
+
+// quote makes a word safe to be typed after $ in a message.
+func quote(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

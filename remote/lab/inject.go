@@ -1,0 +1,248 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/textproto"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// connections is how many clients inject at once: more than two cores need.
+	connections = 4
+	// portLimit is how long Postfix may take to answer: it comes up after sshd.
+	portLimit = 30 * time.Second
+	// replyLimit is for one SMTP reply.
+	replyLimit = 60 * time.Second
+)
+
+// injected is what the helper reports: the ids Postfix has taken on.
+type injected struct {
+	IDs   []string
+	Error string
+}
+
+// Inject sends the messages to the host's Postfix by SMTP, over four
+// connections, waiting for its port first. It returns when all are queued; after
+// an error some may be, and Injected tells which.
+func (h *Host) Inject(ctx context.Context, messages []Message) error {
+	cmd, err := h.helper("inject")
+	if err != nil {
+		return err
+	}
+	order, err := json.Marshal(messages)
+	if err != nil {
+		return err
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(order), &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	// nsenter dies by the signal; the helper ends when it has nobody to read it.
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	defer stop()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("inject into %s: %w: %s", h.Name, errors.Join(err, ctx.Err()), tail(stderr.Bytes(), 500))
+	}
+	var done injected
+	if err := json.Unmarshal(stdout.Bytes(), &done); err != nil {
+		return fmt.Errorf("inject into %s: %w", h.Name, err)
+	}
+	if err := h.remember(done.IDs); err != nil {
+		return err
+	}
+	if done.Error != "" {
+		return fmt.Errorf("inject into %s: %s", h.Name, done.Error)
+	}
+	return nil
+}
+
+// Injected returns the ids of all messages that the host's Postfix has taken
+// on since the last Reset.
+func (h *Host) Injected() ([]string, error) {
+	data, err := os.ReadFile(h.file("injected"))
+	if err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	return strings.Fields(string(data)), nil
+}
+
+func (h *Host) remember(ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(h.file("injected"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strings.Join(ids, "\n") + "\n")
+	return errors.Join(err, f.Close())
+}
+
+// injectAll is the helper's work: messages as JSON in, what was done out.
+func injectAll(in io.Reader) injected {
+	var messages []Message
+	if err := json.NewDecoder(in).Decode(&messages); err != nil {
+		return injected{Error: err.Error()}
+	}
+	next := make(chan Message)
+	stop := make(chan struct{})
+	var (
+		workers sync.WaitGroup
+		mu      sync.Mutex // guards done
+		done    injected
+		once    sync.Once
+	)
+	for range min(connections, len(messages)) {
+		workers.Go(func() {
+			err := injectSome(next, func(id string) {
+				mu.Lock()
+				defer mu.Unlock()
+				done.IDs = append(done.IDs, id)
+			})
+			if err != nil {
+				once.Do(func() {
+					done.Error = err.Error()
+					close(stop)
+				})
+			}
+		})
+	}
+feed:
+	for _, m := range messages {
+		select {
+		case next <- m:
+		case <-stop:
+			break feed
+		}
+	}
+	close(next)
+	workers.Wait()
+	return done
+}
+
+func injectSome(messages <-chan Message, queued func(id string)) error {
+	c, err := connect()
+	if err != nil {
+		return err
+	}
+	defer c.text.Close()
+	for m := range messages {
+		if err := c.send(m); err != nil {
+			return fmt.Errorf("message %s: %w", m.ID, err)
+		}
+		queued(m.ID)
+	}
+	return c.ask(221, "QUIT")
+}
+
+// client is one SMTP session, and who it has told Postfix it is.
+type client struct {
+	conn          net.Conn
+	text          *textproto.Conn
+	login, remote string
+}
+
+func connect() (*client, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), portLimit)
+	defer cancel()
+	var conn net.Conn
+	err := until(ctx, "port 25", func() bool {
+		var err error
+		conn, err = net.Dial("tcp", "127.0.0.1:25")
+		return err == nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &client{conn: conn, text: textproto.NewConn(conn)}
+	if err := c.expect(220); err != nil {
+		return nil, errors.Join(fmt.Errorf("greeting: %w", err), c.text.Close())
+	}
+	if err := c.ask(250, "EHLO client.lab.test"); err != nil {
+		return nil, errors.Join(err, c.text.Close())
+	}
+	return c, nil
+}
+
+func (c *client) expect(code int) error {
+	if err := c.conn.SetDeadline(time.Now().Add(replyLimit)); err != nil {
+		return err
+	}
+	_, _, err := c.text.ReadResponse(code)
+	return err
+}
+
+func (c *client) ask(code int, line string) error {
+	if err := c.text.PrintfLine("%s", line); err != nil {
+		return err
+	}
+	if err := c.expect(code); err != nil {
+		return fmt.Errorf("%s: %w", line, err)
+	}
+	return nil
+}
+
+// pretend tells Postfix by XCLIENT who is connected: a login so told is written
+// to queue files and log as one by SASL is. The session then begins anew.
+func (c *client) pretend(login, remote string) error {
+	if login == c.login && remote == c.remote {
+		return nil
+	}
+	told, name, address := login, "localhost", "127.0.0.1"
+	if told == "" {
+		told = "[UNAVAILABLE]"
+	}
+	if remote != "" {
+		name, address = "[UNAVAILABLE]", remote
+		if strings.Contains(remote, ":") {
+			address = "IPV6:" + remote
+		}
+	}
+	if err := c.ask(220, fmt.Sprintf("XCLIENT LOGIN=%s NAME=%s ADDR=%s", told, name, address)); err != nil {
+		return err
+	}
+	c.login, c.remote = login, remote
+	return c.ask(250, "EHLO client.lab.test")
+}
+
+func (c *client) send(m Message) error {
+	if err := c.pretend(m.Login, m.Client); err != nil {
+		return err
+	}
+	commands := []string{fmt.Sprintf("MAIL FROM:<%s> BODY=8BITMIME", m.Sender)}
+	for _, to := range m.Recipients {
+		commands = append(commands, fmt.Sprintf("RCPT TO:<%s>", to))
+	}
+	commands = append(commands, "DATA")
+	// RFC 2920: all of these may go out before the first answer is read.
+	if err := c.text.PrintfLine("%s", strings.Join(commands, "\r\n")); err != nil {
+		return err
+	}
+	for i, command := range commands {
+		code := 250
+		if i == len(commands)-1 {
+			code = 354
+		}
+		if err := c.expect(code); err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+	}
+	body := c.text.DotWriter()
+	if _, err := body.Write(m.text()); err != nil {
+		return err
+	}
+	if err := body.Close(); err != nil {
+		return err
+	}
+	return c.expect(250)
+}

@@ -1,0 +1,192 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// State is what the server does that all of a host's mail goes to, and with it
+// where the mail of a flood waits.
+type State string
+
+const (
+	// Refuse: nothing listens; everything is deferred.
+	Refuse State = "refuse"
+	// Hold: connections are taken and never spoken to; mail stays in active, and
+	// above qmgr_message_active_limit in incoming.
+	Hold State = "hold"
+	// Deliver: mail is taken and stored as files in the host's delivered directory.
+	Deliver State = "deliver"
+)
+
+// kickLimit is for postkick, which waits for ever where the queue manager dies.
+const kickLimit = 5 * time.Second
+
+// Flood changes the state. Mail that is deferred stays so until its time, or
+// "postqueue -f"; mail that is held goes on as the new state has it.
+func (h *Host) Flood(state State) error {
+	if state != Refuse && state != Hold && state != Deliver {
+		return fmt.Errorf("state %q: want refuse, hold or deliver", state)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
+	defer cancel()
+	if old, err := loadProcess(h.file("sink")); err == nil {
+		if err := old.end(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(h.file("state"), []byte(state), 0o644); err != nil {
+		return err
+	}
+	if state == Refuse {
+		return nil
+	}
+	if err := h.startSink(ctx, state); err != nil {
+		return fmt.Errorf("start sink of %s: %w", h.Name, err)
+	}
+	// The queue manager defers without a try for a destination it found dead in
+	// the last five minutes. F makes it forget that, and unlike "postqueue -f" does
+	// not touch what is deferred. Where Postfix does not run there is nothing to
+	// forget, and no error.
+	ctx, cancel = context.WithTimeout(ctx, kickLimit)
+	defer cancel()
+	_, _ = h.Run(ctx, "postkick", "public", "qmgr", "F")
+	return nil
+}
+
+func (h *Host) state() (State, error) {
+	data, err := os.ReadFile(h.file("state"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Refuse, nil
+	}
+	return State(data), err
+}
+
+func (h *Host) startSink(ctx context.Context, state State) error {
+	cmd, err := h.helper("sink", string(state), h.file("delivered"))
+	if err != nil {
+		return err
+	}
+	log, err := os.Create(h.file("sink.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	said, err := detach(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	pid, err := nextNumber(bufio.NewScanner(said))
+	if err != nil {
+		return err
+	}
+	p, err := identify(pid)
+	if err != nil {
+		return err
+	}
+	return p.save(h.file("sink"))
+}
+
+// sinkMain is the helper "sink STATE STORE": it listens until it is killed.
+func sinkMain() error {
+	if len(os.Args) != 3 {
+		return errors.New("usage: sink STATE STORE")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:9")
+	if err != nil {
+		return err
+	}
+	// Our pid as the machine sees it: /proc is the machine's, the pid namespace
+	// the host's.
+	pid, err := os.Readlink("/proc/self")
+	if err != nil {
+		return err
+	}
+	said := os.NewFile(3, "said")
+	fmt.Fprintln(said, pid)
+	said.Close()
+
+	store := mailStore{dir: os.Args[2]}
+	store.run.Store(time.Now().UnixNano())
+	var held []net.Conn
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		if State(os.Args[1]) == Hold {
+			held = append(held, conn) // kept, lest it be closed as garbage
+			continue
+		}
+		go func() {
+			defer conn.Close()
+			if err := store.serve(textproto.NewConn(conn)); err != nil && !errors.Is(err, io.EOF) {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}()
+	}
+}
+
+// mailStore keeps each message it is sent in a file of its own.
+type mailStore struct {
+	dir string
+	run atomic.Int64 // the next file's number, from the time of the start on
+}
+
+// serve speaks as much SMTP as Postfix's client needs.
+func (s *mailStore) serve(c *textproto.Conn) error {
+	reply := "220 sink.lab.test ESMTP"
+	for {
+		if err := c.PrintfLine("%s", reply); err != nil {
+			return err
+		}
+		line, err := c.ReadLine()
+		if err != nil {
+			return err
+		}
+		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
+		switch verb {
+		case "EHLO":
+			reply = "250-sink.lab.test\r\n250-PIPELINING\r\n250 8BITMIME"
+		case "DATA":
+			if err := c.PrintfLine("354 go on"); err != nil {
+				return err
+			}
+			mail, err := c.ReadDotBytes()
+			if err != nil {
+				return err
+			}
+			if err := s.keep(mail); err != nil {
+				return err
+			}
+			reply = "250 2.0.0 stored"
+		case "QUIT":
+			return c.PrintfLine("221 2.0.0 bye")
+		default:
+			reply = "250 2.0.0 ok"
+		}
+	}
+}
+
+// keep writes under a hidden name first: the audit sees whole messages only.
+func (s *mailStore) keep(mail []byte) error {
+	name := fmt.Sprintf("%d.eml", s.run.Add(1))
+	hidden := filepath.Join(s.dir, "."+name)
+	if err := os.WriteFile(hidden, mail, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(hidden, filepath.Join(s.dir, name))
+}

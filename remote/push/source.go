@@ -1,0 +1,246 @@
+// Package push decides which agent a host gets, and brings it there.
+//
+// A [Source] has the agents: a file given by the user, one built earlier and
+// kept under the controller's own hash, or one built now from the controller's
+// source. [Command] is the one fixed script that finds and becomes the agent on
+// a host, or answers what is needed; [Upload] then sends it, always as the login
+// user, and proves what arrived before it gets its name. The name is its
+// SHA-256, so that a host which has it is never sent anything again.
+package push
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Architectures are those an agent can be built for.
+var Architectures = []string{"386", "amd64", "arm64", "riscv64"}
+
+// Agent is one agent, ready to be sent.
+type Agent struct {
+	Arch   string
+	SHA256 string // lower-case hex
+	data   []byte // shared by all hosts
+}
+
+// Size is its length in bytes.
+func (a *Agent) Size() int64 { return int64(len(a.data)) }
+
+// Name is its file name on a host.
+func (a *Agent) Name() string { return prefix + a.SHA256 }
+
+const prefix = "spoolsweep-agent-"
+
+// Source has the agents of all architectures. It may be used for many hosts at once.
+type Source struct {
+	any   *Agent
+	cache string   // directory of built agents, "" for none
+	self  string   // SHA-256 of the running controller
+	roots []string // where the module may be, to build from
+
+	// build holds a token while somebody builds: a channel, so that who
+	// waits can be cancelled.
+	build chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	agents map[string]*Agent
+	failed map[string]error // architectures that could not be built: not tried again for each host
+}
+
+// NewSource returns the source of a controller. file is what --agent names, for
+// its own architecture, or empty.
+func NewSource(file string) (*Source, error) {
+	s := newSource()
+	if file != "" {
+		a, err := readAgent(file)
+		if err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+		if a.Arch, err = elfArch(a.data); err != nil {
+			return nil, fmt.Errorf("agent %s: %w", file, err)
+		}
+		s.agents[a.Arch] = a
+	}
+	self, err := hashSelf()
+	if err != nil {
+		return nil, fmt.Errorf("read this program: %w", err)
+	}
+	dir, err := cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	s.self, s.cache, s.roots = self, dir, moduleRoots()
+	for _, arch := range Architectures {
+		if s.agents[arch] != nil || trusted(dir) != nil {
+			continue
+		}
+		if a, err := readAgent(s.cached(arch)); err == nil {
+			a.Arch = arch
+			s.agents[arch] = a
+		}
+	}
+	return s, nil
+}
+
+// Direct returns a source that has one file for every host, whatever its
+// architecture: the running program in tests and in the demo.
+func Direct(file string) (*Source, error) {
+	a, err := readAgent(file)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a.Arch = Any
+	s := newSource()
+	s.any = a
+	return s, nil
+}
+
+func newSource() *Source {
+	return &Source{build: make(chan struct{}, 1), agents: map[string]*Agent{}, failed: map[string]error{}}
+}
+
+// Hashes are those of the agents at hand, by architecture or [Any].
+func (s *Source) Hashes() map[string]string {
+	if s.any != nil {
+		return map[string]string{Any: s.any.SHA256}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]string, len(s.agents))
+	for arch, a := range s.agents {
+		out[arch] = a.SHA256
+	}
+	return out
+}
+
+// ErrNoAgent says that there is no agent and none can be built.
+var ErrNoAgent = errors.New("this build carries no agent: use a release, or --agent")
+
+// Agent returns the agent for arch, built if need be: once, however many hosts
+// ask for it.
+func (s *Source) Agent(ctx context.Context, arch string) (*Agent, error) {
+	if s.any != nil {
+		return s.any, nil
+	}
+	if a, err := s.have(arch); a != nil || err != nil {
+		return a, err
+	}
+	if !slices.Contains(Architectures, arch) {
+		return nil, fmt.Errorf("no agent can be built for %.40q, only for Linux on %s", arch, strings.Join(Architectures, ", "))
+	}
+	select {
+	case s.build <- struct{}{}:
+		defer func() { <-s.build }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if a, err := s.have(arch); a != nil || err != nil {
+		return a, err
+	}
+	a, err := s.make(ctx, arch)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.agents[arch] = a
+	case ctx.Err() == nil:
+		s.failed[arch] = err
+	}
+	return a, err
+}
+
+func (s *Source) have(arch string) (*Agent, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.agents[arch], s.failed[arch]
+}
+
+// maxAgent bounds what is taken for an agent; a test program with the race
+// detector in it has some 30 MB.
+const maxAgent = 256 << 20
+
+func readAgent(file string) (*Agent, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxAgent+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) == 0 || len(data) > maxAgent {
+		return nil, fmt.Errorf("%s: %d bytes cannot be an agent", file, len(data))
+	}
+	sum := sha256.Sum256(data)
+	return &Agent{SHA256: hex.EncodeToString(sum[:]), data: data}, nil
+}
+
+// elfArch is the architecture a Linux program was built for.
+func elfArch(data []byte) (string, error) {
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return "", fmt.Errorf("not a Linux program: %w", err)
+	}
+	switch {
+	case f.Machine == elf.EM_X86_64 && f.Class == elf.ELFCLASS64:
+		return "amd64", nil
+	case f.Machine == elf.EM_AARCH64:
+		return "arm64", nil
+	case f.Machine == elf.EM_386:
+		return "386", nil
+	case f.Machine == elf.EM_RISCV && f.Class == elf.ELFCLASS64:
+		return "riscv64", nil
+	}
+	return "", fmt.Errorf("built for %v, not for one of %s", f.Machine, strings.Join(Architectures, ", "))
+}
+
+// hashSelf reads the running program, which need not be the file of that name
+// any more.
+func hashSelf() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		path, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		if f, err = os.Open(path); err != nil {
+			return "", err
+		}
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// cacheDir is $XDG_CACHE_HOME/spoolsweep/agents, on macOS too, where an admin
+// who works on servers will look for it first.
+func cacheDir() (string, error) {
+	base := os.Getenv("XDG_CACHE_HOME")
+	if !filepath.IsAbs(base) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("find the cache directory: %w", err)
+		}
+		base = filepath.Join(home, ".cache")
+	}
+	return filepath.Join(base, "spoolsweep", "agents"), nil
+}
+
+func (s *Source) cached(arch string) string {
+	return filepath.Join(s.cache, s.self+"-"+arch)
+}

@@ -1,0 +1,137 @@
+package sshtest
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+// session serves one channel: one command or one sftp session.
+func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
+	var work sync.WaitGroup
+	var c *command
+	begun := false
+	for r := range requests {
+		var payload struct{ Value string }
+		ok := !begun && ssh.Unmarshal(r.Payload, &payload) == nil
+		var err error
+		switch {
+		case ok && r.Type == "exec":
+			s.execs.Add(1)
+			if c, err = s.command(payload.Value); err != nil {
+				ok = false
+				break
+			}
+			work.Go(func() { s.follow(c, channel) })
+		case ok && r.Type == "subsystem" && payload.Value == "sftp" && !s.config.NoSFTP:
+			s.sftps.Add(1)
+			work.Go(func() {
+				server := sftp.NewRequestServer(channel, s.handlers())
+				// It ends with the channel, in whatever way.
+				_ = server.Serve()
+				_ = server.Close()
+			})
+		default:
+			ok = false
+		}
+		begun = begun || ok
+		if r.WantReply {
+			r.Reply(ok, nil)
+		}
+	}
+	// The channel or the connection is gone: what sshd leaves to a command
+	// then is closed pipes.
+	if c != nil {
+		c.closePipes()
+	}
+	channel.Close()
+	work.Wait()
+}
+
+// command is one that runs, with our ends of its pipes.
+type command struct {
+	cmd                   *exec.Cmd
+	stdin, stdout, stderr *os.File
+}
+
+func (c *command) closePipes() {
+	for _, f := range []*os.File{c.stdin, c.stdout, c.stderr} {
+		f.Close()
+	}
+}
+
+// kill ends the command's whole group: it leads a session of its own.
+func (c *command) kill() { _ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
+
+// command starts one.
+func (s *Server) command(line string) (*command, error) {
+	var files [6]*os.File // reading and writing end of each pipe
+	for i := 0; i < len(files); i += 2 {
+		var err error
+		if files[i], files[i+1], err = os.Pipe(); err != nil {
+			for _, f := range files[:i] {
+				f.Close()
+			}
+			return nil, err
+		}
+	}
+	cmd := exec.Command("/bin/sh", "-c", line)
+	cmd.Env, cmd.Dir = s.env, s.config.Home
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[3], files[5]
+	c := &command{cmd: cmd, stdin: files[1], stdout: files[2], stderr: files[4]}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := errors.New("server closed")
+	if !s.closed {
+		err = cmd.Start()
+	}
+	files[0].Close()
+	files[3].Close()
+	files[5].Close()
+	if err != nil {
+		c.closePipes()
+		return nil, err
+	}
+	s.commands[c] = true
+	return c, nil
+}
+
+// follow moves bytes until the command has ended and its output is told, then
+// tells its exit status.
+func (s *Server) follow(c *command, channel ssh.Channel) {
+	var input, output sync.WaitGroup
+	// Errors here mean that one of the two sides is gone, and are its business.
+	input.Go(func() {
+		_, _ = io.Copy(c.stdin, channel)
+		c.stdin.Close()
+	})
+	output.Go(func() {
+		_, _ = io.WriteString(channel, s.config.Noise)
+		_, _ = io.Copy(channel, c.stdout)
+		c.stdout.Close()
+	})
+	output.Go(func() {
+		_, _ = io.Copy(channel.Stderr(), c.stderr)
+		c.stderr.Close()
+	})
+	_ = c.cmd.Wait()
+	s.mu.Lock()
+	delete(s.commands, c)
+	s.mu.Unlock()
+	output.Wait()
+	status := c.cmd.ProcessState.ExitCode()
+	if status < 0 { // by a signal
+		status = 255
+	}
+	_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
+	channel.Close()
+	input.Wait()
+}

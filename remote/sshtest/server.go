@@ -1,0 +1,347 @@
+// Package sshtest is an SSH server inside the process, for tests and for the
+// demo: it really runs what a client asks for, really stores what it uploads,
+// and on request it cuts, stalls, refuses and lies.
+//
+// As with OpenSSH, a lost connection kills nothing: the commands only find
+// their pipes closed. Each runs in a session of its own. [Server.Close] is where
+// a test ends, and there what still runs is killed; a process that has left its
+// group is not.
+//
+// It checks no more than a client's key: never let anything but the own machine
+// reach it.
+package sshtest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+)
+
+// Config is what a server is like from the start.
+type Config struct {
+	ClientKeys []ssh.PublicKey // that may log in; certificates count as their authority's key
+	HostKeys   []ssh.Signer    // empty: a new ed25519 key
+	Home       string          // HOME of commands, and where they start
+	Path       string          // PATH of commands; empty: the present one
+	Env        []string        // more of their environment, such as SPOOLSWEEP_PRACTICE=DIR
+	Noise      string          // printed before whatever a command prints, like a careless login shell
+	Banner     string          // shown before the login
+	NoSFTP     bool            // no sftp subsystem
+	Address    string          // to listen on; empty: a free port of 127.0.0.1
+}
+
+// Server is a server that runs.
+type Server struct {
+	config   Config
+	listener net.Listener
+	env      []string
+	wg       sync.WaitGroup // of everything that serves
+
+	execs, sftps, conns, uploaded atomic.Int64
+
+	mu       sync.Mutex // guards what follows
+	hostKeys []ssh.Signer
+	refuse   bool
+	stalled  chan struct{} // not nil: nothing moves until it is closed
+	cutAfter int64         // for new connections: bytes to the client, 0 for no end
+	live     map[*faulty]bool
+	commands map[*command]bool
+	closed   bool
+}
+
+// Start starts a server.
+func Start(config Config) (*Server, error) {
+	s := &Server{config: config, hostKeys: config.HostKeys, live: map[*faulty]bool{}, commands: map[*command]bool{}}
+	if len(s.hostKeys) == 0 {
+		key, err := NewKey()
+		if err != nil {
+			return nil, err
+		}
+		s.hostKeys = []ssh.Signer{key}
+	}
+	path := config.Path
+	if path == "" {
+		path = os.Getenv("PATH")
+	}
+	// Nothing of our own environment: a command must not find the real HOME.
+	s.env = append([]string{"HOME=" + config.Home, "PATH=" + path, "SHELL=/bin/sh", "LANG=C.UTF-8"}, config.Env...)
+	address := config.Address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("ssh test server: %w", err)
+	}
+	s.listener = l
+	s.wg.Go(s.accept)
+	return s, nil
+}
+
+// NewKey makes an ed25519 key.
+func NewKey() (ssh.Signer, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.NewSignerFromKey(private)
+}
+
+// WriteKey makes a key for a client, writes it to file as ssh-keygen would, and
+// returns what the server must accept.
+func WriteKey(file string) (ssh.PublicKey, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, filepath.Base(file))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+		return nil, err
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		return nil, err
+	}
+	return signer.PublicKey(), nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() *net.TCPAddr { return s.listener.Addr().(*net.TCPAddr) }
+
+// KnownHostsLine is what a known_hosts file needs, one line for each host key,
+// newlines included.
+func (s *Server) KnownHostsLine() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b bytes.Buffer
+	for _, k := range s.hostKeys {
+		fmt.Fprintln(&b, knownhosts.Line([]string{s.listener.Addr().String()}, k.PublicKey()))
+	}
+	return b.String()
+}
+
+// Execs, SFTPs and Conns count commands, sftp sessions and connections that
+// were begun, Uploaded the bytes stored by SFTP.
+func (s *Server) Execs() int64    { return s.execs.Load() }
+func (s *Server) SFTPs() int64    { return s.sftps.Load() }
+func (s *Server) Conns() int64    { return s.conns.Load() }
+func (s *Server) Uploaded() int64 { return s.uploaded.Load() }
+
+// SetHostKeys gives new connections other host keys.
+func (s *Server) SetHostKeys(keys ...ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hostKeys = keys
+}
+
+// Refuse lets nobody in from now on.
+func (s *Server) Refuse(refuse bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = refuse
+}
+
+// CutAfter cuts each new connection once it has sent n bytes to the client; 0
+// for never.
+func (s *Server) CutAfter(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cutAfter = n
+}
+
+// Cut ends all connections there are, as a router does that forgets them.
+func (s *Server) Cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.live {
+		c.Close()
+	}
+}
+
+// Stall holds all traffic, of new connections too, until Resume: nothing is lost
+// and nothing moves.
+func (s *Server) Stall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stalled == nil {
+		s.stalled = make(chan struct{})
+	}
+}
+
+// Resume ends Stall.
+func (s *Server) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stalled != nil {
+		close(s.stalled)
+		s.stalled = nil
+	}
+}
+
+// Close cuts all connections, kills the commands that still run, and waits for
+// everything to be over.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	for c := range s.live {
+		c.Close()
+	}
+	for c := range s.commands {
+		c.kill()
+	}
+	s.mu.Unlock()
+	err := s.listener.Close()
+	s.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return
+		}
+		s.conns.Add(1)
+		s.mu.Lock()
+		c := &faulty{Conn: conn, server: s, left: s.cutAfter, limited: s.cutAfter > 0, closed: make(chan struct{})}
+		if s.closed {
+			conn.Close()
+		} else {
+			s.live[c] = true
+			s.wg.Go(func() { s.serve(c) })
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Server) serve(conn *faulty) {
+	defer func() {
+		conn.Close()
+		s.mu.Lock()
+		delete(s.live, conn)
+		s.mu.Unlock()
+	}()
+	config := &ssh.ServerConfig{
+		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			return nil, s.admit(key)
+		},
+	}
+	if s.config.Banner != "" {
+		config.BannerCallback = func(ssh.ConnMetadata) string { return s.config.Banner }
+	}
+	s.mu.Lock()
+	for _, k := range s.hostKeys {
+		config.AddHostKey(k)
+	}
+	s.mu.Unlock()
+	c, channels, requests, err := ssh.NewServerConn(conn, config)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	// Keepalives are answered with "no", as OpenSSH does.
+	s.wg.Go(func() { ssh.DiscardRequests(requests) })
+	for next := range channels {
+		if next.ChannelType() != "session" {
+			next.Reject(ssh.UnknownChannelType, "only sessions")
+			continue
+		}
+		channel, requests, err := next.Accept()
+		if err != nil {
+			return
+		}
+		s.wg.Go(func() { s.session(channel, requests) })
+	}
+}
+
+func (s *Server) admit(key ssh.PublicKey) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cert, ok := key.(*ssh.Certificate); ok {
+		key = cert.SignatureKey
+	}
+	for _, k := range s.config.ClientKeys {
+		if !s.refuse && bytes.Equal(k.Marshal(), key.Marshal()) {
+			return nil
+		}
+	}
+	return errors.New("key not accepted")
+}
+
+// faulty is a connection as seen by the server, with the faults in it.
+type faulty struct {
+	net.Conn
+	server *Server
+
+	mu      sync.Mutex // guards left
+	left    int64      // bytes to the client before the cut
+	limited bool
+
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *faulty) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// wait blocks while the server stalls.
+func (c *faulty) wait() error {
+	for {
+		c.server.mu.Lock()
+		stalled := c.server.stalled
+		c.server.mu.Unlock()
+		if stalled == nil {
+			return nil
+		}
+		select {
+		case <-stalled:
+		case <-c.closed:
+			return net.ErrClosed
+		}
+	}
+}
+
+func (c *faulty) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if werr := c.wait(); werr != nil {
+		return 0, werr
+	}
+	return n, err
+}
+
+func (c *faulty) Write(p []byte) (int, error) {
+	if err := c.wait(); err != nil {
+		return 0, err
+	}
+	if c.limited {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if int64(len(p)) >= c.left {
+			n, _ := c.Conn.Write(p[:c.left])
+			c.left = 0
+			c.Close()
+			return n, net.ErrClosed
+		}
+		c.left -= int64(len(p))
+	}
+	return c.Conn.Write(p)
+}

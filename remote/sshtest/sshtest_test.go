@@ -1,0 +1,132 @@
+package sshtest_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+
+	"spoolsweep/remote/sshtest"
+)
+
+func start(t *testing.T) (*sshtest.Server, *ssh.Client, string) {
+	t.Helper()
+	key, err := sshtest.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	s, err := sshtest.Start(sshtest.Config{ClientKeys: []ssh.PublicKey{key.PublicKey()}, Home: home, Env: []string{"EXTRA=1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ssh.Dial("tcp", s.Addr().String(), &ssh.ClientConfig{
+		User: "u", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return s, c, home
+}
+
+func TestExec(t *testing.T) {
+	s, c, home := start(t)
+	run, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	run.Stdin, run.Stdout, run.Stderr = strings.NewReader("input"), &out, &errs
+	err = run.Run(`cat; echo " $HOME $PWD $EXTRA"; echo problem >&2; exit 7`)
+	var exit *ssh.ExitError
+	if !errors.As(err, &exit) || exit.ExitStatus() != 7 {
+		t.Errorf("got %v, want exit status 7", err)
+	}
+	if want := "input " + home + " " + home + " 1\n"; out.String() != want || errs.String() != "problem\n" || s.Execs() != 1 {
+		t.Errorf("got %q, %q, want %q", out.String(), errs.String(), want)
+	}
+}
+
+// A lost connection closes a command's pipes and sends it no signal.
+func TestLostConnection(t *testing.T) {
+	s, c, home := start(t)
+	run, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(home, "fifo")
+	if err := run.Start("mkfifo " + fifo + "; echo ready; cat >/dev/null; trap '' PIPE; echo x 2>/dev/null && r=open || r=closed; echo $r >" + fifo); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	s.Cut()
+	text, err := os.ReadFile(fifo)
+	if err != nil || string(text) != "closed\n" {
+		t.Errorf("the command found its output %q, %v", text, err)
+	}
+}
+
+// Programs are uploaded while others are started: none is ever busy.
+func TestUploadedProgramsRun(t *testing.T) {
+	_, c, home := start(t)
+	program, err := os.ReadFile("/bin/echo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 10 {
+				name := filepath.Join(home, string(rune('a'+i))+string(rune('a'+j)))
+				if err := uploadAndRun(c, name, program); err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func uploadAndRun(c *ssh.Client, name string, program []byte) error {
+	files, err := sftp.NewClient(c)
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	f, err := files.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.ReadFrom(bytes.NewReader(program))
+	if err := errors.Join(err, f.Close(), files.Chmod(name, 0o700)); err != nil {
+		return err
+	}
+	run, err := c.NewSession()
+	if err != nil {
+		return err
+	}
+	defer run.Close()
+	out, err := run.CombinedOutput(name + " hello")
+	if err == nil && string(out) != "hello\n" {
+		err = errors.New("it printed " + string(out))
+	}
+	return err
+}
