@@ -54,7 +54,6 @@ type args struct {
 	Accounts oneOrMore         `json:"account"`
 	Env      map[string]string `json:"env"`
 	Hidden   string            `json:"-"`
-	private  string
 }
 
 func TestDecode(t *testing.T) {
@@ -112,7 +111,6 @@ func TestDecodeErrors(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"live_mx: 1", `f.yaml:2: unknown key "live_mx" (did you mean "live_max"?)`},
 		{"Hidden: 1", `f.yaml:2: unknown key "Hidden" (known: name, rate, force, live_max, small, count, share, queues, rules, vars, watch, expect, Nested, upper, account, env)`},
-		{"private: 1", `f.yaml:2: unknown key "private" (known: name, rate, force, live_max, small, count, share, queues, rules, vars, watch, expect, Nested, upper, account, env)`},
 		{"Nested: {Prot: 1}", `f.yaml:2: unknown key of Nested: "Prot" (did you mean "Port"?)`},
 		{"rate: 50", `f.yaml:2: rate: expected text, found the number 50 (quote it: "50")`},
 		{"rate: off", `f.yaml:2: rate: expected text, found the truth value off (quote it: "off")`},

@@ -248,10 +248,10 @@ func TestNothing(t *testing.T) {
 // An error at the end of a large file must not take the whole file once for each
 // of its lines.
 func TestErrorInLargeFile(t *testing.T) {
-	text := strings.Repeat("- {name: mx, x: [1, 2, 3]}\n", 20_000) + " - bad: [}\n"
+	text := strings.Repeat("- {name: mx, x: [1, 2, 3]}\n", 5_000) + " - bad: [}\n"
 	_, err := Parse("f.yaml", []byte(text))
-	if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:20001: ") {
-		t.Errorf("got %v, want line 20001", err)
+	if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:5001: ") {
+		t.Errorf("got %v, want line 5001", err)
 	}
 	// Here every shorter start is broken too; the line is then the library's.
 	_, err = Parse("f.yaml", []byte("x: 1\ny: \"\n"+strings.Repeat("z\n", 200_000)))

@@ -11,7 +11,7 @@ import (
 
 // maxSearch bounds the text that is parsed again to find the line of an error:
 // less than a second of work.
-const maxSearch = 4 << 20
+const maxSearch = 2 << 20
 
 var (
 	libraryLine = regexp.MustCompile(`^line (\d+): `)

@@ -28,7 +28,9 @@ type Host struct {
 	Line int
 	// Vars are the variables of its groups and its own, merged as Ansible does.
 	// The known ones are always there: "" where nothing set them, in which case
-	// Origin returns nil, so that a playbook's own value can stand.
+	// Origin returns nil, so that a playbook's own value can stand. (The map ssh is
+	// here as Ansible has it, the most specific one whole; Connection has the
+	// settings of all levels.)
 	Vars       map[string]any
 	Connection Connection
 
