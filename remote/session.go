@@ -189,6 +189,9 @@ func (s *Session) deliver(f wire.Frame) {
 func (s *Session) write() {
 	beat := time.NewTicker(wire.Beat)
 	defer beat.Stop()
+	// The end of input is the agent's sign to end. It is given here because
+	// x/crypto's channels may not be closed while somebody writes.
+	defer s.link.w.Close()
 	w := wire.NewWriter(s.link.w)
 	for {
 		var o outgoing
@@ -343,10 +346,8 @@ func fault(f wire.Frame) error {
 // connection stays open for another session unless the agent had to be left.
 func (s *Session) Close() error {
 	s.fail(fmt.Errorf("%s: %w", s.host, ErrClosed))
-	// The end of input is the agent's sign to end. Should the writer be
-	// stuck, or the agent not listen, the connection goes.
+	// Should the writer be stuck, or the agent not listen, the connection goes.
 	defer time.AfterFunc(closeGrace, s.link.abort).Stop()
-	_ = s.link.w.Close()
 	s.wg.Wait()
 	if err := s.Err(); !errors.Is(err, ErrClosed) {
 		return err

@@ -323,7 +323,7 @@ func splitLine(line string) (keyword string, args []string, err error) {
 	}
 	end := strings.IndexAny(line, " \t=")
 	if end < 0 {
-		return strings.ToLower(line), nil, nil
+		return strings.ToLower(strings.Trim(line, `"`)), nil, nil
 	}
 	keyword = strings.ToLower(strings.Trim(line[:end], `"`))
 	rest := strings.TrimLeft(line[end:], " \t")

@@ -168,7 +168,7 @@ func TestSSHConfigWarnings(t *testing.T) {
 
 // The law: a line taken apart, quoted and joined again is taken apart the same.
 func FuzzSplitLine(f *testing.F) {
-	for _, s := range []string{"Host a b", "User=x", `IdentityFile "a b" 'c' d\ e # f`, "Port = 22", `x "`, "=", `a \`} {
+	for _, s := range []string{"Host a b", "User=x", `IdentityFile "a b" 'c' d\ e # f`, "Port = 22", `x "`, "=", `a \`, `"`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, line string) {

@@ -234,6 +234,11 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 		switch {
 		case ok && seen.pid == now.pid && seen.started == now.started:
 			if time.Since(proof) >= proveStart {
+				if len(w.Postfix.Status) > 0 {
+					if err := command(ctx, statusLimit, nil, w.Postfix.Status...); err != nil {
+						return Started{}, w.withLog(began, err)
+					}
+				}
 				r.Master, r.Manager, r.Proved = master, now.pid, time.Since(proof).Seconds()
 				return r, nil
 			}

@@ -18,12 +18,17 @@ import (
 const (
 	// batch is how many files one postcat reads: far below the limit on arguments.
 	batch = 200
-	// postcatLimit ends a postcat that goes round in circles, as those before
-	// Postfix 3.9 do on some broken files.
-	postcatLimit = 20 * time.Second
-	// looks is how often an audit begins again because mail moved meanwhile.
-	looks = 20
+	// postcatLimit and postcatOutput end a postcat that goes round in circles, as
+	// those before Postfix 3.9 do on some broken files. A batch of headers is less
+	// than a megabyte.
+	postcatLimit  = 20 * time.Second
+	postcatOutput = 32 << 20
+	// restLimit is how long an audit waits for mail to stop moving.
+	restLimit = time.Minute
 )
+
+// errMoved says that mail moved while it was read.
+var errMoved = errors.New("mail keeps moving")
 
 // Audit says where every message of a host is. It asks postcat, and knows
 // nothing of the program under test.
@@ -101,24 +106,40 @@ func (a Audit) Count() map[string]int {
 // Mail that moves meanwhile could be seen twice or not at all, so the audit
 // begins again until nothing has moved while it read.
 func (h *Host) Audit(ctx context.Context) (Audit, error) {
-	for range looks {
-		files, err := h.listMail()
-		if err != nil {
-			return Audit{}, fmt.Errorf("audit %s: %w", h.Name, err)
-		}
-		a, err := h.readMail(ctx, files)
-		if err != nil {
-			return Audit{}, fmt.Errorf("audit %s: %w", h.Name, err)
-		}
-		again, err := h.listMail()
-		if err != nil {
-			return Audit{}, fmt.Errorf("audit %s: %w", h.Name, err)
-		}
-		if slices.Equal(files, again) {
+	ctx, cancel := context.WithTimeout(ctx, restLimit)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		a, err := h.look(ctx)
+		if err == nil {
 			return a, nil
 		}
+		if !errors.Is(err, errMoved) || ctx.Err() != nil {
+			return Audit{}, fmt.Errorf("audit %s: %w", h.Name, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
 	}
-	return Audit{}, fmt.Errorf("audit %s: mail kept moving in %d looks", h.Name, looks)
+}
+
+// look is one try at an audit.
+func (h *Host) look(ctx context.Context) (Audit, error) {
+	files, err := h.listMail()
+	if err != nil {
+		return Audit{}, err
+	}
+	a, err := h.readMail(ctx, files)
+	if err != nil {
+		return Audit{}, err
+	}
+	again, err := h.listMail()
+	if err == nil && !slices.Equal(files, again) {
+		err = errMoved
+	}
+	return a, err
 }
 
 // mailFile is one file, with what would tell a change of it.
@@ -206,56 +227,87 @@ func (h *Host) readMail(ctx context.Context, files []mailFile) (Audit, error) {
 			queued = append(queued, f)
 		}
 	}
-	for some := range slices.Chunk(queued, batch) {
-		if err := h.postcat(ctx, &a, some); err != nil {
+	for len(queued) > 0 {
+		read, err := h.postcat(ctx, &a, queued[:min(batch, len(queued))])
+		if err != nil {
 			return a, err
 		}
+		queued = queued[read:]
 	}
 	return a, nil
 }
 
-// postcat reads a batch, and where one file spoils it, each by itself.
-func (h *Host) postcat(ctx context.Context, a *Audit, files []mailFile) error {
+// postcat reads some of the files, at least the first, and returns how many.
+// It stops behind one that makes postcat give up: each such file costs a second,
+// since a Postfix program that dies sleeps first.
+func (h *Host) postcat(ctx context.Context, a *Audit, files []mailFile) (int, error) {
 	limited, cancel := context.WithTimeout(ctx, postcatLimit)
 	defer cancel()
 	// With -e each file has a line with its name; -h alone prints none.
 	argv := []string{"postcat", "-eh"}
-	for _, f := range files {
-		argv = append(argv, "/var/spool/postfix/"+f.name)
+	place := make(map[string]int, len(files))
+	for i, f := range files {
+		name := "/var/spool/postfix/" + f.name
+		argv = append(argv, name)
+		place[name] = i
 	}
-	out, err := h.Run(limited, argv...)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	out := capped{left: postcatOutput}
+	cmd := h.Command(limited, argv...)
+	cmd.Stdout = &out
+	gaveUp := cmd.Run()
+	if err := ctx.Err(); err != nil {
+		return 0, err
 	}
-	parts := strings.Split("\n"+out, "\n*** ENVELOPE RECORDS ")[1:]
-	if err != nil || len(parts) != len(files) {
-		if !h.Running() {
-			return err
-		}
-		if len(files) == 1 {
-			a.Unreadable = append(a.Unreadable, files[0].Place)
-			return nil
-		}
-		for i := range files {
-			if err := h.postcat(ctx, a, files[i:i+1]); err != nil {
-				return err
-			}
-		}
-		return nil
+	if gaveUp != nil && !h.Running() {
+		return 0, gaveUp
 	}
-	for i, part := range parts {
+
+	read := len(files)
+	whole := make(map[int]string, len(files))
+	last := -1 // the last file of which anything was printed
+	for _, part := range strings.Split("\n"+out.String(), "\n*** ENVELOPE RECORDS ")[1:] {
 		name, rest, _ := strings.Cut(part, " ***\n")
-		if name != "/var/spool/postfix/"+files[i].name {
-			return fmt.Errorf("postcat printed %s, want %s", name, files[i].name)
+		i, ok := place[name]
+		if !ok {
+			continue // the rest of a file that was cut off
 		}
-		if !strings.Contains(rest, "*** MESSAGE FILE END ") {
-			a.Unreadable = append(a.Unreadable, files[i].Place)
+		last = i
+		if strings.Contains(rest, "*** MESSAGE FILE END ") {
+			_, head, _ := strings.Cut(rest, "*** MESSAGE CONTENTS ")
+			whole[i] = head
+		}
+	}
+	if gaveUp != nil {
+		if _, ok := whole[last]; ok || last < 0 {
+			last++
+		}
+		read = min(last+1, len(files))
+	}
+	for i, f := range files[:read] {
+		if head, ok := whole[i]; ok {
+			a.add(f.Place, labID(head))
 			continue
 		}
-		_, head, _ := strings.Cut(rest, "*** MESSAGE CONTENTS ")
-		a.add(files[i].Place, labID(head))
+		if _, err := os.Lstat(f.Path); err != nil {
+			return 0, errMoved
+		}
+		a.Unreadable = append(a.Unreadable, f.Place)
 	}
-	return nil
+	return read, nil
+}
+
+// capped is a buffer that refuses more than it has room for.
+type capped struct {
+	strings.Builder
+	left int
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	if len(p) > c.left {
+		return 0, errors.New("more output than makes sense")
+	}
+	c.left -= len(p)
+	return c.Builder.Write(p)
 }
 
 func (a *Audit) add(place Place, id string) {

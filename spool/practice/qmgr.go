@@ -141,10 +141,14 @@ func (q *queueManager) run() error {
 		return err
 	}
 	incoming, deferred := true, true
-	due := time.Now()
+	due := q.first()
 	every := time.NewTicker(time.Duration(q.h.QueueRunDelay) * time.Second)
 	defer every.Stop()
 	for {
+		var err error
+		if due, err = q.deliverDue(due); err != nil {
+			return err
+		}
 		if incoming || q.passed && q.active() <= q.h.ActiveLimit-(q.h.ActiveLimit+9)/10 {
 			incoming = false
 			if err := q.scan(spool.Incoming); err != nil {
@@ -160,10 +164,6 @@ func (q *queueManager) run() error {
 		q.allDue = false
 		var wait <-chan time.Time
 		if len(q.waiting) > 0 {
-			var err error
-			if due, err = q.deliverDue(due); err != nil {
-				return err
-			}
 			wait = time.After(time.Until(due))
 		}
 		if err := q.out.Flush(); err != nil {
@@ -187,12 +187,15 @@ func (q *queueManager) run() error {
 					more = false
 				}
 			}
-			before := q.h.QueueRunDelay
+			before := q.h.Options
 			if err := q.h.reload(); err != nil {
 				return err
 			}
-			if q.h.QueueRunDelay != before {
+			if q.h.QueueRunDelay != before.QueueRunDelay {
 				every.Reset(time.Duration(q.h.QueueRunDelay) * time.Second)
+			}
+			if q.h.Rate != before.Rate {
+				due = q.first()
 			}
 		case <-every.C:
 			incoming, deferred = true, true
@@ -374,12 +377,21 @@ func within(address string, domains []string) bool {
 	return false
 }
 
+// interval is the time between two deliveries.
+func (q *queueManager) interval() time.Duration {
+	if q.h.Rate <= 0 {
+		return 0
+	}
+	return time.Duration(float64(time.Second) / q.h.Rate)
+}
+
+// first is when the first delivery is due, a start and a change of rate being one.
+func (q *queueManager) first() time.Time { return time.Now().Add(q.interval()) }
+
 // deliverDue delivers what the rate allows since due, and returns when to go on.
 func (q *queueManager) deliverDue(due time.Time) (time.Time, error) {
 	now := time.Now()
-	if q.h.Rate <= 0 {
-		due = now
-	} else if due.Before(now.Add(-time.Second)) {
+	if due.Before(now.Add(-time.Second)) {
 		due = now // what was not used is not saved up
 	}
 	for n := 0; len(q.waiting) > 0 && !due.After(now) && n < deliverAtOnce; n++ {
@@ -394,9 +406,7 @@ func (q *queueManager) deliverDue(due time.Time) (time.Time, error) {
 		} else if err != nil {
 			return due, err
 		}
-		if q.h.Rate > 0 {
-			due = due.Add(time.Duration(float64(time.Second) / q.h.Rate))
-		}
+		due = due.Add(q.interval())
 	}
 	return due, nil
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-
 	"spoolsweep/spool"
 	"spoolsweep/spool/queuefile"
 )
@@ -175,4 +174,3 @@ func asideMail(t *testing.T, p *spool.Postfix, sets []spool.Set, a Audit) (ham, 
 	}
 	return ham, rest
 }
-

@@ -171,7 +171,7 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 			err := inParallel(judges, len(chunk.IDs), func(j *pattern.Judge, i int) error {
 				return results[i].read(j, chunk, name, i, func(e *queuefile.Envelope) {
 					mu.Lock()
-					sources.add(chunk.IDs[i], e)
+					sources.add(name+"/"+chunk.IDs[i], e)
 					mu.Unlock()
 				})
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ConfirmArgs are the arguments of confirm.
@@ -69,17 +70,17 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 		if c.HitMore {
 			more = "more than "
 		}
-		why = append(why, fmt.Sprintf("the rules hit %s%d local senders: %.60q", more, n, c.Hit[:a.MaxSenders+1]))
+		why = append(why, fmt.Sprintf("the rules hit %s%d local senders, such as %s", more, n, strings.Join(c.Hit[:a.MaxSenders+1], ", ")))
 	}
 	if c.Unreadable > 0 {
-		why = append(why, fmt.Sprintf("%d messages are unreadable, such as %q", c.Unreadable, c.Unread))
+		why = append(why, fmt.Sprintf("%d messages are unreadable, such as %s", c.Unreadable, strings.Join(c.Unread, ", ")))
 	}
 	if c.Rescued > int64(a.MaxRescued) {
 		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take", c.Rescued))
 	}
 	for _, s := range c.Left {
 		if s.Count > int64(a.MaxSource) {
-			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s %s, such as %q", s.Count, s.Kind, s.Value, s.Samples))
+			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s %s, such as %s", s.Count, s.Kind, s.Value, strings.Join(s.Samples, ", ")))
 		}
 	}
 	return why

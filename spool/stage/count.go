@@ -36,7 +36,7 @@ var count = Row{
 // Counts is the result of count.
 type Counts struct{ spool.Counts }
 
-// Lines tells each queue and what is set aside.
+// Lines tells each queue that holds something, and what is set aside.
 func (c *Counts) Lines() []Line {
 	var lines []Line
 	add := func(label string, n spool.Count) {
@@ -47,12 +47,15 @@ func (c *Counts) Lines() []Line {
 		lines = append(lines, l)
 	}
 	for _, q := range spool.Queues {
-		if n, ok := c.Queues[q]; ok {
+		if n, ok := c.Queues[q]; ok && n.Messages > 0 {
 			add(string(q), n)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.SetAside)) {
 		add(name, c.SetAside[name])
+	}
+	if len(lines) == 0 {
+		lines = append(lines, Line{Label: "all queues", Text: "are empty"})
 	}
 	return lines
 }

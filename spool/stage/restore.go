@@ -217,7 +217,7 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 					return err
 				}
 				var r reading
-				if err := r.read(judge, c, s.Aside, i, func(e *queuefile.Envelope) { sources.add(id, e) }); err != nil {
+				if err := r.read(judge, c, s.Aside, i, func(e *queuefile.Envelope) { sources.add(s.Aside+"/"+id, e) }); err != nil {
 					return err
 				}
 				verdict, ok := known[key{r.Inode, r.Size, r.Mtime}]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"spoolsweep/spool"
 )
@@ -141,7 +140,7 @@ type Started struct{ spool.Started }
 
 // Lines tells how long Postfix was down.
 func (s *Started) Lines() []Line {
-	return []Line{{Label: "Postfix runs", Text: fmt.Sprintf("down for %.2f s, queue manager %d seen for %.1f s", s.Downtime, s.Manager, s.Proved)}}
+	return []Line{{Label: "Postfix runs again", Text: fmt.Sprintf("after %.2f s; its queue manager was watched for %.1f s", s.Downtime, s.Proved)}}
 }
 
 // SectionOf returns the first and last index of the section that index i of a
@@ -161,20 +160,4 @@ func SectionOf(names []string, i int) (first, last int, ok bool) {
 		last++
 	}
 	return first, last, true
-}
-
-// Text joins the lines of a result, for logs of the host.
-func Text(r Result) string {
-	var all []string
-	for _, l := range r.Lines() {
-		s := l.Label
-		if l.Unit != "" {
-			s += fmt.Sprintf(": %d %s", l.Number, l.Unit)
-		}
-		if l.Text != "" {
-			s += ": " + l.Text
-		}
-		all = append(all, s)
-	}
-	return strings.Join(all, "; ")
 }

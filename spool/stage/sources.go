@@ -14,14 +14,13 @@ type Source struct {
 	Kind    string   `json:"kind"` // login, sender, client, or bounces-to: a recipient of null-sender mail
 	Value   string   `json:"value"`
 	Count   int64    `json:"count"`
-	Samples []string `json:"samples"` // up to three: queue id, sender and recipient
+	Samples []string `json:"samples"` // up to three, as DIRECTORY/ID; addresses would stay in the record
 }
 
 const (
-	sourcesKept    = 32768 // values counted at one time, of each kind
-	samplesKept    = 3
-	sourcesShown   = 20  // in a result
-	sampleMaxBytes = 200 // of one sample
+	sourcesKept  = 32768 // values counted at one time, of each kind
+	samplesKept  = 3
+	sourcesShown = 20 // in a result
 )
 
 var sourceKinds = []string{"login", "sender", "client", "bounces-to"}
@@ -63,7 +62,7 @@ func (t *tally) sourcesOf(e *queuefile.Envelope, fn func(kind, value string)) {
 	}
 }
 
-func (t *tally) add(id string, e *queuefile.Envelope) {
+func (t *tally) add(where string, e *queuefile.Envelope) {
 	t.sourcesOf(e, func(kind, value string) {
 		values := t.counts[kind]
 		s := values[value]
@@ -82,20 +81,9 @@ func (t *tally) add(id string, e *queuefile.Envelope) {
 		}
 		s.Count++
 		if len(s.Samples) < samplesKept {
-			s.Samples = append(s.Samples, sample(id, e))
+			s.Samples = append(s.Samples, where)
 		}
 	})
-}
-
-func sample(id string, e *queuefile.Envelope) string {
-	s := id + " from <" + e.Sender + ">"
-	if len(e.Recipients) > 0 {
-		s += " to <" + e.Recipients[0].Address + ">"
-	}
-	if len(s) > sampleMaxBytes {
-		s = s[:sampleMaxBytes]
-	}
-	return s
 }
 
 // over lists the sources of more than limit messages, the largest first.
