@@ -46,7 +46,7 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		})
 		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
 			d.slots.close(m.host.Name) // it may be stopped just now
-			return fmt.Errorf("%w; the run goes on there: spoolsweep attach %s%s", err, d.run, d.again)
+			return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
 		}
 		if err != nil {
 			return err
@@ -87,6 +87,14 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		}
 	}
 }
+
+// goesOn is a link that was lost for good, while its host does its work.
+type goesOn struct {
+	error
+	remedy string
+}
+
+func (e *goesOn) Unwrap() error { return e.error }
 
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
 	a.By = me()

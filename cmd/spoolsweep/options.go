@@ -107,9 +107,11 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 	if err != nil {
 		return nil, err
 	}
-	source, err := push.NewSource(c.String("agent"))
-	if err != nil {
-		return nil, err
+	source, ok := c.App.Metadata[agentSource].(*push.Source)
+	if !ok {
+		if source, err = push.NewSource(c.String("agent")); err != nil {
+			return nil, err
+		}
 	}
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{
@@ -150,15 +152,7 @@ func (s *sweep) link(f *remote.Fleet) {
 // hosts are those of the inventory that playbook and limit name.
 func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) ([]*inventory.Host, error) {
 	paths := c.StringSlice("inventory")
-	for _, p := range paths {
-		s.again += " -i " + p
-	}
-	for _, p := range c.StringSlice("known-hosts") {
-		s.again += " --known-hosts " + p
-	}
-	if c.IsSet("limit") {
-		s.again += " -l " + c.String("limit")
-	}
+	s.again = again(c)
 	if len(paths) == 0 {
 		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
 			paths = strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' })
@@ -199,6 +193,41 @@ func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, er
 		return nil, fmt.Errorf("--limit %s leaves none of the hosts that the playbook is for (%s)", c.String("limit"), of)
 	}
 	return hosts, nil
+}
+
+// again are the flags of this command line by which another one finds the same
+// hosts in the same way, to stand behind what is to be typed next.
+func again(c *cli.Context) string {
+	var words []string
+	for _, name := range []string{"inventory", "known-hosts"} {
+		for _, v := range c.StringSlice(name) {
+			words = append(words, "--"+name, v)
+		}
+	}
+	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "limit"} {
+		if c.IsSet(name) {
+			words = append(words, "--"+name, c.String(name))
+		}
+	}
+	if c.Bool("become") {
+		words = append(words, "--become")
+	}
+	line := ""
+	for _, w := range words {
+		line += " " + shellWord(w)
+	}
+	return line
+}
+
+// shellWord quotes a word that a shell would not take as it stands.
+func shellWord(w string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("@%+=:,./_-", r)
+	}
+	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
 // newMember takes the host variables that concern us, strictly.
@@ -257,6 +286,10 @@ func (m *member) fail(err error) {
 		m.Error.Message, m.Error.Remedy = open.Message(), open.Remedy
 	case errors.Is(err, remote.ErrLost):
 		m.Status = show.Unreachable
+	}
+	var on *goesOn
+	if errors.As(err, &on) {
+		m.Error.Remedy = on.remedy
 	}
 }
 

@@ -215,6 +215,10 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 			m.Error.Stage = "connect" // told
 			continue
 		}
+		if f.Counts.QueueDirectory == "" {
+			s.problems(name, f) // it could not look
+			continue
+		}
 		s.Note(name, "Postfix %s, %s, %s, %d messages", show.Clean(f.Postfix.Version), show.Clean(f.Counts.Postfix), show.Clean(f.Counts.QueueDirectory), f.Counts.Messages)
 		for _, q := range f.Aside {
 			s.Note(name, "  set aside %s: %d messages", show.Clean(string(q)), f.Counts.Queues[q].Messages)
@@ -233,10 +237,14 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		for _, r := range f.Runs {
 			s.Note(name, "  note: run %s of %s is %s, %d messages aside", show.Clean(r.Run), show.Clean(r.Who), show.Clean(r.Phase), r.Aside)
 		}
-		for _, p := range f.Problems {
-			s.Alert(name, "  IN THE WAY: %s", show.Clean(p.Message))
-			s.Alert(name, "    remedy: %s", show.Clean(p.Remedy))
-		}
+		s.problems(name, f)
+	}
+}
+
+func (s *sweep) problems(name string, f *run.Preflight) {
+	for _, p := range f.Problems {
+		s.Alert(name, "  IN THE WAY: %s", show.Clean(p.Message))
+		s.Alert(name, "    remedy: %s", show.Clean(p.Remedy))
 	}
 }
 

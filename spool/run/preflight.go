@@ -45,9 +45,14 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 		return nil, err
 	}
 	f.Postfix = p.Settings
-	f.Counts.Postfix = "stopped"
-	if _, running := p.Running(); running {
+	_, running := p.Running()
+	switch {
+	case running:
 		f.Counts.Postfix = "running"
+	case !f.Root && os.Geteuid() != p.Owner:
+		f.Counts.Postfix = "unknown" // master.pid is root's
+	default:
+		f.Counts.Postfix = "stopped"
 	}
 	return f, nil
 }
