@@ -47,6 +47,10 @@ const (
 	statusInterrupted = 130
 )
 
+// agentSource is the key of the app's metadata where a *push.Source stands in
+// for the usual one: the demo's, which pushes this very program.
+const agentSource = "agent source"
+
 // exit ends a command with a status whose reason was printed already.
 type exit int
 
@@ -55,11 +59,15 @@ func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 // Main runs one command line and returns the exit status. It is where errors
 // become statuses, and nowhere else.
 func Main(ctx context.Context, args []string, in io.Reader, out, err io.Writer) int {
-	app := newApp(in, out, err)
+	return execute(ctx, newApp(in, out, err), args)
+}
+
+func execute(ctx context.Context, app *cli.App, args []string) int {
 	if len(args) > 0 {
 		args = permute(app, args)
 	}
 	failed := app.RunContext(ctx, args)
+	err := app.ErrWriter
 	var status exit
 	switch {
 	case failed == nil:
@@ -90,6 +98,7 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 			classifyCommand(), putbackCommand(), demoCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,
+		Metadata:                  map[string]any{},
 		Suggest:                   true,
 		HideVersion:               true,
 		UseShortOptionHandling:    true,
