@@ -146,10 +146,10 @@ func (h *Host) check() error {
 	}
 	for _, q := range []spool.Queue{spool.Defer, "bounce", spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
 		err := spool.Walk(p, string(q), func(c spool.Chunk) error {
+			if err := noDirectory(string(q), c); err != nil {
+				return err
+			}
 			for _, name := range c.Odd {
-				if len(name) == 1 {
-					return fmt.Errorf("scan_dir_push: open directory %s: Not a directory", filepath.Join(string(q), c.Sub, name))
-				}
 				if !temporary(name) {
 					return fmt.Errorf("bogus file name: %s", filepath.Join(string(q), c.Sub, name))
 				}

@@ -266,6 +266,19 @@ func (q *queueManager) rename(path string, to spool.Queue, id string) error {
 	return err
 }
 
+// noDirectory is what becomes of a file whose name has one character: it is taken
+// for a hash subdirectory by that alone (mail_scan_dir.c).
+func noDirectory(queue string, c spool.Chunk) error {
+	for _, names := range [][]string{c.IDs, c.Odd} {
+		for _, name := range names {
+			if len(name) == 1 {
+				return fmt.Errorf("scan_dir_push: open directory %s: Not a directory", filepath.Join(queue, c.Sub, name))
+			}
+		}
+	}
+	return nil
+}
+
 var errFull = errors.New("active is full")
 
 // scan takes what is due from a queue, as far as active has room.
@@ -279,10 +292,8 @@ func (q *queueManager) scan(queue spool.Queue) error {
 		}
 		var taken int
 		err := spool.Walk(q.p, string(queue), func(c spool.Chunk) error {
-			for _, name := range c.Odd {
-				if len(name) == 1 {
-					return fmt.Errorf("scan_dir_push: open directory %s: Not a directory", filepath.Join(string(queue), c.Sub, name))
-				}
+			if err := noDirectory(string(queue), c); err != nil {
+				return err
 			}
 			for _, id := range c.IDs {
 				if c.Sub != queuefile.HashDir(id, q.h.depth(queue)) {
