@@ -35,7 +35,6 @@ const closeGrace = 2 * time.Second
 type Session struct {
 	host     string
 	build    string
-	warnings []string
 	pushed   int64
 	link     link
 
