@@ -33,10 +33,10 @@ const closeGrace = 2 * time.Second
 // session, and the agent after it, but nothing piles up in memory. A callback
 // must therefore not call the session it is called by.
 type Session struct {
-	host     string
-	build    string
-	pushed   int64
-	link     link
+	host   string
+	build  string
+	pushed int64
+	link   link
 
 	out  chan outgoing
 	done chan struct{} // closed when err is set
