@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dustin/go-humanize"
+
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote"
 	"spoolsweep/remote/agent"
@@ -32,6 +34,7 @@ type driver struct {
 // here answers.
 func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 	next := from
+	var held bool // it was given a place among those that are stopped
 	release := func() {}
 	defer func() { release() }()
 	for {
@@ -41,6 +44,9 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			m.Event(e)
 			d.Event(e)
 			if e.Stage == "start" && e.Kind == wire.End {
+				if !ended(e) {
+					d.slots.close(m.host.Name) // before its place is anybody's
+				}
 				release()
 			}
 		})
@@ -51,9 +57,13 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		if err != nil {
 			return err
 		}
+		failed := at.Phase == run.Failed || at.Phase == run.Broken
+		if failed && (held || m.Changed) {
+			d.slots.close(m.host.Name)
+		}
 		release()
 		switch {
-		case at.Phase == run.Failed || at.Phase == run.Broken:
+		case failed:
 			m.Status = show.Failed
 			if m.Error == nil {
 				m.Error = &show.Failure{Message: at.Error}
@@ -61,16 +71,13 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			if at.Phase == run.Broken {
 				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
 			}
-			if m.Changed {
-				d.slots.close(m.host.Name)
-			}
 			return nil
 		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "slot" && d.controller != "":
 			done, ok := d.slots.take(ctx)
 			if !ok {
 				return ctx.Err() // stays waiting: another host failed, or we are to end
 			}
-			release = done
+			release, held = done, true
 			if err := d.answer(ctx, m, at.Ask.Number, stage.Answer{Kind: "slot"}); err != nil {
 				return err
 			}
@@ -95,6 +102,12 @@ type goesOn struct {
 }
 
 func (e *goesOn) Unwrap() error { return e.error }
+
+// ended says that a stage's last event tells no failure.
+func ended(e wire.Event) bool {
+	var end run.Ended
+	return decode(e.Data, &end) && end.Status == show.OK
+}
 
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
 	a.By = me()
@@ -135,21 +148,28 @@ func (d *driver) whatNext(ctx context.Context) {
 			kinds[*m.Asks] = append(kinds[*m.Asks], m)
 		}
 	}
+	var biggest stage.Source
 	for _, m := range kinds["rules"] {
 		var c stage.Classified
 		m.Latest("classify", &c)
-		d.Alert(m.host.Name, "waits for rules: mail flows, %d messages are aside", c.Messages)
+		for _, left := range c.Left {
+			if left.Count > biggest.Count {
+				biggest = left
+			}
+		}
+		d.Alert(m.host.Name, "waits for rules: mail flows, %s are aside", messages(c.Messages))
 	}
 	if len(kinds["rules"]) > 0 {
-		d.Alert("", "next: try rules        spoolsweep classify --aside %s -m 'sasl_user:ACCOUNT'%s", d.run, d.again)
+		d.Alert("", "next: try rules        spoolsweep classify --aside %s -m %s%s", d.run, ruleFor(biggest), d.again)
 		d.Alert("", "      then apply them  spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
+		d.Alert("", "                       (a rules.yaml to begin with: spoolsweep run --help)")
 	}
 	var ham int64
 	for _, m := range kinds["confirm"] {
 		var c stage.Classified
 		m.Latest("classify", &c)
 		ham += c.Ham
-		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %d messages would be sent, %d stay aside", c.Ham, c.Spam)
+		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
 	}
 	if len(kinds["confirm"]) > 0 {
 		d.Alert("", "next: better rules     spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
@@ -158,6 +178,42 @@ func (d *driver) whatNext(ctx context.Context) {
 	for _, m := range kinds["slot"] {
 		d.Alert(m.host.Name, "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
 	}
+	if len(kinds) == 0 {
+		d.finished()
+	}
+}
+
+// finished tells what to type where a run has come to its end and left mail
+// aside.
+func (d *driver) finished() {
+	var left int64
+	for _, m := range d.members {
+		var r stage.Restored
+		if m.Status == show.OK && m.Latest("restore", &r) {
+			left += r.Left
+		}
+	}
+	if left == 0 {
+		return
+	}
+	d.Note("", "%s stay aside; if ham is still among them: spoolsweep resume %s -e @better.yaml%s", messages(left), d.run, d.again)
+}
+
+func messages(n int64) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return humanize.Comma(n) + " messages"
+}
+
+// ruleFor is the -m argument that catches a source. Its value comes from mail:
+// what is not plain is left for the admin to type.
+func ruleFor(s stage.Source) string {
+	field := map[string]string{"login": "sasl_user", "sender": "sender", "client": "client", "bounces-to": "recipient"}[s.Kind]
+	if field == "" || s.Value == "" || len(s.Value) > 100 || strings.ContainsAny(s.Value, "*/") || shellWord(s.Value) != s.Value {
+		return "sasl_user:ACCOUNT"
+	}
+	return field + ":" + s.Value
 }
 
 // slots bound how many hosts have their Postfix stopped at the same moment.

@@ -5,16 +5,19 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks"
 	"spoolsweep/playbooks/strict"
 	"spoolsweep/remote/agent"
+	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
@@ -204,6 +207,10 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	if max := plans[s.members[0]].MaxStopped; max > 0 && len(s.members) > max {
 		s.Note("", "at most %d of the hosts have their Postfix stopped at the same moment", max)
 	}
+	common := commonNotes(found)
+	for _, n := range common {
+		s.Note("", "on all hosts: %s", show.Clean(n))
+	}
 	for _, m := range s.members {
 		name := m.host.Name
 		f := found[m]
@@ -220,19 +227,18 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 			continue
 		}
 		s.Note(name, "Postfix %s, %s, %s, %d messages", show.Clean(f.Postfix.Version), show.Clean(f.Counts.Postfix), show.Clean(f.Counts.QueueDirectory), f.Counts.Messages)
-		for _, q := range f.Aside {
-			s.Note(name, "  set aside %s: %d messages", show.Clean(string(q)), f.Counts.Queues[q].Messages)
-		}
-		if len(f.Aside) == 0 {
+		if len(f.Aside) > 0 {
+			s.Note(name, "  set aside: %s", queueCounts(f, f.Aside))
+		} else {
 			s.Note(name, "  no queue holds more than %d messages: nothing would be set aside", m.vars.Warn())
 		}
-		for _, q := range f.Live {
-			if n := f.Counts.Queues[q].Messages; n > 0 {
-				s.Note(name, "  stays live: %s: %d messages", show.Clean(string(q)), n)
-			}
+		if live := queueCounts(f, f.Live); live != "" {
+			s.Note(name, "  stays live: %s", live)
 		}
 		for _, n := range f.Notes {
-			s.Note(name, "  note: %s", show.Clean(n))
+			if !slices.Contains(common, n) {
+				s.Note(name, "  note: %s", show.Clean(n))
+			}
 		}
 		for _, r := range f.Runs {
 			s.Note(name, "  note: run %s of %s is %s, %d messages aside", show.Clean(r.Run), show.Clean(r.Who), show.Clean(r.Phase), r.Aside)
@@ -246,6 +252,32 @@ func (s *sweep) problems(name string, f *run.Preflight) {
 		s.Alert(name, "  IN THE WAY: %s", show.Clean(p.Message))
 		s.Alert(name, "    remedy: %s", show.Clean(p.Remedy))
 	}
+}
+
+// commonNotes are those that all hosts have: told once. One host's are its own.
+func commonNotes(found map[*member]*run.Preflight) []string {
+	count := map[string]int{}
+	var common []string
+	for _, f := range found {
+		for _, n := range f.Notes {
+			if count[n]++; count[n] == len(found) && len(found) > 1 {
+				common = append(common, n)
+			}
+		}
+	}
+	slices.Sort(common)
+	return common
+}
+
+// queueCounts tells how many messages each of the queues holds, if any.
+func queueCounts(f *run.Preflight, queues []spool.Queue) string {
+	var parts []string
+	for _, q := range queues {
+		if n := f.Counts.Queues[q].Messages; n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %s", show.Clean(string(q)), humanize.Comma(n)))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // check shows what the rules would take, from the live queues.

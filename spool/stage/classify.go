@@ -105,12 +105,16 @@ type Classified struct {
 	Seconds float64  `json:"seconds"`
 }
 
-// Lines tells the sums, each rule, and what is left.
+// Lines tells the sums, each rule, and what is left. Without rules nothing was
+// judged, and it tells only what there is much of.
 func (c *Classified) Lines() []Line {
-	lines := []Line{
-		{Label: "messages", Number: c.Messages, Unit: "messages"},
-		{Label: "spam", Number: c.Spam, Unit: "messages"},
-		{Label: "ham", Number: c.Ham, Unit: "messages"},
+	lines := []Line{{Label: "in all", Number: c.Messages, Unit: "messages"}}
+	left := "of one source"
+	if len(c.RuleOrder) > 0 {
+		left = "left among ham"
+		lines = append(lines,
+			Line{Label: "spam", Number: c.Spam, Unit: "messages"},
+			Line{Label: "ham", Number: c.Ham, Unit: "messages"})
 	}
 	if c.Unreadable > 0 {
 		lines = append(lines, Line{Label: "unreadable", Number: c.Unreadable, Unit: "messages"})
@@ -126,7 +130,7 @@ func (c *Classified) Lines() []Line {
 		lines = append(lines, Line{Label: "kept by a ham rule", Number: c.Rescued, Unit: "messages"})
 	}
 	for _, s := range c.Left {
-		lines = append(lines, Line{Label: "left among ham", Number: s.Count, Unit: "messages", Text: s.Kind + " " + s.Value})
+		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: s.Kind + " " + s.Value})
 	}
 	return lines
 }

@@ -6,7 +6,9 @@ package show
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"spoolsweep/remote/wire"
@@ -44,6 +46,20 @@ type Summary struct {
 	Ham      int64 `json:"ham"`
 	Restored int64 `json:"restored"`
 	Left     int64 `json:"left"`
+}
+
+// String tells the statuses that there are.
+func (s Summary) String() string {
+	var parts []string
+	for _, of := range []struct {
+		n    int
+		name string
+	}{{s.OK, OK}, {s.Waiting, Waiting}, {s.Failed, Failed}, {s.Unreachable, Unreachable}, {s.Skipped, Skipped}} {
+		if of.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", of.n, of.name))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Host is one host's part of a document.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,7 +70,7 @@ func (p *Printer) Event(e wire.Event) {
 	switch e.Kind {
 	case wire.Progress:
 		if p.due(e.Host) {
-			p.Note(e.Host, "%s: %s", Clean(e.Stage), numbers(e.Data))
+			p.Note(e.Host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
 		}
 	case wire.Result:
 		p.Result(e.Host, e.Stage, e.Data)
@@ -116,42 +118,50 @@ func (p *Printer) Result(host, name string, data json.RawMessage) {
 		return
 	}
 	for _, l := range r.Lines() {
-		text := Clean(l.Label)
-		if l.Unit != "" {
-			text += ": " + humanize.Comma(l.Number) + " " + l.Unit
-		}
-		if l.Text != "" {
-			sep := " "
-			if l.Unit != "" {
-				sep = ", "
-			}
-			text += sep + Clean(l.Text)
-		}
-		p.Line(host, "%s: %s", Clean(name), text)
+		p.Line(host, "%s", stageLine(name, l))
 	}
 }
 
-// numbers renders a progress event: counts by name, in a fixed order.
+// Columns of what stages report: their names, and their numbers.
+const (
+	stageWidth  = 9
+	numberWidth = 9
+)
+
+// stageLine is one line of a result: numbers stand below each other, what was
+// counted behind them.
+func stageLine(name string, l stage.Line) string {
+	text := Clean(l.Label)
+	if l.Text != "" {
+		sep := " "
+		if l.Unit != "" {
+			sep = ": "
+		}
+		text += sep + Clean(l.Text)
+	}
+	if l.Unit != "" {
+		text = fmt.Sprintf("%*s %s  %s", numberWidth, humanize.Comma(l.Number), l.Unit, text)
+	}
+	return fmt.Sprintf("%-*s %s", stageWidth, Clean(name), text)
+}
+
+// numbers renders a progress event: what there is of each, and of how many.
 func numbers(data json.RawMessage) string {
-	d := json.NewDecoder(strings.NewReader(string(data)))
+	var counts map[string]json.Number
+	if json.Unmarshal(data, &counts) != nil {
+		return ""
+	}
 	var parts []string
-	for {
-		t, err := d.Token()
-		if err != nil {
-			return strings.Join(parts, ", ")
-		}
-		name, ok := t.(string)
-		if !ok {
-			continue
-		}
-		var n json.Number
-		if d.Decode(&n) != nil {
-			return strings.Join(parts, ", ")
-		}
-		if v, err := n.Int64(); err == nil {
-			parts = append(parts, fmt.Sprintf("%s %s", Clean(name), humanize.Comma(v)))
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		if n, err := counts[name].Int64(); err == nil && n != 0 && name != "of" {
+			parts = append(parts, Clean(name)+" "+humanize.Comma(n))
 		}
 	}
+	text := strings.Join(parts, ", ")
+	if of, err := counts["of"].Int64(); err == nil {
+		text += " of " + humanize.Comma(of)
+	}
+	return text
 }
 
 // Document ends a command: as JSON all of it, for people a line a host.
@@ -171,8 +181,7 @@ func (p *Printer) Document(d *Document) error {
 		}
 	}
 	if len(d.Hosts) > 1 {
-		p.Note("", "%d hosts: ok %d, waiting %d, failed %d, unreachable %d, skipped %d",
-			len(d.Hosts), d.Summary.OK, d.Summary.Waiting, d.Summary.Failed, d.Summary.Unreachable, d.Summary.Skipped)
+		p.Note("", "%d hosts: %s", len(d.Hosts), d.Summary)
 	}
 	return nil
 }
