@@ -9,15 +9,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"spoolsweep/remote/lab/needs"
 )
 
 // What we read must be what ssh reads. ssh -G prints paths before their tokens
 // are replaced, so these are compared as they stand in the file.
 func TestSSHConfigAgainstSSH(t *testing.T) {
-	ssh, err := exec.LookPath("ssh")
-	if err != nil {
-		t.Fatal("this test compares with ssh -G, install openssh-client")
-	}
+	ssh := needs.Program(t, "ssh")
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		t.Helper()

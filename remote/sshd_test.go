@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"spoolsweep/remote/lab/needs"
 	"spoolsweep/remote/sshtest"
 )
 
@@ -20,10 +21,7 @@ import (
 // user, with a host key of its own, and returns a world as newWorld does.
 func startSSHD(t *testing.T) *world {
 	t.Helper()
-	const sshd = "/usr/sbin/sshd"
-	if _, err := os.Stat(sshd); err != nil {
-		t.Skipf("needs OpenSSH's server: %v", err)
-	}
+	sshd := needs.Program(t, "sshd")
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("SSH_AUTH_SOCK", "")
 	dir := t.TempDir()

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"gopkg.in/yaml.v3"
+
+	"spoolsweep/remote/lab/needs"
 )
 
 func mustParse(t *testing.T, text string) *Value {
@@ -53,10 +55,7 @@ func TestScalars(t *testing.T) {
 }
 
 func TestScalarsAsAnsible(t *testing.T) {
-	program, err := exec.LookPath("ansible-inventory")
-	if err != nil {
-		t.Skip("needs ansible-inventory, of the package ansible-core")
-	}
+	program := needs.Program(t, "ansible-inventory")
 	text := "all:\n  hosts:\n    h:\n"
 	want := make(map[string]any)
 	for i, tt := range scalars {

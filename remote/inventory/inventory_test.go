@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote/lab/needs"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -128,10 +129,7 @@ func show(t *testing.T, inv *Inventory, warnings []Warning) []byte {
 
 // TestAsAnsible compares variables, groups and precedence with ansible-inventory.
 func TestAsAnsible(t *testing.T) {
-	program, err := exec.LookPath("ansible-inventory")
-	if err != nil {
-		t.Skip("needs ansible-inventory, of the package ansible-core")
-	}
+	program := needs.Program(t, "ansible-inventory")
 	files, _ := filepath.Glob("testdata/*.yaml")
 	for _, file := range files {
 		command := exec.Command(program, "-i", file, "--list")

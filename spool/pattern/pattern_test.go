@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"spoolsweep/remote/lab/needs"
 )
 
 // message is a queue file to be made; see file.
@@ -345,6 +347,8 @@ func TestParseFlag(t *testing.T) {
 
 // TestRawAsGrep compares raw with GNU strings and grep on random files.
 func TestRawAsGrep(t *testing.T) {
+	needs.Program(t, "strings")
+	needs.Program(t, "grep")
 	rng := rand.New(rand.NewSource(2))
 	const letters = "abc.\tN*@ "
 	random := func(n int) string {
@@ -390,7 +394,7 @@ func TestRawAsGrep(t *testing.T) {
 		sh := append([]string{"-c", `f=$1; shift; strings "$f" | LC_ALL=C grep "$@"; true`, "sh", name}, args...)
 		out, err := exec.Command("sh", sh...).Output()
 		if err != nil {
-			t.Fatalf("strings and grep are needed: %v", err)
+			t.Fatal(err)
 		}
 		want := strings.TrimSpace(string(out))
 		r, err := Compile(map[string]any{"raw": plain}, nil)
@@ -530,12 +534,16 @@ func TestBodyFolds(t *testing.T) {
 // TestSamples reads real mail: no panic, and no more text than there is mail.
 func TestSamples(t *testing.T) {
 	dir := os.Getenv("SPOOLSWEEP_MAIL_SAMPLES")
-	if dir == "" {
-		t.Skip("set SPOOLSWEEP_MAIL_SAMPLES to a folder of mail samples")
-	}
-	names, _ := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
+	names, _ := filepath.Glob("testdata/mail/*")
 	if len(names) == 0 {
-		t.Fatalf("no */*.eml in %s", dir)
+		t.Fatal("no mail in testdata/mail")
+	}
+	if dir != "" {
+		samples, _ := filepath.Glob(filepath.Join(dir, "*", "*.eml"))
+		if len(samples) == 0 {
+			t.Fatalf("no */*.eml in %s", dir)
+		}
+		names = append(names, samples...)
 	}
 	j := compile(t, `[{"body": "the"}, {"body": "/\\d{3}/"}, {"raw": "From"}]`, ``).Judge()
 	for _, name := range names {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spoolsweep/remote/lab/needs"
 )
 
 // file writes a queue file record by record, as cleanup does.
@@ -374,9 +376,9 @@ func postcat(t testing.TB, b []byte) string {
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("postcat", "-hb", name).Output()
+	out, err := exec.Command(needs.Program(t, "postcat"), "-hb", name).Output()
 	if err != nil {
-		t.Fatalf("postcat: %v (it comes with Postfix)", err)
+		t.Fatalf("postcat: %v", err)
 	}
 	return string(out)
 }
