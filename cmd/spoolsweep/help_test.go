@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/playbooks"
+	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/stage"
+)
+
+// shellWords splits a line as a shell does, as far as help texts need it.
+func shellWords(line string) []string {
+	var words []string
+	var word strings.Builder
+	in, quoted := false, false
+	for _, r := range line {
+		switch {
+		case r == '\'':
+			quoted, in = !quoted, true
+		case r == ' ' && !quoted:
+			if in {
+				words = append(words, word.String())
+				word.Reset()
+			}
+			in = false
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	if in {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// Every example of a help text is one that is accepted as it stands.
+func TestHelpExamples(t *testing.T) {
+	app := newApp(nil, io.Discard, io.Discard)
+	examples := strings.Split(app.UsageText, "\n")
+	for _, c := range app.Commands {
+		if c.UsageText == "" {
+			t.Errorf("%s has no example", c.Name)
+		}
+		for line := range strings.Lines(c.UsageText) {
+			line = strings.TrimSpace(line)
+			if !strings.HasPrefix(line, "spoolsweep "+c.Name) {
+				t.Errorf("%s: %q is not an example of it", c.Name, line)
+			}
+			examples = append(examples, line)
+		}
+	}
+	for _, line := range examples {
+		line, _, _ = strings.Cut(line, "   ") // what it is for
+		var called *cli.Context
+		var stderr bytes.Buffer
+		app := newApp(nil, io.Discard, &stderr)
+		for _, c := range app.Commands {
+			c.Action = func(c *cli.Context) error { called = c; return nil }
+		}
+		if status := execute(t.Context(), app, shellWords(line)); status != 0 || called == nil {
+			t.Errorf("%s: status %d, %s", line, status, stderr.String())
+			continue
+		}
+		if n := called.NArg(); n > 0 && called.Command.ArgsUsage == "" {
+			t.Errorf("%s: takes no argument, has %d", line, n)
+		}
+		if called.Command.Name == "run" {
+			if _, err := playbooks.Load(called.Args().First()); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
+		for _, m := range called.StringSlice("match") {
+			if _, err := pattern.ParseFlag(m); err != nil {
+				t.Errorf("%s: -m %s: %v", line, m, err)
+			}
+		}
+	}
+}
+
+// The rules in the help of run may be copied to a file.
+func TestHelpRules(t *testing.T) {
+	_, rules, ok := strings.Cut(runCommand().Description, "-e @rules.yaml:\n")
+	if !ok {
+		t.Fatal("the help of run shows no rules")
+	}
+	for _, text := range []string{rules, demoRules} {
+		file := filepath.Join(t.TempDir(), "rules.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		extra, err := playbooks.ParseExtra([]string{"@" + file})
+		if err != nil {
+			t.Errorf("%v in\n%s", err, text)
+			continue
+		}
+		args := stage.ClassifyArgs{Spam: extra.Values["spam"], Ham: extra.Values["ham"]}
+		if err := args.Check(); err != nil || args.Spam == nil {
+			t.Errorf("%v in\n%s", err, text)
+		}
+	}
+}
+
+// A flag is explained once, and names its value where it has one.
+func TestHelpFlags(t *testing.T) {
+	for _, c := range newApp(nil, io.Discard, io.Discard).Commands {
+		var names []string
+		for _, f := range c.Flags {
+			for _, name := range f.Names() {
+				if slices.Contains(names, name) {
+					t.Errorf("%s: two flags are called %s", c.Name, name)
+				}
+				names = append(names, name)
+			}
+			usage := f.(cli.DocGenerationFlag).GetUsage()
+			if _, boolean := f.(*cli.BoolFlag); usage == "" || !boolean && !regexp.MustCompile("`[A-Z]+(=[A-Z]+|:[A-Z]+)?`").MatchString(usage) {
+				t.Errorf("%s: %s: %q names no value", c.Name, f.Names()[0], usage)
+			}
+		}
+	}
+}
