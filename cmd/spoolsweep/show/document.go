@@ -110,9 +110,12 @@ func (h *Host) Event(e wire.Event) {
 				h.Error = &Failure{Message: end.Error, Remedy: end.Remedy, Stage: h.lastStage()}
 			}
 		case wire.Warn:
-			h.Notes = append(h.Notes, warning(e.Data))
+			h.note(warning(e.Data))
 		}
 		return
+	}
+	if e.Index >= maxStages {
+		return // no plan is that long: the host makes it up
 	}
 	i := slices.IndexFunc(h.Stages, func(s *Stage) bool { return s.Index == e.Index })
 	if i < 0 || e.Kind == wire.Begin { // begun again: what was after it is not true any more
@@ -125,13 +128,25 @@ func (h *Host) Event(e wire.Event) {
 	case wire.Result:
 		s.Result = e.Data
 	case wire.Warn:
-		h.Notes = append(h.Notes, warning(e.Data))
+		h.note(warning(e.Data))
 	case wire.End:
 		var end run.Ended
 		if json.Unmarshal(e.Data, &end) == nil {
 			s.Status, s.Changed, s.Seconds = end.Status, end.Changed, end.Seconds
 			h.Changed = h.Changed || end.Changed
 		}
+	}
+}
+
+// What one host can make a document hold, whatever it reports.
+const (
+	maxStages = 1000
+	maxNotes  = 100
+)
+
+func (h *Host) note(text string) {
+	if len(h.Notes) < maxNotes {
+		h.Notes = append(h.Notes, text)
 	}
 }
 
