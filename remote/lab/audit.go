@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -123,6 +124,32 @@ func (h *Host) Audit(ctx context.Context) (Audit, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// Await waits until the directories have these numbers of files, as in
+// {"active": 300, "incoming": 700}, all others none, and then audits. Postfix
+// moves mail on for a while after it took it.
+func (h *Host) Await(ctx context.Context, want map[string]int) (Audit, error) {
+	ctx, cancel := context.WithTimeout(ctx, restLimit)
+	defer cancel()
+	var got map[string]int
+	var failed error
+	err := until(ctx, h.Name+"'s mail to lie in its places", func() bool {
+		var files []mailFile
+		files, failed = h.listMail()
+		got = make(map[string]int)
+		for _, f := range files {
+			got[f.Dir]++
+		}
+		return failed != nil || maps.Equal(got, want)
+	})
+	if failed != nil {
+		return Audit{}, failed
+	}
+	if err != nil {
+		return Audit{}, fmt.Errorf("%w: got %v, want %v", err, got, want)
+	}
+	return h.Audit(ctx)
 }
 
 // look is one try at an audit.

@@ -105,7 +105,7 @@ mail_server() {
 			myhostname = $name.lab.test
 			mydestination = localhost
 			inet_interfaces = loopback-only
-			inet_protocols = ipv4
+			inet_protocols = all
 			mynetworks = 127.0.0.0/8
 			maillog_file = /var/log/mail.log
 			biff = no
@@ -134,6 +134,8 @@ mail_server() {
 			in_flow_delay = 0
 		CONFIG
 		cp /etc/lab/main.cf /etc/postfix/main.cf
+		# Every Postfix program waits until main.cf is two seconds old.
+		touch -d '1 minute ago' /etc/postfix/main.cf
 	fi
 	mkdir -p /run/lock
 	/usr/lib/postfix/configure-instance.sh - 3>&-

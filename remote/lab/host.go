@@ -64,10 +64,6 @@ func (l *Lab) newHost(ctx context.Context, name string) (*Host, error) {
 	if err := os.MkdirAll(h.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	// What a lab killed in this moment left behind.
-	if err := os.RemoveAll(h.file("host_key")); err != nil {
-		return nil, err
-	}
 	if err := makeKey(ctx, h.file("host_key"), name); err != nil {
 		return nil, err
 	}
@@ -198,9 +194,12 @@ func (h *Host) boot(ctx context.Context) error {
 	}
 	defer said.Close()
 	lines := bufio.NewScanner(said)
-	pid, err := nextNumber(lines)
+	if !lines.Scan() {
+		return fmt.Errorf("unshare or boot.sh ended at once: %w", errors.Join(lines.Err(), ctx.Err()))
+	}
+	pid, err := strconv.Atoi(lines.Text())
 	if err != nil {
-		return err
+		return fmt.Errorf("process id from boot.sh: %w", err)
 	}
 	init, err := identify(pid)
 	if err != nil {
@@ -239,13 +238,6 @@ func detach(ctx context.Context, cmd *exec.Cmd) (*os.File, error) {
 		}
 	}
 	return r, nil
-}
-
-func nextNumber(lines *bufio.Scanner) (int, error) {
-	if !lines.Scan() {
-		return 0, fmt.Errorf("ended before it said its process id: %w", errors.Join(lines.Err(), errors.New("end of file")))
-	}
-	return strconv.Atoi(lines.Text())
 }
 
 func answers(ctx context.Context, address string) bool {
@@ -322,8 +314,12 @@ func (h *Host) Postconf(ctx context.Context, settings ...string) error {
 	if _, err := h.Run(ctx, append([]string{"postconf", "-e"}, settings...)...); err != nil {
 		return err
 	}
+	// Every Postfix program waits until main.cf is two seconds old.
+	if _, err := h.Run(ctx, "touch", "-d", "1 minute ago", "/etc/postfix/main.cf"); err != nil {
+		return err
+	}
 	if _, err := h.Run(ctx, "postfix", "status"); err != nil {
-		return nil
+		return nil // down: it will read them at its start
 	}
 	_, err := h.Run(ctx, "postfix", "reload")
 	return err

@@ -85,7 +85,13 @@ func Up(ctx context.Context, dir string, hosts ...string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := os.WriteFile(l.boot(), bootScript, 0o644); err != nil {
+		return nil, err
+	}
 	if err := l.net.makeBridge(ctx); err != nil {
+		return nil, err
+	}
+	if err := makeKey(ctx, l.Key(), "spoolsweep-lab"); err != nil {
 		return nil, err
 	}
 	var starting []*Host
@@ -168,10 +174,7 @@ func found(ctx context.Context, dir string) (*Lab, error) {
 	if err := os.WriteFile(filepath.Join(dir, "lab.json"), append(data, '\n'), 0o644); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(l.boot(), bootScript, 0o644); err != nil {
-		return nil, err
-	}
-	return l, makeKey(ctx, l.Key(), "spoolsweep-lab")
+	return l, nil
 }
 
 // Down ends every host and removes the lab, its directory included. It is no
@@ -324,6 +327,14 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
+// makeKey makes a key pair where there is none.
 func makeKey(ctx context.Context, file, comment string) error {
+	if _, err := os.Stat(file + ".pub"); err == nil {
+		return nil
+	}
+	// A half that somebody killed left behind: ssh-keygen would ask.
+	if err := os.RemoveAll(file); err != nil {
+		return err
+	}
 	return run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", file)
 }

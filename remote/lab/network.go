@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +20,13 @@ type network struct {
 
 // address is that of the nth machine on the bridge; the machine itself is 1.
 func (n network) address(nth int) string { return fmt.Sprintf("10.88.%d.%d", n.Number, nth) }
+
+// hardware is the nth machine's Ethernet address. It is the same after each boot:
+// else the others would send to the old one until their ARP entries are stale,
+// most of a minute.
+func (n network) hardware(nth int) string {
+	return fmt.Sprintf("02:53:57:00:%02x:%02x", n.Number, nth)
+}
 
 // claimNetwork takes the first number whose bridge and addresses nobody has.
 // Making the bridge is what claims it: the kernel lets one of two win.
@@ -59,7 +67,8 @@ func (n network) makeBridge(ctx context.Context) error {
 	}
 	return errors.Join(
 		run(ctx, "ip", "address", "replace", n.address(1)+"/24", "dev", n.Bridge),
-		run(ctx, "ip", "link", "set", n.Bridge, "up"))
+		// Given, it does not change with the interfaces that come and go.
+		run(ctx, "ip", "link", "set", n.Bridge, "address", n.hardware(1), "up"))
 }
 
 func (n network) removeBridge() error {
@@ -71,13 +80,17 @@ func (n network) removeBridge() error {
 
 // plug gives the network namespace of a process its interface.
 func (n network) plug(ctx context.Context, veth, address string, pid int) error {
+	nth, err := strconv.Atoi(address[strings.LastIndexByte(address, '.')+1:])
+	if err != nil {
+		return fmt.Errorf("address %s: %w", address, err)
+	}
 	inside := func(argv ...string) error {
 		return run(ctx, append([]string{"nsenter", "--target", fmt.Sprint(pid), "--net", "ip"}, argv...)...)
 	}
 	for _, step := range []func() error{
 		func() error { return n.unplug(veth) },
 		func() error {
-			return run(ctx, "ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(pid))
+			return run(ctx, "ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "address", n.hardware(nth), "netns", fmt.Sprint(pid))
 		},
 		func() error { return run(ctx, "ip", "link", "set", veth, "master", n.Bridge, "up") },
 		func() error { return inside("address", "add", address+"/24", "dev", "eth0") },

@@ -69,9 +69,10 @@ func loadProcess(file string) (process, error) {
 	return p, nil
 }
 
-// until asks again and again, for things that send no event.
+// until asks again and again, for things that send no event. It asks seldom
+// enough not to keep what it waits for from running.
 func until(ctx context.Context, what string, done func() bool) error {
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !done() {
 		select {

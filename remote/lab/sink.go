@@ -11,6 +11,7 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,10 +42,8 @@ func (h *Host) Flood(state State) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
 	defer cancel()
-	if old, err := loadProcess(h.file("sink")); err == nil {
-		if err := old.end(ctx); err != nil {
-			return err
-		}
+	if err := h.endSink(ctx); err != nil {
+		return err
 	}
 	if err := os.WriteFile(h.file("state"), []byte(state), 0o644); err != nil {
 		return err
@@ -89,15 +88,29 @@ func (h *Host) startSink(ctx context.Context, state State) error {
 		return err
 	}
 	defer said.Close()
-	pid, err := nextNumber(bufio.NewScanner(said))
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil || line != "listening\n" {
+		text, _ := os.ReadFile(h.file("sink.log"))
+		return fmt.Errorf("%w: %s", err, tail(text, 500))
+	}
+	return nil
+}
+
+// endSink finds the sink by what it runs, not by a pid in a file: whoever started
+// it may have been killed before there was one.
+func (h *Host) endSink(ctx context.Context) error {
+	pids, err := h.Pgrep(" " + regexp.QuoteMeta(h.file("delivered")) + "$")
 	if err != nil {
 		return err
 	}
-	p, err := identify(pid)
-	if err != nil {
-		return err
+	for _, pid := range pids {
+		if p, err := identify(pid); err == nil {
+			if err := p.end(ctx); err != nil {
+				return err
+			}
+		}
 	}
-	return p.save(h.file("sink"))
+	return nil
 }
 
 // sinkMain is the helper "sink STATE STORE": it listens until it is killed.
@@ -109,14 +122,8 @@ func sinkMain() error {
 	if err != nil {
 		return err
 	}
-	// Our pid as the machine sees it: /proc is the machine's, the pid namespace
-	// the host's.
-	pid, err := os.Readlink("/proc/self")
-	if err != nil {
-		return err
-	}
 	said := os.NewFile(3, "said")
-	fmt.Fprintln(said, pid)
+	fmt.Fprintln(said, "listening")
 	said.Close()
 
 	store := mailStore{dir: os.Args[2]}
