@@ -51,9 +51,11 @@ func (t *tally) sourcesOf(e *queuefile.Envelope, fn func(kind, value string)) {
 	if e.Sender != "" {
 		fn("sender", strings.ToLower(e.Sender))
 	} else {
-		for i, r := range e.Recipients {
-			if i == 0 || !strings.EqualFold(r.Address, e.Recipients[i-1].Address) {
-				fn("bounces-to", strings.ToLower(r.Address))
+		seen := make(map[string]bool, len(e.Recipients)) // after aliasing one address may stand there twice
+		for _, r := range e.Recipients {
+			if address := strings.ToLower(r.Address); !seen[address] {
+				seen[address] = true
+				fn("bounces-to", address)
 			}
 		}
 	}
@@ -88,7 +90,7 @@ func (t *tally) add(where string, e *queuefile.Envelope) {
 
 // over lists the sources of more than limit messages, the largest first.
 func (t *tally) over(limit int64) []Source {
-	var all []Source
+	all := []Source{}
 	for _, kind := range sourceKinds {
 		for _, s := range t.counts[kind] {
 			if s.Count+t.missed[kind] > limit {
@@ -96,9 +98,30 @@ func (t *tally) over(limit int64) []Source {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b Source) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
-	})
+	slices.SortFunc(all, larger)
+	return all
+}
+
+// larger sorts sources, the largest first.
+func larger(a, b Source) int {
+	return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Value, b.Value))
+}
+
+// largest is the largest source of each kind, however small.
+func (t *tally) largest() []Source {
+	all := []Source{}
+	for _, kind := range sourceKinds {
+		var most *Source
+		for _, s := range t.counts[kind] {
+			if most == nil || larger(*s, *most) < 0 {
+				most = s
+			}
+		}
+		if most != nil {
+			all = append(all, *most)
+		}
+	}
+	slices.SortFunc(all, larger)
 	return all
 }
 
