@@ -60,21 +60,55 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 	} else if left != "" {
 		return fmt.Errorf("run %s was left between stop and start: first 'spoolsweep resume %s'", left, left)
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return fmt.Errorf("state directory: %w", err)
+	if err := makeRuns(filepath.Dir(dir)); err != nil {
+		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("run %s: %w", info.Run, err)
 	}
+	folder, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
 	if err := writeInfo(dir, info); err != nil {
 		return err
 	}
-	return e.startWorker(dir, info, lock)
+	return e.startWorker(dir, info, lock, folder)
 }
+
+// makeRuns makes STATE/runs, or looks that it is ours and closed to others:
+// what stands there decides what root does.
+func makeRuns(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	for _, dir := range []string{path, filepath.Dir(path)} {
+		s, err := os.Lstat(dir)
+		if err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		sys, ok := s.Sys().(*syscall.Stat_t)
+		if !ok || !s.IsDir() || int(sys.Uid) != os.Geteuid() || s.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("state directory: %s must be a folder of uid %d that nobody else can write to: 'chown %d %s; chmod 700 %s'", dir, os.Geteuid(), os.Geteuid(), dir, dir)
+		}
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
+}
+
+// lockTries times 20 ms is how long a lock is waited for: a look of somebody
+// else (preflight, a tail) holds one for an instant.
+const lockTries = 25
 
 // lock takes the lock on the queue directory, or says who has it.
 func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars) (*os.File, error) {
 	lock, err := spool.Lock(p)
+	for try := 0; errors.Is(err, spool.ErrBusy) && try < lockTries && pause(ctx, 20*time.Millisecond); try++ {
+		lock, err = spool.Lock(p)
+	}
 	if !errors.Is(err, spool.ErrBusy) {
 		return lock, err
 	}
@@ -109,45 +143,46 @@ const (
 )
 
 // startWorker starts the worker in a session of its own, with the locks.
-func (e *Env) startWorker(dir string, info *Info, lock *os.File) error {
+func (e *Env) startWorker(dir string, info *Info, lock, folder *os.File) error {
+	cmd, err := e.start("worker", dir, info, lock, folder)
+	if err != nil {
+		return fmt.Errorf("start the worker of run %s: %w", info.Run, err)
+	}
+	go func() { _ = cmd.Wait() }() // only so that no zombie stays while this process lives
+	return nil
+}
+
+// lockFolder takes the lock that says that somebody works on the run. It is
+// taken before anything in the folder is written.
+func lockFolder(dir string) (*os.File, error) {
 	folder, err := os.Open(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer folder.Close()
-	if err := lockFolder(folder); err != nil {
-		return fmt.Errorf("run %s: %w", info.Run, err)
-	}
-	cmd, err := e.child("worker", dir, info, lock, folder)
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the worker: %w", err)
-	}
-	return cmd.Process.Release()
-}
-
-// lockFolder waits a moment: a tail that looks whether the run lives holds a
-// shared lock for an instant.
-func lockFolder(folder *os.File) error {
-	for range 100 {
-		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
+	for range lockTries {
+		if err = unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.New("somebody works on it")
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: run %s", spool.ErrBusy, filepath.Base(dir))
+	}
+	if err != nil {
+		folder.Close()
+		return nil, err
+	}
+	return folder, nil
 }
 
-// child prepares a process of this run: its own session, no stream to the
+// start starts a process of this run: its own session, no stream to the
 // outside, a bare environment.
-func (e *Env) child(role, dir string, info *Info, lock, folder *os.File) (*exec.Cmd, error) {
+func (e *Env) start(role, dir string, info *Info, lock, folder *os.File) (*exec.Cmd, error) {
 	log, err := os.OpenFile(filepath.Join(dir, "worker.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	defer log.Close()
 	cmd := exec.Command(e.Executable, role, filepath.Dir(filepath.Dir(dir)), info.Run)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
@@ -157,16 +192,18 @@ func (e *Env) child(role, dir string, info *Info, lock, folder *os.File) (*exec.
 	if practice := os.Getenv("SPOOLSWEEP_PRACTICE"); practice != "" {
 		cmd.Env = append(cmd.Env, "SPOOLSWEEP_PRACTICE="+practice)
 	}
-	return cmd, nil
+	return cmd, cmd.Start()
 }
 
 // ResumeRequest asks to carry a run on.
 type ResumeRequest struct {
-	Vars       stage.Vars `json:"vars"`
-	Run        string     `json:"run"`
-	By         string     `json:"by"`         // user@laptop
-	Controller string     `json:"controller"` // makes it the run's; "" leaves that as it is
-	Yes        *bool      `json:"yes,omitempty"`
+	Vars stage.Vars `json:"vars"`
+	Run  string     `json:"run"`
+	By   string     `json:"by"` // user@laptop
+	// Controller is made the run's; "" leaves that as it is. With an answer it
+	// is who answers, and nothing is made.
+	Controller string `json:"controller"`
+	Yes        *bool  `json:"yes,omitempty"`
 	// Steps replace the plan, Extra the variables it was resolved with.
 	Steps []stage.Step   `json:"steps,omitempty"`
 	Extra map[string]any `json:"extra,omitempty"`
@@ -184,13 +221,18 @@ var ErrNothing = errors.New("nothing to do")
 type AnsweredError struct {
 	Number int
 	Before *AnswerRecord // nil: the question is not open any more for another reason
+
+	resumed *gotoRecord
 }
 
 func (e *AnsweredError) Error() string {
-	if e.Before == nil {
-		return fmt.Sprintf("question %d is not open any more", e.Number)
+	switch {
+	case e.Before != nil:
+		return fmt.Sprintf("question %d was answered by %s at %s", e.Number, e.Before.By, e.Before.At.Format(time.RFC3339))
+	case e.resumed != nil && e.resumed.By != "":
+		return fmt.Sprintf("question %d is not open any more: the run was resumed by %s at %s", e.Number, e.resumed.By, e.resumed.At.Format(time.RFC3339))
 	}
-	return fmt.Sprintf("question %d was answered by %s at %s", e.Number, e.Before.By, e.Before.At.Format(time.RFC3339))
+	return fmt.Sprintf("question %d is not open", e.Number)
 }
 
 // Resume carries a run on: where it stopped, where its new plan differs, or
@@ -213,6 +255,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		return err
 	}
 	defer lock.Close()
+	folder, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
 	w, records, err := spool.OpenWork(p, info.Run, dir, e.Build, lock)
 	if err != nil {
 		return err
@@ -223,7 +270,7 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		return err
 	}
 	if q.Answer != nil {
-		if err := checkAnswer(at, q.Number); err != nil {
+		if err := checkAnswer(at, q, info); err != nil {
 			return err
 		}
 	}
@@ -236,12 +283,15 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 			return err
 		}
 	}
-	if q.At != nil {
-		next = *q.At
-	}
 	steps := info.Steps
 	if len(q.Steps) > 0 {
 		steps = q.Steps
+	}
+	if q.At != nil {
+		next = *q.At
+		if row, ok := stageAt(steps, next); !ok || row.Section {
+			return fmt.Errorf("run %s cannot go on at stage %d: its plan has %d, and stop..start is never begun from here", q.Run, next+1, len(steps))
+		}
 	}
 	waiting := at.ask != nil && at.answer == nil
 	if next >= len(steps) && !w.Unsettled() {
@@ -249,6 +299,23 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	if waiting && at.ask.Kind != "slot" && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
 		return ErrNothing // it would only ask the same again
+	}
+	now := time.Now().UTC()
+	if q.Answer != nil {
+		a := AnswerRecord{Number: q.Number, At: now, Answer: *q.Answer}
+		if err := w.Journal.Write(kindAnswer, a); err != nil {
+			return err
+		}
+		return e.startWorker(dir, info, lock, folder)
+	}
+	// A slot that was given and not used may be another host's by now.
+	slot := at.ask != nil && at.ask.Kind == "slot"
+	if next != at.next || waiting || slot || at.failed != "" {
+		// Before the plan: a death between the two leaves a run that would be
+		// judged by its old rules again, not one with new rules and old verdicts.
+		if err := w.Journal.Write(kindGoto, gotoRecord{Index: next, By: q.By, At: now}); err != nil {
+			return err
+		}
 	}
 	info.Steps = steps
 	if q.Extra != nil {
@@ -263,29 +330,36 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if err := writeInfo(dir, info); err != nil {
 		return err
 	}
-	if q.Answer != nil {
-		a := AnswerRecord{Number: q.Number, At: time.Now().UTC(), Answer: *q.Answer}
-		if err := w.Journal.Write(kindAnswer, a); err != nil {
-			return err
-		}
-	} else if next != at.next || waiting || at.failed != "" {
-		if err := w.Journal.Write(kindGoto, stageRecord{Index: next}); err != nil {
-			return err
-		}
-	}
-	return e.startWorker(dir, info, lock)
+	return e.startWorker(dir, info, lock, folder)
 }
 
-func checkAnswer(at *progress, number int) error {
-	if at.ask != nil && at.ask.Number == number && at.answer == nil {
-		return nil
+func stageAt(steps []stage.Step, i int) (*stage.Row, bool) {
+	if i < 0 || i >= len(steps) {
+		return nil, false
+	}
+	return stage.Find(steps[i].Stage)
+}
+
+// checkAnswer refuses an answer to anything but the question that is open.
+func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
+	if len(q.Steps) > 0 || q.At != nil {
+		return errors.New("an answer does not change the plan")
 	}
 	for i := range at.answered {
-		if at.answered[i].Number == number {
-			return &AnsweredError{number, &at.answered[i]}
+		if at.answered[i].Number == q.Number {
+			return &AnsweredError{Number: q.Number, Before: &at.answered[i]}
 		}
 	}
-	return &AnsweredError{Number: number}
+	if at.ask == nil || at.ask.Number != q.Number {
+		return &AnsweredError{Number: q.Number, resumed: at.resumed}
+	}
+	if q.Answer.Kind != at.ask.Kind {
+		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
+	}
+	if at.ask.Kind == "slot" && q.Controller != "" && q.Controller != info.Controller {
+		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix", info.Run, info.Controller)
+	}
+	return nil
 }
 
 // whereto is the stage at which a new plan goes on: the first one that

@@ -110,6 +110,10 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 			continue
 		}
 		f.Runs = append(f.Runs, s)
+		if s.Stages == 0 {
+			f.Notes = append(f.Notes, fmt.Sprintf("run %s: %s", s.Run, s.Error))
+			continue
+		}
 		dir, err := e.dir(v, s.Run)
 		if err != nil {
 			return nil, err
@@ -160,7 +164,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 // a run whose set-aside mail classify looks at; else dirs, else the live queues.
 func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
 	row, ok := stage.Find(step.Stage)
-	if !ok || row.Changes {
+	if !ok || row.Changes || len(row.After) > 0 {
 		return nil, fmt.Errorf("stage %q is none that only looks", step.Stage)
 	}
 	args, err := row.Parse(step.Args)
@@ -226,7 +230,9 @@ func (e *Env) Preview(ctx context.Context, v stage.Vars, id string) (*stage.Prev
 	if err != nil {
 		return nil, err
 	}
-	return stage.PreviewPutback(ctx, p, id, dir)
+	var c stage.Confirmed
+	last(dir, "confirm", &c)
+	return stage.PreviewPutback(ctx, p, id, dir, c.List)
 }
 
 // Info returns what was asked for in a run.

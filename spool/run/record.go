@@ -53,9 +53,10 @@ type Ended struct {
 
 // record appends to a run's events. One process at a time has it open.
 type record struct {
-	run string
-	f   *os.File
-	seq int64
+	run  string
+	f    *os.File
+	seq  int64
+	size int64 // of the whole lines
 }
 
 func openRecord(dir, run string) (*record, error) {
@@ -64,7 +65,6 @@ func openRecord(dir, run string) (*record, error) {
 		return nil, err
 	}
 	r := &record{run: run, f: f}
-	var whole int64
 	in := bufio.NewReader(f)
 	for {
 		line, err := in.ReadBytes('\n')
@@ -75,10 +75,10 @@ func openRecord(dir, run string) (*record, error) {
 			f.Close()
 			return nil, err
 		}
-		whole += int64(len(line))
+		r.size += int64(len(line))
 		r.seq++
 	}
-	if err := f.Truncate(whole); err != nil { // a line that a death cut
+	if err := f.Truncate(r.size); err != nil { // a line that a death cut
 		f.Close()
 		return nil, err
 	}
@@ -93,7 +93,13 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 		var line []byte
 		line, err = json.Marshal(Event{Run: r.run, Instance: "-", Seq: r.seq + 1, Time: time.Now().UTC(), Stage: stage, Index: index, Kind: kind, Data: text})
 		if err == nil {
-			_, err = r.f.Write(append(line, '\n'))
+			var n int
+			line = append(line, '\n')
+			if n, err = r.f.Write(line); err == nil {
+				r.size += int64(n)
+			} else if n > 0 { // half a line would spoil the next one
+				err = errors.Join(err, r.f.Truncate(r.size))
+			}
 		}
 	}
 	if err != nil {
@@ -102,6 +108,9 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 	}
 	r.seq++
 }
+
+// sync makes what was told outlast a power loss: later stages read it.
+func (r *record) sync() error { return r.f.Sync() }
 
 func (r *record) close() { r.f.Close() }
 
@@ -171,23 +180,25 @@ func Tail(ctx context.Context, dir string, from int64, each func(line []byte) er
 	}
 	defer f.Close()
 	in := bufio.NewReader(f)
-	var seq int64
-	var part []byte
+	var seq, whole int64
 	for {
 		working := alive(dir) // before reading: what it wrote before it ended is read below
+		// A half line may be cut off by the next worker: never kept.
+		if _, err := f.Seek(whole, io.SeekStart); err != nil {
+			return err
+		}
+		in.Reset(f)
 		for {
-			piece, err := in.ReadBytes('\n')
-			part = append(part, piece...)
+			line, err := in.ReadBytes('\n')
 			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
 				return err
 			}
-			line := bytes.TrimSuffix(part, []byte("\n"))
-			part = nil
+			whole += int64(len(line))
 			if seq++; seq >= from {
-				if err := each(line); err != nil {
+				if err := each(bytes.TrimSuffix(line, []byte("\n"))); err != nil {
 					return err
 				}
 			}

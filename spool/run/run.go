@@ -86,6 +86,9 @@ func (e *Env) dir(v stage.Vars, id string) (string, error) {
 	if !idForm.MatchString(id) {
 		return "", fmt.Errorf("run %.40q: a run id looks like 20261123T231500Z-ab12", id)
 	}
+	if !filepath.IsAbs(e.state(v)) {
+		return "", fmt.Errorf("state_directory %.200q: give a whole path, from / on", e.state(v))
+	}
 	return filepath.Join(e.state(v), "runs", id), nil
 }
 
@@ -167,12 +170,28 @@ const (
 	kindAsk    = "ask"
 	kindAnswer = "answer"
 	kindGoto   = "goto"
+	kindAgreed = "agreed"
 )
 
 type stageRecord struct {
 	Index int    `json:"index"`
 	Error string `json:"error,omitempty"`
 	Last  bool   `json:"last,omitempty"` // the plan ends here: there was nothing to do
+}
+
+// gotoRecord says where somebody had the run go on. It closes what was asked.
+type gotoRecord struct {
+	Index int       `json:"index"`
+	By    string    `json:"by,omitempty"`
+	At    time.Time `json:"at,omitzero"`
+}
+
+// agreedRecord says how many messages a putback with these arguments was
+// agreed to send. It holds until that stage has ended well: a putback that died
+// midway has fewer to send, and is not asked about again.
+type agreedRecord struct {
+	Args     json.RawMessage `json:"args"`
+	Messages int64           `json:"messages"`
 }
 
 // AskRecord is a question of a run.
@@ -198,6 +217,8 @@ type progress struct {
 	answer   *AnswerRecord
 	asked    int
 	answered []AnswerRecord
+	resumed  *gotoRecord // the last one
+	agreed   *agreedRecord
 }
 
 func (p *progress) replay(r spool.Record, steps int) error {
@@ -210,18 +231,29 @@ func (p *progress) replay(r spool.Record, steps int) error {
 	}
 	switch r.Kind {
 	case kindBegin:
-		p.next, p.failed, p.ask, p.answer = s.Index, "", nil, nil
+		p.next, p.failed = s.Index, ""
+		if p.ask != nil && p.ask.Index != s.Index {
+			p.ask, p.answer = nil, nil // else a death in the stage would lose the answer
+		}
 	case kindEnd:
+		p.ask, p.answer = nil, nil
 		switch {
 		case s.Error != "":
 			p.failed = s.Error
+			return nil
 		case s.Last:
 			p.next = steps
 		default:
 			p.next = s.Index + 1
 		}
+		p.agreed = nil
 	case kindGoto:
 		p.next, p.failed, p.ask, p.answer = s.Index, "", nil, nil
+		p.resumed = new(gotoRecord)
+		return json.Unmarshal(r.Data, p.resumed)
+	case kindAgreed:
+		p.agreed = new(agreedRecord)
+		return json.Unmarshal(r.Data, p.agreed)
 	case kindAsk:
 		p.ask, p.answer = new(AskRecord), nil
 		p.asked++
@@ -256,10 +288,7 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 	if err != nil {
 		return nil, err
 	}
-	// Looked at before the journal: a worker that ends in between has written
-	// its last record by then.
-	working := alive(dir)
-	records, err := spool.ReadJournal(dir)
+	working, records, err := snapshot(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -304,7 +333,21 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 	return s, nil
 }
 
-// Runs lists the runs that this host has records of, the newest first.
+// snapshot reads a run's journal at one moment: of a run that nobody works on,
+// whole. Somebody may begin, or end, while it is read; a worker's folder is
+// locked before anything is written, and until all is.
+func snapshot(dir string) (working bool, records []spool.Record, err error) {
+	for before := -1; ; before = len(records) {
+		working = alive(dir)
+		if records, err = spool.ReadJournal(dir); err != nil || working || len(records) == before {
+			return working, records, err
+		}
+	}
+}
+
+// Runs lists the runs that this host has records of, the newest first. One
+// whose record cannot be read is listed as broken, with the reason: it must not
+// keep a server from being helped.
 func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 	entries, err := os.ReadDir(filepath.Join(e.state(v), "runs"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -327,7 +370,7 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 			continue // died before its first file was written: nothing was done
 		}
 		if err != nil {
-			return nil, err
+			s = &State{Run: entry.Name(), Phase: Broken, Error: "its record cannot be read: " + err.Error()}
 		}
 		all = append(all, s)
 	}

@@ -108,6 +108,14 @@ func (r *runner) host() *stage.Host {
 	h := &stage.Host{
 		Postfix: r.pf, Vars: r.info.Vars, Work: r.work, Run: r.info.Run, Dir: r.dir, Yes: r.info.Yes,
 		Last: func(name string, into any) bool { return last(r.dir, name, into) },
+		Agree: func(n int64) error {
+			return r.write(kindAgreed, agreedRecord{Args: orEmpty(r.info.Steps[r.at.next].Args), Messages: n})
+		},
+	}
+	if a := r.at.agreed; a != nil && r.at.next < len(r.info.Steps) {
+		if step := r.info.Steps[r.at.next]; same(step, stage.Step{Stage: step.Stage, Args: a.Args}) {
+			h.Agreed = &a.Messages
+		}
 	}
 	if r.at.answer != nil {
 		h.Answer = &r.at.answer.Answer
@@ -123,7 +131,14 @@ func (r *runner) plan(ctx context.Context) error {
 	}
 	for r.at.next < len(r.info.Steps) {
 		i := r.at.next
-		_, last, section := stage.SectionOf(names(r.info.Steps), i)
+		first, last, section := stage.SectionOf(names(r.info.Steps), i)
+		if section && i != first {
+			// Its set-aside failed and Postfix was started: all of it once more.
+			if err := r.write(kindGoto, gotoRecord{Index: first}); err != nil {
+				return err
+			}
+			i = first
+		}
 		var err error
 		if section {
 			err = r.section(ctx, last)
@@ -134,8 +149,11 @@ func (r *runner) plan(ctx context.Context) error {
 		if errors.As(err, &ask) {
 			return r.wait(i, ask)
 		}
-		if err != nil {
+		if r.at.failed != "" {
 			return nil // told, and journaled
+		}
+		if err != nil {
+			return err
 		}
 	}
 	r.record.emit("", -1, evEnd, Ended{Status: "ok"})
@@ -191,10 +209,13 @@ func (r *runner) stage(ctx context.Context, h *stage.Host, i int) error {
 		r.record.emit(step.Stage, i, evEnd, Ended{Status: "waiting", Asks: ask.Kind, Seconds: time.Since(began).Seconds()})
 		return err
 	}
-	if err != nil {
-		return r.failed(i, began, err)
+	if err == nil && !h.Down() {
+		err = r.record.sync()
 	}
-	if err := r.write(kindEnd, stageRecord{Index: i}); err != nil {
+	if err == nil {
+		err = r.write(kindEnd, stageRecord{Index: i})
+	}
+	if err != nil {
 		return r.failed(i, began, err)
 	}
 	r.record.emit(step.Stage, i, evEnd, Ended{Status: "ok", Changed: row.Changes, Seconds: time.Since(began).Seconds()})
@@ -256,8 +277,11 @@ func (r *runner) section(ctx context.Context, last int) error {
 	if r.at.failed != "" {
 		return errors.New(r.at.failed)
 	}
-	if died != nil && r.at.next <= last {
-		// It died before it had stopped anything; Settle has undone the rest.
+	if r.at.next <= last {
+		// It ended before it had stopped anything; Settle has undone the rest.
+		if died == nil {
+			died = fmt.Errorf("ended before it began (see %s)", filepath.Join(r.dir, "worker.log"))
+		}
 		return r.failed(r.at.next, began, fmt.Errorf("the section %w", died))
 	}
 	return nil
@@ -288,17 +312,14 @@ const guardEvery = time.Second
 // come to its start in time: it is our own unreaped child, so that its pid
 // cannot be somebody else's.
 func (r *runner) guard(ctx context.Context) error {
-	cmd, err := r.env.child("section", r.dir, r.info, r.lock, r.folder)
-	if err != nil {
-		return err
-	}
 	r.record.close() // the section writes on
 	defer func() {
 		if again, err := openRecord(r.dir, r.info.Run); err == nil {
 			r.record = again
 		}
 	}()
-	if err := cmd.Start(); err != nil {
+	cmd, err := r.env.start("section", r.dir, r.info, r.lock, r.folder)
+	if err != nil {
 		return fmt.Errorf("could not be started: %w", err)
 	}
 	done := make(chan error, 1)
@@ -315,8 +336,10 @@ func (r *runner) guard(ctx context.Context) error {
 				return fmt.Errorf("had not started Postfix %v after it began to stop it, and was ended", spool.SectionLimit)
 			case errors.As(err, &exit) && exit.ExitCode() >= 0:
 				return nil // it has told by itself why it failed
+			case err != nil:
+				return fmt.Errorf("was ended: %w", err)
 			}
-			return err
+			return nil
 		case <-tick.C:
 			if late, err := spool.Overdue(r.dir); err == nil && late && !overdue {
 				overdue = true
@@ -333,11 +356,17 @@ func (r *runner) settle(ctx context.Context, why string) error {
 		_, err := r.work.Settle(ctx) // removes what a prepared section left
 		return err
 	}
-	_, last, ok := sectionBefore(r.info.Steps, r.at.next)
+	first, last, ok := sectionBefore(r.info.Steps, r.at.next)
 	if !ok {
 		return fmt.Errorf("the journal of %s was left between stop and start, and its plan has no such stages", r.info.Run)
 	}
-	i := r.at.next
+	// Where the section had come to, or all of it if the run was told since then
+	// to go on behind it.
+	target := r.at.next
+	i := target
+	if i > last {
+		i = first
+	}
 	s, err := r.work.Settle(ctx)
 	if err != nil {
 		return r.failed(min(i, last), time.Now(), err)
@@ -359,6 +388,9 @@ func (r *runner) settle(ctx context.Context, why string) error {
 			return err
 		}
 		r.record.emit(name, i, evEnd, Ended{Status: "ok", Changed: true})
+	}
+	if target > last+1 {
+		return r.write(kindGoto, gotoRecord{Index: target})
 	}
 	return nil
 }
@@ -394,6 +426,9 @@ func (r *runner) inside(ctx context.Context) error {
 			// set-aside failed: mail flows again all the same.
 			row, _ := stage.Find(r.info.Steps[last].Stage)
 			result, e := row.Run(ctx, h, &stage.NoArgs{}, func(string, any) {})
+			if r.later != nil {
+				r.later()
+			}
 			if e != nil {
 				r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: errors.Join(err, e).Error()})
 			} else {

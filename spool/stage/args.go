@@ -2,7 +2,9 @@ package stage
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -25,7 +27,7 @@ func (q *Queues) UnmarshalJSON(text []byte) error {
 	}
 	var list []string
 	if err := json.Unmarshal(text, &list); err != nil {
-		return fmt.Errorf("queues: a name, a list of names, or auto")
+		return errors.New("queues are a name, a list of names, or auto")
 	}
 	*q = list
 	return nil
@@ -33,17 +35,17 @@ func (q *Queues) UnmarshalJSON(text []byte) error {
 
 func (q Queues) check() error {
 	if len(q) == 0 {
-		return fmt.Errorf("queues: none named")
+		return errors.New("no queue is named")
 	}
 	for _, name := range q {
 		if strings.EqualFold(name, "auto") {
 			if len(q) > 1 {
-				return fmt.Errorf("queues: auto stands alone")
+				return errors.New("auto stands alone")
 			}
 			return nil
 		}
 		if _, err := spool.ParseQueue(name); err != nil {
-			return fmt.Errorf("queues: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -56,6 +58,7 @@ type Rate float64
 // UnmarshalJSON takes a number, or text with a unit.
 func (r *Rate) UnmarshalJSON(text []byte) error {
 	s := strings.Trim(string(text), `"`)
+	bad := fmt.Errorf("%.40q is no rate: messages a second, such as 50/s, or a minute, 3000/m", s)
 	number, unit, found := strings.Cut(s, "/")
 	per := 1.0
 	if found {
@@ -66,12 +69,12 @@ func (r *Rate) UnmarshalJSON(text []byte) error {
 		case "h":
 			per = 3600
 		default:
-			return fmt.Errorf("rate %q: messages a second, such as 50/s, or a minute, 3000/m", s)
+			return bad
 		}
 	}
 	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	if err != nil || n < 0 || n > 1e9 {
-		return fmt.Errorf("rate %q: messages a second, such as 50/s, or a minute, 3000/m", s)
+	if err != nil || math.IsNaN(n) || n < 0 || n > 1e9 {
+		return bad
 	}
 	*r = Rate(n / per)
 	return nil
@@ -84,7 +87,7 @@ type Number int64
 func (n *Number) UnmarshalJSON(text []byte) error {
 	v, err := strconv.ParseInt(strings.Trim(string(text), `"`), 10, 64)
 	if err != nil || v < 0 {
-		return fmt.Errorf("%s is no count", text)
+		return fmt.Errorf("%.40s is no whole number from 0", text)
 	}
 	*n = Number(v)
 	return nil

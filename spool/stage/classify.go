@@ -24,7 +24,7 @@ type ClassifyArgs struct {
 	Ham  any `json:"ham"`
 	// Directories are what a command looks at, such as "incoming"; a run looks
 	// at what it has set aside.
-	Directories []string `json:"directories,omitempty"`
+	Directories []string `json:"directories,omitempty" playbook:"-"`
 }
 
 // Check compiles the rules.
@@ -93,9 +93,12 @@ type Classified struct {
 	ByQueue   map[string]Verdicts `json:"by_queue"`
 	// Left are the sources on the ham side that look like a flood.
 	Left []Source `json:"sources_left"`
-	// Hit are local senders of messages judged spam, Rescued what a ham rule kept.
+	// Largest is the largest source there of each kind, however small.
+	Largest []Source `json:"largest_sources"`
+	// Hit are local senders of messages judged spam, HitAll how many there are;
+	// Rescued is what a ham rule kept.
 	Hit     []string `json:"local_senders"`
-	HitMore bool     `json:"local_senders_more,omitempty"`
+	HitAll  int      `json:"local_senders_hit"`
 	Rescued int64    `json:"rescued"`
 	// Unread are the first unreadable messages, with what is wrong.
 	Unread  []string `json:"unreadable_samples,omitempty"`
@@ -136,9 +139,10 @@ func (c *Classified) Lines() []Line {
 }
 
 const (
-	localSendersKept = 20
-	unreadKept       = 5
-	progressEvery    = 500 * time.Millisecond
+	localSendersKept  = 100000 // more are not told apart
+	localSendersShown = 20
+	unreadKept        = 5
+	progressEvery     = 500 * time.Millisecond
 )
 
 // judgeAll reads every message of the directories once, in parallel, and
@@ -188,6 +192,9 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 					continue
 				}
 				c.count(r, queue, local, h.Postfix.Domains)
+				if rules.Empty() && r.Verdict == pattern.Ham {
+					continue // nobody judged it: a list that says ham is what restore and putback send
+				}
 				if err := list.add(&r.judged); err != nil {
 					return err
 				}
@@ -206,7 +213,10 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 	if len(c.Left) > sourcesShown {
 		c.Left = c.Left[:sourcesShown]
 	}
-	c.Hit = slices.Sorted(maps.Keys(local))
+	c.Largest = sources.largest()
+	c.Hit, c.HitAll = slices.AppendSeq([]string{}, maps.Keys(local)), len(local)
+	slices.Sort(c.Hit)
+	c.Hit = c.Hit[:min(len(c.Hit), localSendersShown)]
 	c.Seconds = time.Since(began).Seconds()
 	var err error
 	c.List, err = list.commit()
@@ -322,8 +332,6 @@ func (c *Classified) count(r *reading, queue string, local map[string]bool, doma
 	if _, domain, ok := strings.Cut(strings.ToLower(r.sender), "@"); ok && slices.Contains(domains, domain) && !local[strings.ToLower(r.sender)] {
 		if len(local) < localSendersKept {
 			local[strings.ToLower(r.sender)] = true
-		} else {
-			c.HitMore = true
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -65,12 +66,9 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 	case c.Ham == 0:
 		why = append(why, fmt.Sprintf("the rules take all %d messages", c.Spam))
 	}
-	if n := len(c.Hit); n > int(a.MaxSenders) {
-		more := ""
-		if c.HitMore {
-			more = "more than "
-		}
-		why = append(why, fmt.Sprintf("the rules hit %s%d local senders, such as %s", more, n, strings.Join(c.Hit[:a.MaxSenders+1], ", ")))
+	if c.HitAll > int(a.MaxSenders) {
+		shown := c.Hit[:min(len(c.Hit), int(a.MaxSenders)+1)]
+		why = append(why, fmt.Sprintf("the rules hit %d local senders, such as %s", c.HitAll, strings.Join(shown, ", ")))
 	}
 	if c.Unreadable > 0 {
 		why = append(why, fmt.Sprintf("%d messages are unreadable, such as %s", c.Unreadable, strings.Join(c.Unread, ", ")))
@@ -78,7 +76,14 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 	if c.Rescued > int64(a.MaxRescued) {
 		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take", c.Rescued))
 	}
-	for _, s := range c.Left {
+	sources := slices.Clone(c.Left) // of more than maxSource; max_source may be lower
+	for _, s := range c.Largest {
+		if !slices.ContainsFunc(sources, func(o Source) bool { return o.Kind == s.Kind && o.Value == s.Value }) {
+			sources = append(sources, s)
+		}
+	}
+	for _, s := range sources {
+		// One of Left may be larger than its count, see tally.
 		if s.Count > int64(a.MaxSource) {
 			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s %s, such as %s", s.Count, s.Kind, s.Value, strings.Join(s.Samples, ", ")))
 		}

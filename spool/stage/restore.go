@@ -128,7 +128,9 @@ var putback = Row{
 		if err != nil {
 			return nil, err
 		}
-		what, err := stillAside(ctx, h.Postfix, h.Dir, sets)
+		var confirmed Confirmed
+		h.Last("confirm", &confirmed)
+		what, err := stillAside(ctx, h.Postfix, h.Dir, sets, confirmed.List)
 		if err != nil {
 			return nil, err
 		}
@@ -136,7 +138,10 @@ var putback = Row{
 		if args.IncludeSpam {
 			going = append(going, what.rest...)
 		}
-		if err := what.answered(h, args, len(going)); err != nil {
+		if err := what.answered(h, args, int64(len(going))); err != nil {
+			return nil, err
+		}
+		if err := h.Agree(int64(len(going))); err != nil {
 			return nil, err
 		}
 		token := fmt.Sprintf("putback include_spam=%t", args.IncludeSpam)
@@ -151,43 +156,48 @@ type Preview struct {
 	Going    int64          `json:"going"` // without include_spam
 	All      int64          `json:"all"`   // with it
 	ByKind   map[string]int `json:"by_kind"`
-	Sources  []Source       `json:"sources"` // of the messages that no rule judged
+	Sources  []Source       `json:"sources"` // large ones, of all that is aside
 	Examined string         `json:"list,omitempty"`
 
 	ham, rest []spool.Mail
 }
 
-// PreviewPutback looks at what a run has aside, and changes nothing.
-func PreviewPutback(ctx context.Context, p *spool.Postfix, run, dir string) (*Preview, error) {
+// PreviewPutback looks at what a run has aside, and changes nothing. confirmed
+// is the list that was confirmed last, if any.
+func PreviewPutback(ctx context.Context, p *spool.Postfix, run, dir, confirmed string) (*Preview, error) {
 	sets, err := spool.AsideOf(p, dir)
 	if err != nil {
 		return nil, err
 	}
-	what, err := stillAside(ctx, p, dir, sets)
-	if err == nil {
-		what.Run = run
+	what, err := stillAside(ctx, p, dir, sets, confirmed)
+	if err != nil {
+		return nil, err
 	}
-	return what, err
+	what.Run = run
+	return what, nil
 }
 
 // answered asks, unless the number that was expected is the number found.
-func (w *Preview) answered(h *Host, args *PutbackArgs, going int) error {
+func (w *Preview) answered(h *Host, args *PutbackArgs, going int64) error {
 	switch {
-	case args.Expect != nil && int(*args.Expect) == going:
+	case h.Agreed != nil && going <= *h.Agreed:
+		return nil // the rest of what went before a death
+	case args.Expect != nil && int64(*args.Expect) == going:
 		return nil
 	case args.Expect != nil:
-		return fmt.Errorf("putback: %d messages would go, not the %d that were expected: nothing was moved", going, *args.Expect)
+		return fmt.Errorf("putback: %d messages would go, not the %d that were expected: nothing was moved ('spoolsweep putback %s' shows them)", going, *args.Expect, h.Run)
 	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == fmt.Sprint(going):
 		return nil
 	}
-	return &Ask{Kind: "confirm", Data: &Confirm{Reasons: []string{"putback sends"}, Ham: int64(going), List: fmt.Sprint(going)}}
+	return &Ask{Kind: "confirm", Data: &Confirm{Reasons: []string{"putback sends"}, Ham: going, Spam: w.Going + int64(len(w.rest)) - going, List: fmt.Sprint(going)}}
 }
 
-// stillAside sorts what is aside: ham of the run's last list, and messages
-// that no rule judged and no flood touches, go without more; what was judged
-// spam, is the flood's, or unreadable, only with include_spam. Half-written
-// files are in neither: they are nobody's mail.
-func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.Set) (*Preview, error) {
+// stillAside sorts what is aside: ham of the run's last list, if that is the
+// one that was confirmed, goes without more; so do ham of a list that nobody
+// confirmed, and messages that no rule judged, where no flood touches them. What
+// was judged spam, is the flood's, or is unreadable, goes only with include_spam.
+// Half-written files are in neither: they are nobody's mail.
+func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.Set, confirmed string) (*Preview, error) {
 	type key struct {
 		inode       uint64
 		size, mtime int64
@@ -199,7 +209,7 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 	}
 	w := &Preview{ByKind: map[string]int{}, Examined: list}
 	sources := newTally(p.Networks)
-	var unjudged []reading
+	var unsure []doubtful
 	none, err := pattern.Compile(nil, nil)
 	if err != nil {
 		return nil, err
@@ -223,17 +233,19 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 				verdict, ok := known[key{r.Inode, r.Size, r.Mtime}]
 				switch {
 				case r.gone || r.Verdict == pattern.Incomplete:
-				case ok && verdict == pattern.Ham && r.Verdict == pattern.Ham:
-					w.ByKind["ham"]++
-					w.ham = append(w.ham, r.Mail)
+				case r.Verdict == pattern.Unreadable || ok && verdict == pattern.Unreadable: // only a rule on the body finds damage there
+					w.ByKind["unreadable"]++
+					w.rest = append(w.rest, r.Mail)
 				case ok && verdict == pattern.Spam:
 					w.ByKind["spam"]++
 					w.rest = append(w.rest, r.Mail)
-				case r.Verdict == pattern.Unreadable:
-					w.ByKind["unreadable"]++
-					w.rest = append(w.rest, r.Mail)
+				case ok && verdict == pattern.Ham && list == confirmed:
+					w.ByKind["ham"]++
+					w.ham = append(w.ham, r.Mail)
+				case ok && verdict == pattern.Ham:
+					unsure = append(unsure, doubtful{r.Mail, "ham"})
 				default:
-					unjudged = append(unjudged, r)
+					unsure = append(unsure, doubtful{r.Mail, "never judged"})
 				}
 			}
 			return nil
@@ -242,7 +254,7 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 			return nil, err
 		}
 	}
-	if err := w.decide(p, unjudged, judge, sources); err != nil {
+	if err := w.decide(p, unsure, judge, sources); err != nil {
 		return nil, err
 	}
 	w.Sources = sources.over(maxSource)
@@ -253,14 +265,20 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 	return w, nil
 }
 
-// decide tells the flood among messages that no rule judged.
-func (w *Preview) decide(p *spool.Postfix, unjudged []reading, judge *pattern.Judge, sources *tally) error {
-	wanted := map[string]map[string]spool.Mail{}
-	for _, r := range unjudged {
+// doubtful is a message that goes only if it is not the flood's.
+type doubtful struct {
+	spool.Mail
+	kind string
+}
+
+// decide tells the flood among messages that nobody confirmed.
+func (w *Preview) decide(p *spool.Postfix, unsure []doubtful, judge *pattern.Judge, sources *tally) error {
+	wanted := map[string]map[string]doubtful{}
+	for _, r := range unsure {
 		if wanted[r.Aside] == nil {
-			wanted[r.Aside] = map[string]spool.Mail{}
+			wanted[r.Aside] = map[string]doubtful{}
 		}
-		wanted[r.Aside][r.ID] = r.Mail
+		wanted[r.Aside][r.ID] = r
 	}
 	for _, dir := range slices.Sorted(maps.Keys(wanted)) {
 		err := spool.Walk(p, dir, func(c spool.Chunk) error {
@@ -276,10 +294,10 @@ func (w *Preview) decide(p *spool.Postfix, unjudged []reading, judge *pattern.Ju
 				}
 				if flood || again.Verdict != pattern.Ham {
 					w.ByKind["flood"]++
-					w.rest = append(w.rest, m)
+					w.rest = append(w.rest, m.Mail)
 				} else {
-					w.ByKind["never judged"]++
-					w.ham = append(w.ham, m)
+					w.ByKind[m.kind]++
+					w.ham = append(w.ham, m.Mail)
 				}
 			}
 			return nil

@@ -26,7 +26,9 @@ var stop = Row{
 			return nil, err
 		}
 		h.stopped = s
-		return &Stopped{*s}, nil
+		r := &Stopped{*s}
+		r.Ended, r.MayDouble = append([]string{}, s.Ended...), append([]string{}, s.MayDouble...) // never null
+		return r, nil
 	},
 }
 

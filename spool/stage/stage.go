@@ -77,15 +77,35 @@ func Names() []string {
 	return names
 }
 
-// Keys are the names of a stage's arguments.
+// Keys are the names of a stage's arguments in a playbook. Fields tagged
+// playbook:"-" are for commands.
 func (r *Row) Keys() []string {
 	var keys []string
-	for _, f := range reflect.VisibleFields(reflect.TypeOf(r.New()).Elem()) {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-			keys = append(keys, name)
-		}
+	for _, f := range fields(r.New()) {
+		keys = append(keys, key(f))
 	}
 	return keys
+}
+
+// Field is a pointer to the argument that key names, nil if there is none.
+func Field(a Args, name string) any {
+	for _, f := range fields(a) {
+		if key(f) == name {
+			return reflect.ValueOf(a).Elem().FieldByIndex(f.Index).Addr().Interface()
+		}
+	}
+	return nil
+}
+
+func fields(a Args) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(reflect.TypeOf(a).Elem()), func(f reflect.StructField) bool {
+		return key(f) == "" || f.Tag.Get("playbook") == "-"
+	})
+}
+
+func key(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
 }
 
 // Parse decodes and checks a stage's arguments.
@@ -202,6 +222,11 @@ type Host struct {
 	Cancelled func() bool
 	// Last decodes the result of the latest stage of that name in this run.
 	Last func(stage string, into any) bool
+	// Agreed is how many messages were agreed to go when this very stage was
+	// begun, by a process that died in it; nil if it did not come to that. Agree
+	// journals it.
+	Agreed *int64
+	Agree  func(messages int64) error
 
 	stopped *spool.Stopped
 }

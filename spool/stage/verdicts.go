@@ -63,13 +63,26 @@ func (l *listWriter) commit() (string, error) {
 		return "", nil
 	}
 	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
+	dir := filepath.Dir(l.f.Name())
 	if err == nil {
-		err = os.Rename(l.f.Name(), filepath.Join(filepath.Dir(l.f.Name()), verdictsName))
+		err = os.Rename(l.f.Name(), filepath.Join(dir, verdictsName))
+	}
+	if err == nil {
+		err = syncDir(dir) // else a power loss could bring the old list back
 	}
 	if err != nil {
 		return "", fmt.Errorf("list of verdicts: %w", err)
 	}
 	return hex.EncodeToString(l.sum.Sum(nil)), nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 func (l *listWriter) drop() {
@@ -92,7 +105,7 @@ func readList(dir string, fn func(*judged)) (string, error) {
 	defer f.Close()
 	gz, err := gzip.NewReader(bufio.NewReader(f))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", f.Name(), err)
+		return "", damaged(f, err)
 	}
 	sum := sha256.New()
 	d := json.NewDecoder(io.TeeReader(gz, sum))
@@ -101,12 +114,13 @@ func readList(dir string, fn func(*judged)) (string, error) {
 		if err := d.Decode(&j); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return "", fmt.Errorf("%s: %w", f.Name(), err)
+			return "", damaged(f, err)
 		}
 		fn(&j)
 	}
-	if _, err := io.Copy(sum, gz); err != nil {
-		return "", fmt.Errorf("%s: %w", f.Name(), err)
-	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func damaged(f *os.File, err error) error {
+	return fmt.Errorf("the list of verdicts %s is damaged, so nothing is moved (begin anew with other rules, 'spoolsweep resume -e @rules.yaml', to write it again): %w", f.Name(), err)
 }

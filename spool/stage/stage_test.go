@@ -1,0 +1,289 @@
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spoolsweep/spool"
+)
+
+func reencode(t *testing.T, from, into any) bool {
+	t.Helper()
+	text, err := json.Marshal(from)
+	if err == nil {
+		err = json.Unmarshal(text, into)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+// The table is all that playbooks, plans and printers know of a stage.
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	for i, r := range Table {
+		if r.Doc == "" || strings.ContainsAny(r.Doc, "\n.") {
+			t.Errorf("%s: doc %q is not one line without a full stop", r.Name, r.Doc)
+		}
+		if r.New == nil || r.Result == nil || r.Run == nil {
+			t.Fatalf("%s: New, Result or Run is missing", r.Name)
+		}
+		if r.New() == nil || r.Result() == nil || r.New() == r.New() && len(r.Keys()) > 0 {
+			t.Errorf("%s: New and Result make something new each time", r.Name)
+		}
+		if got, ok := Find(r.Name); !ok || got != r {
+			t.Errorf("Find(%q) is another row", r.Name)
+		}
+		if names := Names(); names[i] != r.Name {
+			t.Errorf("Names()[%d]: got %s, want %s", i, names[i], r.Name)
+		}
+		for _, before := range r.After {
+			if _, ok := Find(before); !ok {
+				t.Errorf("%s comes after %q, which is no stage", r.Name, before)
+			}
+		}
+		for _, key := range r.Keys() {
+			if Field(r.New(), key) == nil {
+				t.Errorf("%s: no field for the key %s", r.Name, key)
+			}
+		}
+		if _, err := r.Parse(json.RawMessage(`{"no_such_key": 1}`)); err == nil {
+			t.Errorf("%s accepts an unknown key", r.Name)
+		}
+		if _, err := r.Parse(json.RawMessage(`[]`)); err == nil {
+			t.Errorf("%s accepts a list", r.Name)
+		}
+		if _, err := r.Parse(nil); err != nil {
+			t.Errorf("%s without arguments: %v", r.Name, err)
+		}
+		_ = r.Result().Lines() // of an empty result: no panic
+		fmt.Fprintf(&b, "%s: %s\n  keys %v, section %t, after %v, changes %t\n", r.Name, r.Doc, r.Keys(), r.Section, r.After, r.Changes)
+	}
+	golden(t, "table.golden", b.String())
+	if _, ok := Find("no-such"); ok {
+		t.Error("Find finds what is not there")
+	}
+	if f := Field(&ClassifyArgs{}, "directories"); f != nil {
+		t.Error("directories is a key of playbooks")
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, tt := range []struct{ stage, args, want string }{
+		{"count", `{"exact": true}`, `{"exact":true}`},
+		{"count", `{"exact": "yes"}`, "error count: json: cannot unmarshal"},
+		{"stop", `{"queues": "auto"}`, `error stop: json: unknown field "queues"`},
+		{"set-aside", `{}`, `{"queues":["auto"]}`},
+		{"set-aside", `{"queues": "incoming, active"}`, `{"queues":["incoming","active"]}`},
+		{"set-aside", `{"queues": ["deferred"]}`, `{"queues":["deferred"]}`},
+		{"set-aside", `{"queues": []}`, "error set-aside: no queue is named"},
+		{"set-aside", `{"queues": ""}`, "error set-aside:"},
+		{"set-aside", `{"queues": "incoming,auto"}`, "error set-aside: auto stands alone"},
+		{"set-aside", `{"queues": "corrupt"}`, "error set-aside:"},
+		{"set-aside", `{"queues": "../etc"}`, "error set-aside:"},
+		{"set-aside", `{"queues": 5}`, "error set-aside: queues are a name, a list of names, or auto"},
+		{"classify", `{"spam": {"sender": "a@b.c"}}`, `{"spam":{"sender":"a@b.c"},"ham":null}`},
+		{"classify", `{"spam": {"sendr": "a@b.c"}}`, "error classify:"},
+		{"confirm", `{}`, `{"show":"classify","max_senders":3,"max_source":100,"max_rescued":20}`},
+		{"confirm", `{"show": "count"}`, `error confirm: show: "count" has nothing to confirm: classify has`},
+		{"restore", `{}`, `{"rate":50,"live_max":500}`},
+		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7}`},
+		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500}`},
+		{"putback", `{"expect": -1}`, "error putback: -1 is no whole number from 0"},
+	} {
+		row, _ := Find(tt.stage)
+		a, err := row.Parse(json.RawMessage(tt.args))
+		var got string
+		if err != nil {
+			got = "error " + err.Error()
+			if !strings.HasPrefix(tt.want, "error ") || !strings.HasPrefix(got, tt.want) {
+				t.Errorf("%s %s: got %s, want %s", tt.stage, tt.args, got, tt.want)
+			}
+			continue
+		}
+		text, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = string(text); got != tt.want {
+			t.Errorf("%s %s: got %s, want %s", tt.stage, tt.args, got, tt.want)
+		}
+		// What was parsed says the same once more: it travels as JSON.
+		again, err := row.Parse(text)
+		if err != nil {
+			t.Errorf("%s %s again: %v", tt.stage, text, err)
+		} else if d := cmp.Diff(a, again); d != "" {
+			t.Errorf("%s %s again: %s", tt.stage, text, d)
+		}
+	}
+}
+
+func TestRate(t *testing.T) {
+	for text, want := range map[string]Rate{
+		`50`: 50, `"50"`: 50, `"50/s"`: 50, `"50 / sec"`: 50, `0`: 0, `"0/s"`: 0, `"60/m"`: 1, `"90/min"`: 1.5,
+		`"3600/h"`: 1, `0.5`: 0.5, `"NaN"`: -1, `"Inf"`: -1, `-1`: -1, `"-1/s"`: -1, `"50/d"`: -1, `"/s"`: -1, `""`: -1,
+		`null`: -1, `true`: -1, `[50]`: -1, `"50/s/s"`: -1, `1e10`: -1, `"fast"`: -1,
+	} {
+		var got Rate
+		err := got.UnmarshalJSON([]byte(text))
+		switch {
+		case want < 0 && err == nil:
+			t.Errorf("rate %s: got %v, want an error", text, got)
+		case want >= 0 && (err != nil || got != want):
+			t.Errorf("rate %s: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for text, want := range map[string]Number{
+		`0`: 0, `500`: 500, `"500"`: 500, `-1`: -1, `1.5`: -1, `"x"`: -1, `null`: -1, `true`: -1, `{}`: -1, `99999999999999999999`: -1,
+	} {
+		var got Number
+		err := got.UnmarshalJSON([]byte(text))
+		switch {
+		case want < 0 && err == nil:
+			t.Errorf("number %s: got %v, want an error", text, got)
+		case want >= 0 && (err != nil || got != want):
+			t.Errorf("number %s: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
+func TestCheckOrder(t *testing.T) {
+	for _, tt := range []struct {
+		plan  string
+		index int // of the wrong stage, -1: none
+		want  string
+	}{
+		{"count", -1, ""},
+		{"", -1, ""},
+		{"count stop set-aside start classify confirm restore count", -1, ""},
+		{"stop set-aside start stop set-aside start classify", -1, ""},
+		{"classify restore", -1, ""},
+		{"putback", -1, ""},
+		{"count suspect", 1, `no stage "suspect"`},
+		{"set-aside", 0, "set-aside stands outside stop and start"},
+		{"start", 0, "start stands outside stop and start"},
+		{"stop set-aside", 0, "a stop without start: Postfix would be left stopped"},
+		{"count stop", 1, "a stop without start: Postfix would be left stopped"},
+		{"stop start", 1, "between stop and start stands one set-aside"},
+		{"stop set-aside set-aside start", 3, "between stop and start stands one set-aside"},
+		{"stop stop set-aside start", 1, "stop stands between stop and start"},
+		{"stop count set-aside start", 1, "count stands between stop and start, where Postfix is down: move it behind start"},
+		{"stop set-aside classify start", 2, "classify stands between stop and start, where Postfix is down: move it behind start"},
+		{"stop set-aside start set-aside", 3, "set-aside stands outside stop and start"},
+		{"restore classify", 0, "restore needs a stage before it: classify"},
+		{"confirm", 0, "confirm needs a stage before it: classify"},
+	} {
+		err := CheckOrder(strings.Fields(tt.plan))
+		var wrong *OrderError
+		switch {
+		case tt.index < 0 && err != nil:
+			t.Errorf("%s: %v", tt.plan, err)
+		case tt.index >= 0 && !errors.As(err, &wrong):
+			t.Errorf("%s: got %v, want an OrderError", tt.plan, err)
+		case tt.index >= 0 && (wrong.Index != tt.index || wrong.Message != tt.want):
+			t.Errorf("%s: got %d %q, want %d %q", tt.plan, wrong.Index, wrong.Message, tt.index, tt.want)
+		}
+	}
+}
+
+// SectionOf agrees with CheckOrder for every plan that is accepted.
+func TestSectionOf(t *testing.T) {
+	plan := strings.Fields("count stop set-aside start classify stop set-aside start restore")
+	if err := CheckOrder(plan); err != nil {
+		t.Fatal(err)
+	}
+	want := map[int][2]int{1: {1, 3}, 2: {1, 3}, 3: {1, 3}, 5: {5, 7}, 6: {5, 7}, 7: {5, 7}}
+	for i := range len(plan) + 2 {
+		first, last, ok := SectionOf(plan, i)
+		w, wanted := want[i]
+		if ok != wanted || ok && (first != w[0] || last != w[1]) {
+			t.Errorf("SectionOf(%d): got %d, %d, %t, want %v, %t", i, first, last, ok, w, wanted)
+		}
+	}
+}
+
+// The fields that design.md section 3 promises to scripts. A new field is a new
+// line in a golden file, a lost or renamed one breaks somebody's script.
+func TestResultJSON(t *testing.T) {
+	results := map[string]Result{
+		"count": &Counts{spool.Counts{
+			Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 3,
+			Queues:   map[spool.Queue]spool.Count{spool.Incoming: {Messages: 3}, spool.Hold: {Messages: 9, Partial: true}},
+			SetAside: map[string]spool.Count{"incoming.spamfull": {Messages: 7}},
+		}},
+		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
+		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
+		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
+		"classify": &Classified{
+			Messages: 10, Verdicts: Verdicts{Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1},
+			ByRule: map[string]RuleCount{"sender a@b.c": {Messages: 5, Alone: 5}}, RuleOrder: []string{"sender a@b.c"},
+			ByQueue: map[string]Verdicts{"incoming": {Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1}},
+			Left:    []Source{{Kind: "login", Value: "eve", Count: 101, Samples: []string{"incoming.spamfull/4XK"}}},
+			Largest: []Source{}, Hit: []string{"eve@chavez"}, HitAll: 1, Rescued: 2, Unread: []string{"incoming.spamfull/4XL: no end"},
+			List: "abc", Bytes: 1000, Seconds: 0.1,
+		},
+		"confirm": &Confirmed{Answer: "yes", By: "ana@laptop", List: "abc"},
+		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1},
+		"putback": &Restored{Moved: spool.Moved{ByQueue: map[string]int64{}}, Left: 1, Kept: []string{"incoming.spamfull"}},
+	}
+	var b strings.Builder
+	for _, name := range Names() {
+		r, ok := results[name]
+		if !ok {
+			t.Errorf("%s: no result here", name)
+			continue
+		}
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s %s\n", name, text)
+		for _, l := range r.Lines() {
+			fmt.Fprintf(&b, "  | %s | %d %s | %s\n", l.Label, l.Number, l.Unit, l.Text)
+		}
+		row, _ := Find(name)
+		into := row.Result()
+		if err := json.Unmarshal(text, into); err != nil {
+			t.Errorf("%s is not read back: %v", name, err)
+		}
+		again, err := json.MarshalIndent(into, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(text), string(again)); d != "" {
+			t.Errorf("%s read back and written: %s", name, d)
+		}
+	}
+	golden(t, "results.golden", b.String())
+	if extra := slices.DeleteFunc(slices.Collect(maps.Keys(results)), func(n string) bool { return slices.Contains(Names(), n) }); len(extra) > 0 {
+		t.Errorf("results of no stage: %v", extra)
+	}
+	empty := &Counts{}
+	if got := empty.Lines(); len(got) != 1 || got[0].Text != "are empty" {
+		t.Errorf("lines of empty queues: %v", got)
+	}
+	stopped := &Stopped{}
+	if got := stopped.Lines(); got[0].Text != "was stopped already" {
+		t.Errorf("lines of a Postfix that was stopped: %v", got)
+	}
+}
+
+func TestWarn(t *testing.T) {
+	if got := (Vars{}).Warn(); got != 500 {
+		t.Errorf("unset: got %d, want 500", got)
+	}
+	if got := (Vars{QueueWarn: 7}).Warn(); got != 7 {
+		t.Errorf("set: got %d, want 7", got)
+	}
+}
