@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks/strict"
 	"spoolsweep/remote/agent"
 	"spoolsweep/spool/practice"
 )
@@ -99,18 +101,14 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 		},
 		Reader: in, Writer: out, ErrWriter: err,
 		Metadata:                  map[string]any{},
-		Suggest:                   true,
 		HideVersion:               true,
 		UseShortOptionHandling:    true,
 		DisableSliceFlagSeparator: true, // a comma in a pattern splits nothing
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
-		CommandNotFound: func(c *cli.Context, name string) {
-			fmt.Fprintf(err, "spoolsweep: no command %q: see spoolsweep --help\n", name)
-		},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
-				return fmt.Errorf("no command %q: see spoolsweep --help", name)
+				return noCommand(c, name)
 			}
 			return errors.Join(cli.ShowAppHelp(c), exit(statusUsage))
 		},
@@ -122,7 +120,31 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "spoolsweep" {
 		name += " " + c.Command.Name
 	}
+	if flag, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
+		var known []string
+		for _, f := range c.Command.Flags {
+			known = append(known, f.Names()...)
+		}
+		flag = strings.TrimLeft(flag, "-")
+		err = fmt.Errorf("no flag %q%s", flag, didYouMean("--", flag, known))
+	}
 	return fmt.Errorf("%w: see %s --help", err, name)
+}
+
+func noCommand(c *cli.Context, name string) error {
+	var known []string
+	for _, command := range c.App.Commands {
+		known = append(known, command.Names()...)
+	}
+	return fmt.Errorf("no command %q%s: see spoolsweep --help", name, didYouMean("", name, known))
+}
+
+func didYouMean(before, word string, known []string) string {
+	known = slices.DeleteFunc(known, func(k string) bool { return len(k) < 2 })
+	if near := strict.Nearest(word, known); near != "" {
+		return fmt.Sprintf(", did you mean %q?", before+near)
+	}
+	return ""
 }
 
 // permute moves flags that stand behind arguments before them, as with

@@ -64,7 +64,7 @@ func putbackAction(c *cli.Context) error {
 		return err
 	}
 	if id == "" {
-		s.Note("", "nothing is aside")
+		s.nothing("nothing is aside")
 		return s.end(ctx)
 	}
 	s.doc.Run = id

@@ -41,6 +41,9 @@ func resumeAction(c *cli.Context) error {
 	if c.NArg() > 1 {
 		return usageError(c, errors.New("one run at most"), false)
 	}
+	if c.IsSet("expect") && !c.Bool("yes") {
+		return errors.New("--expect goes with -y")
+	}
 	s, err := begin(c, nil)
 	if err != nil {
 		return err
@@ -55,7 +58,7 @@ func resumeAction(c *cli.Context) error {
 		return err
 	}
 	if id == "" {
-		s.Note("", "nothing to resume")
+		s.nothing("nothing to resume")
 		return s.end(ctx)
 	}
 	s.doc.Run = id
@@ -137,15 +140,20 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 	return requests, max, failed
 }
 
+// nothing says that there is nothing to do, of the hosts that answered.
+func (s *sweep) nothing(what string) {
+	if slices.ContainsFunc(s.members, func(m *member) bool { return m.Status != show.OK }) {
+		what += " on the hosts that answered"
+	}
+	s.Note("", "%s", what)
+}
+
 func membersOf(all []*member, on map[*member]*run.State) []*member {
 	return slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return on[m] == nil })
 }
 
 // expected compares the number that was typed with what the hosts wait to send.
 func (d *driver) expected(on map[*member]*run.State, n int64) error {
-	if !d.yes {
-		return errors.New("--expect goes with -y")
-	}
 	var sum int64
 	for m, at := range on {
 		if at.Ask == nil || at.Ask.Kind != "confirm" {
@@ -241,7 +249,7 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 				}
 			}
 			if id == "" {
-				s.Note("", "no run on these hosts")
+				s.nothing("no run")
 				return s.end(ctx)
 			}
 			_, on, err := s.find(ctx, id, nil)

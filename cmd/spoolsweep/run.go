@@ -183,7 +183,7 @@ func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan
 		mu.Unlock()
 		if len(f.Problems) > 0 {
 			m.Status = show.Failed
-			m.Error = &show.Failure{Stage: "preflight", Message: f.Problems[0].Message, Remedy: f.Problems[0].Remedy}
+			m.Error = &show.Failure{Stage: "preflight", Message: f.Problems[0].Message, Remedy: f.Problems[0].Remedy, Told: true}
 		}
 		return nil
 	})
@@ -219,7 +219,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 			if m.Error.Remedy != "" {
 				s.Alert(name, "  remedy: %s", show.Clean(m.Error.Remedy))
 			}
-			m.Error.Stage = "connect" // told
+			m.Error.Told = true
 			continue
 		}
 		if f.Counts.QueueDirectory == "" {

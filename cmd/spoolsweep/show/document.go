@@ -74,6 +74,8 @@ type Host struct {
 	Result   json.RawMessage `json:"result,omitempty"` // of a command with one stage
 	Notes    []string        `json:"notes,omitempty"`
 	Pushed   int64           `json:"pushed_bytes"` // of the agent
+
+	told string // the error of a stage, printed when it failed
 }
 
 // Failure says what went wrong, and what to do.
@@ -81,6 +83,7 @@ type Failure struct {
 	Stage   string `json:"stage"`
 	Message string `json:"message"`
 	Remedy  string `json:"remedy"`
+	Told    bool   `json:"-"` // printed already, where it happened
 }
 
 // Stage is one stage of a host's run, as far as this command saw it.
@@ -107,7 +110,8 @@ func (h *Host) Event(e wire.Event) {
 				h.Asks = &end.Asks
 			}
 			if end.Error != "" {
-				h.Error = &Failure{Message: end.Error, Remedy: end.Remedy, Stage: h.lastStage()}
+				h.Error = &Failure{Message: end.Error, Remedy: end.Remedy, Stage: h.lastStage(),
+					Told: h.told != "" && strings.Contains(end.Error, h.told)}
 			}
 		case wire.Warn:
 			h.note(warning(e.Data))
@@ -132,7 +136,7 @@ func (h *Host) Event(e wire.Event) {
 	case wire.End:
 		var end run.Ended
 		if json.Unmarshal(e.Data, &end) == nil {
-			s.Status, s.Changed, s.Seconds = end.Status, end.Changed, end.Seconds
+			s.Status, s.Changed, s.Seconds, h.told = end.Status, end.Changed, end.Seconds, end.Error
 			h.Changed = h.Changed || end.Changed
 		}
 	}

@@ -173,7 +173,7 @@ func (p *Printer) Document(d *Document) error {
 		return e.Encode(d)
 	}
 	for _, h := range d.Hosts {
-		if h.Error != nil && (h.Status == Unreachable || h.Error.Stage == "") {
+		if h.Error != nil && !h.Error.Told {
 			p.Alert(h.Host, "%s: %s", strings.ToUpper(h.Status), Clean(h.Error.Message))
 			if h.Error.Remedy != "" {
 				p.Alert(h.Host, "  remedy: %s", Clean(h.Error.Remedy))

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/practice"
+)
+
+// Bad usage and bad input end with 1, a word on stderr, nothing on stdout, and
+// before any host is reached: there is none here.
+func TestUsageErrors(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	inventory := file("hosts.yaml", "all:\n  hosts:\n    chavez:\n    peltier:\n")
+	in := []string{"-i", inventory}
+	badVar := file("var.yaml", "all:\n  hosts:\n    chavez:\n      queue_warn: many\n")
+	badKey := file("key.yaml", "all:\n  hots:\n    chavez:\n")
+	badTab := file("tab.yaml", "all:\n  hosts:\n\tchavez:\n")
+	playbook := file("book.yaml", "name: mine\nstages:\n  - count:\n  - clasify:\n")
+	order := file("order.yaml", "stages:\n  - set-aside: {queues: auto}\n")
+	rules := file("rules.yaml", "spam:\n  any:\n    - sasl_usr: x\n")
+
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"clasify"}, `no command "clasify"`},
+		{[]string{"clasify"}, `"classify"`},
+		{[]string{"clasify", "-y"}, `no command "clasify"`},
+		{[]string{"--no-such"}, "no-such"},
+		{[]string{"run", "--chek", "backscatter"}, `"--check"`},
+		{[]string{"run", "backscatter", "--limt", "x"}, `"--limit"`},
+		{[]string{"run", "backscatter", "-Z"}, "\"Z\""},
+		{[]string{"run"}, "see spoolsweep run --help"},
+		{[]string{"run", "backscatter", "peltier"}, "see spoolsweep run --help"},
+		{[]string{"ping", "chavez"}, `unexpected argument "chavez"`},
+		{[]string{"classify", "RUN"}, `unexpected argument "RUN"`},
+		{[]string{"resume", "A", "B"}, "one run"},
+		{[]string{"attach", "A", "B"}, "one run"},
+		{[]string{"putback", "A", "B"}, "one run"},
+		{[]string{"demo", "now"}, `unexpected argument "now"`},
+		{[]string{"demo", "--keep", dir}, "new folder"},
+		{[]string{"ping", "-f", "none"}, "none"},
+		{[]string{"ping", "-f", "0"}, "at least one"},
+		{[]string{"ping", "-T", "soon"}, "soon"},
+		{[]string{"ping", "-o", "xml"}, "text and json"},
+		{[]string{"ping", "-l", "nobody"}, "nobody"},
+		{[]string{"ping", "-l", "chavez,nobody"}, "nobody"},
+		{[]string{"ping", "-l", ""}, ""},
+		{[]string{"ping", "--agent", filepath.Join(dir, "none")}, "none"},
+		{[]string{"ping", "--agent", inventory}, "not a Linux program"},
+		{[]string{"run", "backscattr"}, `no playbook "backscattr"`},
+		{[]string{"run", filepath.Join(dir, "none.yaml")}, "none.yaml"},
+		{[]string{"run", playbook, "-y"}, "book.yaml:4"},
+		{[]string{"run", playbook, "-y"}, `"classify"`},
+		{[]string{"run", order, "-y"}, "order.yaml:2"},
+		{[]string{"run", "backscatter"}, "no terminal"},
+		{[]string{"run", "backscatter", "-y", "-e", "spam"}, "spam"},
+		{[]string{"run", "backscatter", "-y", "-e", "rate=quick"}, "rate"},
+		{[]string{"run", "backscatter", "-y", "-e", "@" + filepath.Join(dir, "none.yaml")}, "none.yaml"},
+		{[]string{"run", "backscatter", "-y", "-e", "@" + rules}, "rules.yaml:3"},
+		{[]string{"run", "backscatter", "-y", "-e", "@" + rules}, `"sasl_user"`},
+		{[]string{"run", "backscatter", "-y", "-e", "{spam: {raw: ''}}"}, "empty"},
+		{[]string{"classify", "-e", "@" + rules}, "rules.yaml:3"},
+		{[]string{"classify", "-m", "sasl_user"}, "-m sasl_user"},
+		{[]string{"classify", "-m", "raw:/(/"}, "-m raw:/(/"},
+		{[]string{"classify", "-m", "raw:x", "-e", "spam={raw: x}"}, "not from both"},
+		{[]string{"classify", "--aside", "x", "--queue", "hold", "-m", "raw:x"}, "exclude"},
+		{[]string{"putback"}, "no terminal"},
+		{[]string{"putback", "-y"}, "--expect"},
+		{[]string{"putback", "--rate", "quick", "-y", "--expect", "1"}, "quick"},
+		{[]string{"resume", "--expect", "3"}, "--expect goes with -y"},
+	} {
+		r := execs(t, append(test.args, hostFlags(test.args, in)...)...)
+		r.want(t, statusUsage, test.says)
+		if r.out != "" || r.err == "" {
+			t.Errorf("%s: stdout %q, stderr %q, want a message on stderr alone", r.line, r.out, r.err)
+		}
+	}
+	for _, test := range []struct{ file, says string }{
+		{badVar, "var.yaml:4"}, {badKey, "key.yaml:2"}, {badKey, `"hosts"`}, {badTab, "tab.yaml:3"}, {filepath.Join(dir, "none"), "none"},
+	} {
+		r := execs(t, "ping", "-i", test.file)
+		r.want(t, statusUsage, test.says)
+		if r.out != "" {
+			t.Errorf("%s: stdout %q", r.line, r.out)
+		}
+	}
+	// Without an inventory it says which ones were looked for.
+	execs(t, "ping").want(t, statusUsage, "inventory.yaml")
+}
+
+// hostFlags are in for commands that reach hosts.
+func hostFlags(args, in []string) []string {
+	if app := newApp(nil, nil, nil); args[0] == "demo" || app.Command(args[0]) == nil {
+		return nil
+	}
+	return in
+}
+
+func TestHelpStatus(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"help", "run"}} {
+		if r := execs(t, args...); r.status != 0 || r.out == "" || r.err != "" {
+			t.Errorf("%s: status %d, stdout %d bytes, stderr %q", r.line, r.status, len(r.out), r.err)
+		}
+	}
+	if r := execs(t); r.status != statusUsage {
+		t.Errorf("without a command: status %d, want %d", r.status, statusUsage)
+	}
+}
+
+// A pattern is taken whole, whatever is in it.
+func TestPatternWhole(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(30)
+	f.spoolsweep("classify", "-m", `body:/swift{1,2}value@,?freemail/`, "-m", "subject,:x").want(t, statusUsage, "-m subject,:x")
+	r := f.spoolsweep("classify", "-m", `body:/swift{0,1}value@,{0}freemail/`)
+	r.want(t, 0, `body:/swift{0,1}value@,{0}freemail/ (alone`)
+	if n := strings.Count(r.out, "rule: "); n != 1 {
+		t.Errorf("%d rules were made of one:\n%s", n, r.out)
+	}
+}
+
+// The whole table of exit statuses on hosts that are well, fail, or are silent.
+func TestHostStatuses(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier", "relay01").withFlood(200)
+	if err := f.servers[1].Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := f.hosts[2].Postfix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := spool.Lock(p) // somebody else works there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+
+	run := []string{"run", "backscatter", "-y", "--agent", built(t)}
+	run = append(run, f.where()...)
+	f.execs(append(run, "-l", "peltier")...).want(t, 4, "peltier | UNREACHABLE: ")
+	f.execs(append(run, "-l", "relay01")...).want(t, 2, "relay01 |   IN THE WAY: ", "remedy")
+	f.execs(append(run, "-l", "peltier,relay01")...).want(t, 6)
+	f.execs(append(run, "-l", "chavez")...).want(t, 3, "waits for rules", "spoolsweep classify --aside ", "spoolsweep resume ")
+	r := f.execs(run...)
+	r.want(t, 6, "3 hosts: 1 ok, 1 failed, 1 unreachable")
+	if n := strings.Count(r.err, "UNREACHABLE"); n != 1 {
+		t.Errorf("told %d times that peltier is unreachable:\n%s", n, r.err)
+	}
+	f.execs(append([]string{"ping", "--agent", built(t), "-l", "chavez,relay01"}, f.where()...)...).want(t, 0)
+}
+
+// execs is the program itself, on Linux, where it can be named as the agent.
+func (f *fleet) execs(args ...string) result {
+	f.t.Helper()
+	return execs(f.t, args...)
+}
+
+// What only looks changes nothing at all.
+func TestLooksChangeNothing(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(200)
+	waitQuiet(t, f)
+	before := map[string]string{}
+	for _, h := range f.hosts {
+		before[h.Name] = files(t, h)
+	}
+	rules := f.write("rules.yaml", demoRules)
+	f.spoolsweep("run", "backscatter", "--list-hosts", "-l", "pelt*").want(t, 0)
+	if r := f.spoolsweep("run", "backscatter", "--list-hosts"); r.out != "chavez\npeltier\n" {
+		t.Errorf("--list-hosts: %q", r.out)
+	}
+	r := f.spoolsweep("run", "backscatter", "--list-stages")
+	r.want(t, 0)
+	if !regexp.MustCompile(`(?s)^count .*\nstop .*\nset-aside .*\nstart .*\nclassify .*\nconfirm .*\nrestore .*\ncount `).MatchString(r.out) {
+		t.Errorf("--list-stages:\n%s", r.out)
+	}
+	for _, s := range f.servers {
+		if n := s.Conns(); n != 0 {
+			t.Errorf("a list made %d connections", n)
+		}
+	}
+	f.spoolsweep("run", "backscatter", "--check", "-e", "@"+rules).want(t, 0, "set aside: ", "spam", "--check: nothing was changed")
+	f.spoolsweep("classify", "-m", "sasl_user:"+demoAccount).want(t, 0)
+	f.spoolsweep("ping").want(t, 0, "Postfix practice")
+	f.spoolsweep("attach").want(t, 0, "no run")
+	f.spoolsweep("resume").want(t, 0, "nothing to resume")
+	f.spoolsweep("putback", "-y", "--expect", "0").want(t, 0, "nothing is aside")
+	f.spoolsweep("resume", "20261123T231500Z-ab12").want(t, statusUsage, "no run 20261123T231500Z-ab12")
+	for _, h := range f.hosts {
+		if after := files(t, h); after != before[h.Name] {
+			t.Errorf("%s: before\n%s\nafter\n%s", h.Name, before[h.Name], after)
+		}
+	}
+}
+
+// files lists everything of a host but the agent's own folder, with what would
+// show a change.
+func files(t *testing.T, h *practice.Host) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.Walk(h.Dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		if path == h.Home() {
+			return filepath.SkipDir
+		}
+		b.WriteString(strings.TrimPrefix(path, h.Dir) + " " + info.Mode().String() + " " + info.ModTime().String() + "\n")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, running := h.Running(); running {
+		b.WriteString("running")
+	}
+	return b.String()
+}
+
+// waitQuiet waits until the queue managers have taken in what waited.
+func waitQuiet(t *testing.T, f *fleet) {
+	t.Helper()
+	for _, h := range f.hosts {
+		if err := until(t.Context(), h, func(a practice.Audit) bool {
+			return a.Count(practice.Ham)["incoming"]+a.Count(practice.Spam)["incoming"] == 0
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
