@@ -289,8 +289,13 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	if q.At != nil {
 		next = *q.At
-		if row, ok := stageAt(steps, next); !ok || row.Section {
-			return fmt.Errorf("run %s cannot go on at stage %d: its plan has %d, and stop..start is never begun from here", q.Run, next+1, len(steps))
+		row, ok := stageAt(steps, next)
+		for i := next; ok && i < min(at.next, len(steps)); i++ {
+			done, _ := stageAt(steps, i)
+			ok = !done.Section
+		}
+		if !ok || row.Section {
+			return fmt.Errorf("run %s cannot go on at stage %d: its plan has %d, and stop..start is never begun again from here", q.Run, next+1, len(steps))
 		}
 	}
 	waiting := at.ask != nil && at.answer == nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,6 +29,12 @@ func TestMain(m *testing.M) {
 	}
 	if len(args) == 3 && (args[0] == "worker" || args[0] == "section") {
 		os.Exit(environment().Main(args[0], args[1], args[2]))
+	}
+	// Most of the time of a run here is the two seconds in which the start of
+	// Postfix is proved: many of them wait side by side.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -326,7 +326,7 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 			continue
 		}
 		err := spool.Walk(p, set.Aside, func(c spool.Chunk) error { s.Aside += int64(len(c.IDs)); return nil })
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a put back removes what is empty
 			return nil, err
 		}
 	}

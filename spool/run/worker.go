@@ -213,12 +213,11 @@ func (r *runner) stage(ctx context.Context, h *stage.Host, i int) error {
 		err = r.record.sync()
 	}
 	if err == nil {
-		err = r.write(kindEnd, stageRecord{Index: i})
+		err = r.done(i, Ended{Status: "ok", Changed: row.Changes, Seconds: time.Since(began).Seconds()})
 	}
 	if err != nil {
 		return r.failed(i, began, err)
 	}
-	r.record.emit(step.Stage, i, evEnd, Ended{Status: "ok", Changed: row.Changes, Seconds: time.Since(began).Seconds()})
 	return nil
 }
 
@@ -246,6 +245,19 @@ func (r *runner) section(ctx context.Context, last int) error {
 	queues, err := r.queues(i, last)
 	if err != nil {
 		return r.failed(i, began, err)
+	}
+	sets, err := r.work.SetsAside()
+	if err != nil {
+		return r.failed(i, began, err)
+	}
+	if len(queues) == 0 && len(sets) > 0 {
+		// An earlier try failed after it had set aside what was full.
+		for ; i <= last; i++ {
+			if err := r.done(i, Ended{Status: "ok", Note: "what is full is aside already"}); err != nil {
+				return r.failed(i, began, err)
+			}
+		}
+		return nil
 	}
 	if len(queues) == 0 {
 		note := fmt.Sprintf("no queue holds more than %d messages: nothing was stopped, nothing set aside", r.info.Vars.Warn())
@@ -376,22 +388,33 @@ func (r *runner) settle(ctx context.Context, why string) error {
 	if err := aside.Count(r.pf); err != nil {
 		return r.failed(min(i, last), time.Now(), err)
 	}
-	for ; i <= last; i++ {
-		name := r.info.Steps[i].Stage
+	for k := first; k <= last; k++ {
+		name := r.info.Steps[k].Stage
 		switch {
-		case name == "set-aside":
-			r.record.emit(name, i, evResult, aside)
+		case name == "set-aside": // it is told when Postfix runs, so it was not
+			r.record.emit(name, k, evResult, aside)
 		case name == "start" && s.Started != nil:
-			r.record.emit(name, i, evResult, stage.Started{Started: *s.Started})
+			r.record.emit(name, k, evResult, stage.Started{Started: *s.Started})
 		}
-		if err := r.write(kindEnd, stageRecord{Index: i}); err != nil {
+		if k < i {
+			continue
+		}
+		if err := r.done(k, Ended{Status: "ok", Changed: true}); err != nil {
 			return err
 		}
-		r.record.emit(name, i, evEnd, Ended{Status: "ok", Changed: true})
 	}
 	if target > last+1 {
 		return r.write(kindGoto, gotoRecord{Index: target})
 	}
+	return nil
+}
+
+// done journals and tells that a stage has ended well.
+func (r *runner) done(i int, e Ended) error {
+	if err := r.write(kindEnd, stageRecord{Index: i}); err != nil {
+		return err
+	}
+	r.record.emit(r.info.Steps[i].Stage, i, evEnd, e)
 	return nil
 }
 
