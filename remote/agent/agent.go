@@ -119,14 +119,15 @@ func Serve(ctx context.Context, env *run.Env, sum string, in io.Reader, out io.W
 	var heard atomic.Int64
 	heard.Store(time.Now().UnixNano())
 	ended := make(chan error, 2)
-	go func() {
+	go func() { // ends with in, at the latest with the process
 		r := wire.NewReader(in)
 		for {
 			frame, err := r.Read()
 			if errors.Is(err, io.EOF) {
-				err = nil
+				ended <- nil
+				return
 			}
-			if err != nil || frame.Kind == "" {
+			if err != nil {
 				ended <- err
 				return
 			}
@@ -134,19 +135,34 @@ func Serve(ctx context.Context, env *run.Env, sum string, in io.Reader, out io.W
 			f.frame(ctx, frame)
 		}
 	}()
-	beat := time.NewTicker(wire.Beat)
-	defer beat.Stop()
+	// Beats have a goroutine of their own: a controller that does not read any
+	// more holds up whoever writes, and its silence must be noticed all the same.
+	go func() {
+		beat := time.NewTicker(wire.Beat)
+		defer beat.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-beat.C:
+				if err := f.out.Write(wire.Frame{Kind: wire.Pulse}); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}
+	}()
+	look := time.NewTicker(wire.Beat)
+	defer look.Stop()
 	for {
 		select {
 		case err := <-ended:
 			cancel()
 			f.wait.Wait()
 			return err
-		case <-beat.C:
-			if err := f.out.Write(wire.Frame{Kind: wire.Pulse}); err != nil {
-				return err
-			}
+		case <-look.C:
 			if time.Since(time.Unix(0, heard.Load())) > wire.Lost {
+				// What still writes is stuck in a pipe that nobody reads: not waited for.
 				return errors.New("the controller has gone silent")
 			}
 		}
@@ -284,15 +300,23 @@ func (f *front) tail(ctx context.Context, frame wire.Frame) (any, error) {
 	if err := json.Unmarshal(frame.Data, &c); err != nil {
 		return nil, fmt.Errorf("bad tail: %w", err)
 	}
-	err := f.env.Events(ctx, c.Vars, frame.Run, frame.From, func(line []byte) error {
-		e := new(wire.Event)
-		if err := json.Unmarshal(line, e); err != nil {
-			return fmt.Errorf("events of %s: %w", frame.Run, err)
+	next := frame.From
+	for {
+		err := f.env.Events(ctx, c.Vars, frame.Run, next, func(line []byte) error {
+			e := new(wire.Event)
+			if err := json.Unmarshal(line, e); err != nil {
+				return fmt.Errorf("events of %s: %w", frame.Run, err)
+			}
+			next = max(next, e.Seq+1)
+			return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})
+		})
+		if err != nil {
+			return nil, err
 		}
-		return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})
-	})
-	if err != nil {
-		return nil, err
+		at, err := f.env.StateOf(nil, c.Vars, frame.Run)
+		if err != nil || at.Phase != run.Working {
+			return at, err
+		}
+		// Somebody else has answered between the two: it has not come to rest.
 	}
-	return f.env.StateOf(nil, c.Vars, frame.Run)
 }
