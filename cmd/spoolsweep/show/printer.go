@@ -9,6 +9,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 
@@ -164,13 +167,34 @@ func numbers(data json.RawMessage) string {
 	return text
 }
 
+// escapeJSON writes what a terminal would obey, and what has no shape, in the
+// escapes of JSON: it can stand in strings only, and stays the same text.
+func escapeJSON(text []byte) []byte {
+	var b []byte
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			b = utf8.AppendRune(b, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
+}
+
 // Document ends a command: as JSON all of it, for people a line a host.
 func (p *Printer) Document(d *Document) error {
 	d.Finish()
 	if p.JSON {
-		e := json.NewEncoder(p.Out)
-		e.SetIndent("", "  ")
-		return e.Encode(d)
+		text, err := json.MarshalIndent(d, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = p.Out.Write(append(escapeJSON(text), '\n'))
+		return err
 	}
 	for _, h := range d.Hosts {
 		if h.Error != nil && !h.Error.Told {
