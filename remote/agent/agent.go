@@ -32,6 +32,10 @@ type Maker func() (postfix func(context.Context, stage.Vars) (*spool.Postfix, er
 
 // System is the Maker of the shipped agent: the real Postfix of this host.
 func System() (func(context.Context, stage.Vars) (*spool.Postfix, error), string, error) {
+	if os.Getenv("SPOOLSWEEP_PRACTICE") != "" {
+		// Whoever types a command at the demo's hosts means those, not this machine.
+		return nil, "", errors.New("this is a practice host, and this agent is for real ones")
+	}
 	return func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
 		return spool.System(ctx, v.ConfigDirectory, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
 	}, StateDirectory, nil
