@@ -33,13 +33,11 @@ func ParseExtra(args []string) (*Extra, error) {
 		case strings.HasPrefix(strings.TrimSpace(arg), "{"):
 			root, err = strict.Parse("-e", []byte(arg))
 		case pair && name != "" && !strings.ContainsAny(name, " {}:"):
-			var v *strict.Value
-			if v, err = strict.Parse("-e "+name, []byte(value)); err == nil {
-				x.Values[name], x.origins[name] = v.Plain(), v
-			}
+			v, err := strict.Parse("-e "+name, []byte(value))
 			if err != nil {
 				return nil, err
 			}
+			x.Values[name], x.origins[name] = v.Plain(), v
 			continue
 		default:
 			return nil, fmt.Errorf("-e %q: it takes name=value, @file.yaml, or '{name: value}'", arg)
@@ -48,7 +46,7 @@ func ParseExtra(args []string) (*Extra, error) {
 			return nil, err
 		}
 		if root.Kind != strict.Map {
-			return nil, root.Errorf("-e takes a mapping of variables")
+			return nil, root.Wanted("a map of variables")
 		}
 		for _, e := range root.Entries() {
 			x.Values[e.Key.Text], x.origins[e.Key.Text] = e.Value.Plain(), e.Value
@@ -59,9 +57,13 @@ func ParseExtra(args []string) (*Extra, error) {
 
 // Over merges x over the variables that a run was begun with.
 func (x *Extra) Over(before map[string]any) *Extra {
-	merged := &Extra{Values: maps.Clone(before), origins: x.origins}
-	if merged.Values == nil {
-		merged.Values = map[string]any{}
+	merged := &Extra{Values: map[string]any{}, origins: x.origins}
+	for name, value := range before {
+		// They come from a record in JSON, where every number is a fraction.
+		if whole, err := clean(value); err == nil {
+			value = whole
+		}
+		merged.Values[name] = value
 	}
 	maps.Copy(merged.Values, x.Values)
 	return merged

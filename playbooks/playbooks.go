@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
@@ -43,8 +42,10 @@ type entry struct {
 	row  *stage.Row
 	at   *strict.Value // the key
 	args *strict.Value // may be a Null
-	name string
 }
+
+// nameKey is what every stage may have beside its arguments.
+const nameKey = "name"
 
 // Shipped lists the playbooks that come with spoolsweep.
 func Shipped() []string {
@@ -52,6 +53,7 @@ func Shipped() []string {
 	for i := range files {
 		files[i] = strings.TrimSuffix(files[i], ".yaml")
 	}
+	slices.Sort(files) // a prefix before what is longer
 	return files
 }
 
@@ -76,7 +78,7 @@ func Load(name string) (*Playbook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("playbook: %w", err)
 	}
-	return Parse(name, path.Base(name), text)
+	return Parse(name, name, text)
 }
 
 var topKeys = []string{"name", "hosts", "max_stopped", "vars", "stages"}
@@ -88,25 +90,25 @@ func Parse(name, file string, text []byte) (*Playbook, error) {
 		return nil, err
 	}
 	if root.Kind != strict.Map {
-		return nil, root.Errorf("a playbook is a mapping with the keys %s", strings.Join(topKeys, ", "))
+		return nil, root.Wanted("a map with the keys " + strings.Join(topKeys, ", "))
 	}
 	pb := &Playbook{Name: name, Text: string(text)}
 	for _, e := range root.Entries() {
 		switch e.Key.Text {
 		case "name":
-			err = strict.Decode(e.Value, &pb.Title)
+			err = in("name", strict.Decode(e.Value, &pb.Title))
 		case "hosts":
 			pb.hosts = e.Value
 		case "max_stopped":
 			pb.maxStopped = e.Value
 		case "vars":
 			if pb.vars = e.Value; pb.vars.Kind != strict.Map && pb.vars.Kind != strict.Null {
-				err = e.Value.Errorf("vars is a mapping of names to values")
+				err = e.Value.Wanted("a map of names to values").In("vars")
 			}
 		case "stages":
 			err = pb.readStages(e.Value)
 		default:
-			err = unknown(e.Key, "key", topKeys)
+			err = e.Key.Unknown("key", topKeys)
 		}
 		if err != nil {
 			return nil, err
@@ -123,20 +125,19 @@ func Parse(name, file string, text []byte) (*Playbook, error) {
 	if err := stage.CheckOrder(names); errors.As(err, &wrong) {
 		return nil, pb.stages[wrong.Index].at.Errorf("%s", wrong.Message)
 	}
-	return pb, nil
-}
-
-func unknown(key *strict.Value, what string, known []string) error {
-	err := key.Errorf("unknown %s %q", what, key.Text)
-	if near := strict.Nearest(key.Text, known); near != "" {
-		return err.WithHint("did you mean %q?", near)
+	err = pb.eachTemplate(func(v *strict.Value) error {
+		_, err := compile(v)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return err.WithHint("known: %s", strings.Join(known, ", "))
+	return pb, nil
 }
 
 func (pb *Playbook) readStages(list *strict.Value) error {
 	if list.Kind != strict.List {
-		return list.Errorf("stages is a list, each a stage's name and a colon")
+		return list.Wanted("a list, each a stage's name and a colon").In("stages")
 	}
 	for _, item := range list.Items() {
 		entries := item.Entries()
@@ -146,23 +147,17 @@ func (pb *Playbook) readStages(list *strict.Value) error {
 		key, args := entries[0].Key, entries[0].Value
 		row, ok := stage.Find(key.Text)
 		if !ok {
-			return unknown(key, "stage", stage.Names())
+			return key.Unknown("stage", stage.Names())
 		}
 		if args.Kind != strict.Map && args.Kind != strict.Null {
-			return args.Errorf("the arguments of %s are a mapping", row.Name)
+			return args.Wanted("a map of arguments").In(row.Name)
 		}
-		e := entry{row: row, at: key, args: args}
 		for _, a := range args.Entries() {
-			switch {
-			case a.Key.Text == "name":
-				if err := strict.Decode(a.Value, &e.name); err != nil {
-					return err
-				}
-			case !slices.Contains(row.Keys(), a.Key.Text):
-				return unknown(a.Key, "argument of "+row.Name, append(row.Keys(), "name"))
+			if keys := append(row.Keys(), nameKey); !slices.Contains(keys, a.Key.Text) {
+				return a.Key.Unknown("argument of "+row.Name, keys)
 			}
 		}
-		pb.stages = append(pb.stages, e)
+		pb.stages = append(pb.stages, entry{row: row, at: key, args: args})
 	}
 	return nil
 }
@@ -178,22 +173,36 @@ func (pb *Playbook) Hosts(extra *Extra) (string, error) {
 	if pb.hosts == nil {
 		return "all", nil
 	}
-	r := pb.resolver(nil, extra)
-	plain, err := r.value(pb.hosts)
+	v, err := pb.resolver(nil, extra).value(pb.hosts)
 	if err != nil {
 		return "", err
 	}
-	switch v := plain.(type) {
-	case string:
-		return v, nil
-	case []any:
-		var names []string
-		for _, n := range v {
-			names = append(names, fmt.Sprint(n))
-		}
-		return strings.Join(names, ","), nil
+	items := []*strict.Value{v}
+	if v.Kind == strict.List {
+		items = v.Items()
 	}
-	return "", pb.hosts.Errorf("hosts is a pattern, not a %T", plain)
+	names := make([]string, len(items))
+	for i, item := range items {
+		if err := strict.Decode(item, &names[i]); err != nil {
+			return "", in("hosts", err)
+		}
+		if names[i] == "" {
+			return "", item.Errorf("hosts: a pattern is empty, which would be no host").WithHint("all")
+		}
+	}
+	if len(names) == 0 {
+		return "", v.Errorf("hosts: no pattern, which would be no host").WithHint("all")
+	}
+	return strings.Join(names, ","), nil
+}
+
+// in names the key before a mistake in its value.
+func in(key string, err error) error {
+	var bad *strict.Error
+	if errors.As(err, &bad) {
+		return bad.In(key)
+	}
+	return err
 }
 
 // HostVars are the variables of one host: the inventory's.
@@ -209,65 +218,64 @@ func (pb *Playbook) Resolve(host *HostVars, extra *Extra) (*Plan, error) {
 	r := pb.resolver(host, extra)
 	plan := new(Plan)
 	if pb.maxStopped != nil {
-		n, err := r.value(pb.maxStopped)
+		v, err := r.value(pb.maxStopped)
 		if err != nil {
 			return nil, err
 		}
-		v, ok := n.(int64)
-		if !ok || v < 0 {
-			return nil, pb.maxStopped.Errorf("max_stopped is a number of hosts, not %v", n)
+		var n stage.Number
+		if err := strict.Decode(v, &n); err != nil {
+			return nil, in("max_stopped", err)
 		}
-		plan.MaxStopped = int(v)
+		plan.MaxStopped = int(n)
 	}
-	for _, s := range pb.stages {
-		args := map[string]json.RawMessage{}
-		for _, a := range s.args.Entries() {
-			if a.Key.Text == "name" {
-				continue
-			}
-			plain, err := r.value(a.Value)
-			if err != nil {
-				return nil, err
-			}
-			text, err := json.Marshal(plain)
-			if err != nil {
-				return nil, a.Value.Errorf("%s: %v", a.Key.Text, err)
-			}
-			args[a.Key.Text] = text
-			one, err := json.Marshal(map[string]json.RawMessage{a.Key.Text: text})
-			if err != nil {
-				return nil, err
-			}
-			if _, err := s.row.Parse(one); err != nil {
-				return nil, r.locate(a.Key.Text, a.Value, err)
-			}
-		}
-		text, err := json.Marshal(args)
+	for _, e := range pb.stages {
+		step, err := r.step(e)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.row.Parse(text); err != nil {
-			return nil, s.at.Locate(err)
-		}
-		plan.Steps = append(plan.Steps, stage.Step{Stage: s.row.Name, Name: s.name, Args: text})
+		plan.Steps = append(plan.Steps, step)
 	}
 	return plan, nil
 }
 
-// locate gives an error about an argument its place: in the file that set the
-// variable, where the argument is one.
-func (r *resolver) locate(arg string, at *strict.Value, err error) error {
-	name := r.single(at)
-	if name != "" {
-		if origin := r.origin(name); origin != nil {
-			at = origin
+func (r *resolver) step(e entry) (stage.Step, error) {
+	step := stage.Step{Stage: e.row.Name}
+	args := map[string]any{}
+	for _, a := range e.args.Entries() {
+		key := a.Key.Text
+		v, err := r.value(a.Value)
+		if err != nil {
+			return step, err
 		}
+		if key == nameKey {
+			if err := strict.Decode(v, &step.Name); err != nil {
+				return step, in(key, err)
+			}
+			continue
+		}
+		// Each by itself, so that a mistake has its own place.
+		one := e.row.New()
+		if err := strict.Decode(v, stage.Field(one, key)); err != nil {
+			return step, in(key, err)
+		}
+		if err := one.Check(); err != nil {
+			var bad *pattern.Error
+			if errors.As(err, &bad) && len(bad.Path) > 0 && bad.Path[0] == key {
+				return step, inRule(v, bad)
+			}
+			return step, v.Locate(err).In(key)
+		}
+		args[key] = v.Plain()
 	}
-	var bad *pattern.Error
-	if errors.As(err, &bad) && len(bad.Path) > 0 && bad.Path[0] == arg {
-		return inRule(at, bad)
+	text, err := json.Marshal(args)
+	if err != nil {
+		return step, e.at.Locate(err)
 	}
-	return at.Locate(err)
+	if _, err := e.row.Parse(text); err != nil {
+		return step, e.at.Locate(err)
+	}
+	step.Args = text
+	return step, nil
 }
 
 // inRule gives a mistake in a rule its place below at, the variable's value.
