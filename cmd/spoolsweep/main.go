@@ -147,30 +147,24 @@ func didYouMean(before, word string, known []string) string {
 	return ""
 }
 
-// permute moves flags that stand behind arguments before them, as with
-// Ansible and GNU tools; cli/v2 stops at the first argument.
+// permute moves flags to where cli/v2 looks for them, behind the command and
+// before its arguments: with Ansible and GNU tools they may stand anywhere.
 func permute(app *cli.App, args []string) []string {
 	at := 1
-	var command *cli.Command
-	for ; at < len(args); at++ {
-		if command = app.Command(args[at]); command != nil {
-			break
-		}
-		if !strings.HasPrefix(args[at], "-") {
+	for ; at < len(args) && app.Command(args[at]) == nil; at++ {
+		if len(args[at]) < 2 || args[at][0] != '-' {
 			return args
 		}
-	}
-	if command == nil {
-		return args
-	}
-	takesValue := map[string]bool{}
-	for _, f := range command.Flags {
-		_, boolean := f.(*cli.BoolFlag)
-		for _, name := range f.Names() {
-			takesValue[name] = !boolean
+		if needsValue(app.Commands, args[at]) {
+			at++
 		}
 	}
-	var flags, rest []string
+	if at >= len(args) {
+		return args
+	}
+	command := []*cli.Command{app.Command(args[at])}
+	flags := slices.Clone(args[1:at])
+	var rest []string
 	for i := at + 1; i < len(args); i++ {
 		a := args[i]
 		switch {
@@ -181,19 +175,32 @@ func permute(app *cli.App, args []string) []string {
 			rest = append(rest, a)
 		default:
 			flags = append(flags, a)
-			name := strings.TrimLeft(a, "-")
-			if strings.Contains(name, "=") {
-				continue
-			}
-			if !strings.HasPrefix(a, "--") {
-				name = name[len(name)-1:] // of a bundle the last may take a value
-			}
-			if takesValue[name] && i+1 < len(args) {
+			if needsValue(command, a) && i+1 < len(args) {
 				i++
 				flags = append(flags, args[i])
 			}
 		}
 	}
-	out := append(append([]string{}, args[:at+1]...), flags...)
+	out := append([]string{args[0], args[at]}, flags...)
 	return append(append(out, "--"), rest...)
+}
+
+// needsValue says whether the argument after arg is the value of a flag of any
+// of the commands.
+func needsValue(commands []*cli.Command, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	if name == "" || strings.Contains(name, "=") {
+		return false
+	}
+	if !strings.HasPrefix(arg, "--") {
+		name = name[len(name)-1:] // of a bundle the last may take a value
+	}
+	for _, c := range commands {
+		for _, f := range c.Flags {
+			if _, boolean := f.(*cli.BoolFlag); !boolean && slices.Contains(f.Names(), name) {
+				return true
+			}
+		}
+	}
+	return false
 }

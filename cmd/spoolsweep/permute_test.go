@@ -32,6 +32,10 @@ func TestPermute(t *testing.T) {
 		{"resume RUN --expect -1", "resume --expect -1 -- RUN"},
 		{"classify -m -y", "classify -m -y --"},
 		{"demo --keep d", "demo --keep d --"},
+		{"-y run backscatter", "run -y -- backscatter"},
+		{"-e rate=0 -l run run backscatter -y", "run -e rate=0 -l run -y -- backscatter"},
+		{"--help run", "run --help --"},
+		{"-e rate=0", "-e rate=0"},
 	} {
 		args := append([]string{"spoolsweep"}, strings.Fields(test.typed)...)
 		before := slices.Clone(args)

@@ -651,7 +651,7 @@ func TestSecondRunPushesNothing(t *testing.T) {
 			t.Fatal(r)
 		}
 		pushed = append(pushed, hostIn(t, doc, h).Pushed)
-		list, err := h.Run(t.Context(), "find", "/root/.cache/spoolsweep", "-type", "f", "-printf", "%p inode %i size %s changed %C@\n")
+		list, err := h.Run(t.Context(), "find", "/root/.cache/spoolsweep", "-type", "f", "-printf", "%p inode %i size %s\n")
 		must(t, err)
 		agents = append(agents, list)
 	}

@@ -66,7 +66,7 @@ func TestWorkerKilled(t *testing.T) {
 		kill9(t, h, workerForm)
 		// The section works on; whoever looks on is told when it has ended.
 		got := r.wait()
-		if got.status != 2 || !strings.Contains(got.err, "spoolsweep resume "+id) {
+		if got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
 			t.Errorf("want exit status 2, and what to type; got %v", got)
 		}
 		if n := len(masters(t, h)); n != 1 {
@@ -88,7 +88,7 @@ func TestBothKilled(t *testing.T) {
 			t.Fatal("Postfix runs: killed too late for this test")
 		}
 		got := r.wait()
-		if got.status != 2 || !strings.Contains(got.err, "spoolsweep resume "+id) {
+		if got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
 			t.Errorf("want exit status 2, and what to type; got %v", got)
 		}
 		// The next command on the host finds it.
@@ -157,7 +157,7 @@ func TestWorkerKilledInRestore(t *testing.T) {
 	for killed := 1; killed <= 2; killed++ { // once in the run, once in its resume
 		awaitJournal(t, h, id, "intent", 2*killed)
 		kill9(t, h, workerForm)
-		if got := r.wait(); got.status != 2 || !strings.Contains(got.err, "spoolsweep resume "+id) {
+		if got := r.wait(); got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
 			t.Errorf("want exit status 2, and what to type; got %v", got)
 		}
 		if back := len(checkHalf(t, h, messages)); back == 0 || back == len(hams(messages)) {
@@ -202,7 +202,7 @@ func cut(t *testing.T, h *lab.Host, f *fleet, r *running, id string, messages []
 	}
 	fresh := slices.DeleteFunc(lab.Flood(account(h), 100, 2), func(m lab.Message) bool { return m.Spam })
 	must(t, h.Inject(t.Context(), fresh))
-	if got := r.wait(); got.status != 2 || !strings.Contains(got.err, "spoolsweep resume "+id) {
+	if got := r.wait(); got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
 		t.Errorf("want exit status 2, and what to type; got %v", got)
 	}
 	return append(messages, fresh...)
