@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,26 +101,27 @@ func removeDir(parent *os.File, name string) error {
 // probe proves, with two directories of its own, that root's file system can
 // rename without replacing and exchange names.
 func probe(root *os.File, a, b string) (exchanges bool, err error) {
-	if err := step("probe"); err != nil {
-		return false, err
-	}
 	for _, name := range []string{a, b} {
+		if err := step("mkdir " + name); err != nil {
+			return false, err
+		}
 		if err := unix.Mkdirat(int(root.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return false, fmt.Errorf("probe %s: %w", root.Name(), err)
 		}
 	}
-	defer func() {
-		for _, name := range []string{a, b} {
-			if e := unix.Unlinkat(int(root.Fd()), name, unix.AT_REMOVEDIR); e != nil && err == nil {
-				err = fmt.Errorf("probe %s: %w", root.Name(), e)
-			}
-		}
-	}()
-	if err := renameNoReplace(int(root.Fd()), a, int(root.Fd()), b); !errors.Is(err, unix.EEXIST) {
-		return false, fmt.Errorf("%s: its file system cannot rename without replacing: %v", root.Name(), err)
+	if err := rename(root, a, root, b); !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("%s: its file system cannot rename without replacing: %w", root.Name(), cmp.Or(err, errReplaced))
 	}
-	return renameExchange(int(root.Fd()), a, int(root.Fd()), b) == nil, nil
+	exchanges = exchange(root, a, b) == nil
+	for _, name := range []string{a, b} {
+		if err := removeDir(root, name); err != nil {
+			return false, err
+		}
+	}
+	return exchanges, nil
 }
+
+var errReplaced = errors.New("it replaced a directory")
 
 // touch gives a file the present as its time. The queue manager leaves a file
 // in incoming alone until its time has come (qmgr_active.c).
@@ -154,6 +156,14 @@ func signal(p process, sig unix.Signal) error {
 		return err
 	}
 	return signalChecked(p, sig)
+}
+
+// openAppend opens a journal for reading and appending, or makes it.
+func openAppend(path string) (*os.File, error) {
+	if err := step("open " + path); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 }
 
 // appendSync appends whole lines to a journal and makes them survive a power loss.

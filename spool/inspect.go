@@ -109,6 +109,10 @@ func (p *Postfix) inspectLive(dir *os.File, q Queue, deadline time.Time, add fun
 		}
 		for _, id := range c.IDs {
 			path := c.Dir.Name() + "/" + id
+			if len(id) == 1 {
+				add(path, "is taken for a hash directory by its name: Postfix ends at it", "move it out of the queue")
+				continue
+			}
 			s, err := statAt(c.Dir, id)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue

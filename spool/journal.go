@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,6 +33,7 @@ type Journal struct {
 	f    *os.File
 	seq  int64
 	size int64 // of the whole lines
+	torn bool  // what a failed write left behind them could not be cut off
 }
 
 // Record is one line of a journal.
@@ -47,7 +46,7 @@ type Record struct {
 // OpenJournal opens the journal in dir, or begins it.
 func OpenJournal(dir, build string) (*Journal, []Record, error) {
 	path := filepath.Join(dir, journalName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := openAppend(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +121,11 @@ func readJournal(f io.ReadSeeker) ([]Record, int64, error) {
 func parseJournal(text []byte) (records []Record, whole int64, err error) {
 	head, rest, found := bytes.Cut(text, []byte("\n"))
 	if !found {
-		return nil, 0, nil // not even the first line was written
+		// Not even the first line was written; all else is not ours to cut.
+		if torn := strings.TrimRight(string(text), "\x00"); !strings.HasPrefix(torn, journalMagic+" ") && !strings.HasPrefix(journalMagic+" ", torn) {
+			return nil, 0, fmt.Errorf("begins with %.40q: no journal", text)
+		}
+		return nil, 0, nil
 	}
 	if !strings.HasPrefix(string(head), journalMagic+" ") {
 		return nil, 0, fmt.Errorf("begins with %.40q: written by another version, or no journal", head)
@@ -158,7 +161,14 @@ func parseRecord(line []byte) (Record, bool) {
 	kind, data, ok := bytes.Cut(rest, []byte(" "))
 	r := Record{Kind: string(kind), Data: bytes.Clone(data)}
 	r.Seq, err = strconv.ParseInt(string(seq), 10, 64)
-	return r, ok && err == nil && json.Valid(data)
+	// A line that we would have written otherwise is none of ours.
+	return r, ok && err == nil && json.Valid(data) && bytes.Equal(r.line(), append(bytes.Clone(line), '\n'))
+}
+
+// line is the record as it stands in a journal.
+func (r Record) line() []byte {
+	line := fmt.Appendf(nil, "%d %s %s", r.Seq, r.Kind, r.Data)
+	return fmt.Appendf(line, " %08x\n", crc32.Checksum(line, castagnoli))
 }
 
 // Write appends a record and syncs it.
@@ -167,11 +177,18 @@ func (j *Journal) Write(kind string, data any) error {
 	if err != nil {
 		return err
 	}
-	line := fmt.Appendf(nil, "%d %s %s", j.seq+1, kind, text)
-	line = fmt.Appendf(line, " %08x\n", crc32.Checksum(line, castagnoli))
+	// Half a line in the middle would make the journal unreadable.
+	if j.torn {
+		if err := cutTail(j.f, j.size); err != nil {
+			return fmt.Errorf("journal %s: cut a line that was not written whole: %w", j.f.Name(), err)
+		}
+		j.torn = false
+	}
+	line := Record{Seq: j.seq + 1, Kind: kind, Data: text}.line()
 	if err := appendSync(j.f, line); err != nil {
-		// Half a line in the middle would make the journal unreadable.
-		return fmt.Errorf("journal %s: %w", j.f.Name(), errors.Join(err, cutTail(j.f, j.size)))
+		cut := cutTail(j.f, j.size)
+		j.torn = cut != nil
+		return fmt.Errorf("journal %s: %w", j.f.Name(), errors.Join(err, cut))
 	}
 	j.seq++
 	j.size += int64(len(line))

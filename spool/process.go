@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,29 +27,29 @@ type process struct {
 // that outlives its master may still write to the queue (master(8) calls
 // setsid). Only Postfix's own programs count, since the number in a master.pid
 // that was left behind may have been given to anybody since.
-func (p *Postfix) family(master int) ([]process, error) {
-	if master <= 1 {
-		return nil, nil
-	}
+func (p *Postfix) family(masters []int) ([]process, error) {
 	all, err := processes()
 	if err != nil {
-		return nil, fmt.Errorf("look for processes of master %d: %w", master, err)
+		return nil, fmt.Errorf("look for processes of master %d: %w", masters, err)
 	}
+	is := func(pid int) bool { return pid > 1 && slices.Contains(masters, pid) }
 	var left []process
 	for _, c := range all {
-		if !c.dead && (c.pid == master || c.group == master || c.session == master) && p.isDaemon(c) {
+		if !c.dead && (is(c.pid) || is(c.group) || is(c.session)) && p.isDaemon(c) {
 			left = append(left, c)
 		}
 	}
 	return left, nil
 }
 
-// isDaemon says whether c runs a program of this Postfix.
+// isDaemon says whether c runs a program of this Postfix. All of them work in
+// the queue directory, chrooted or not; another instance's, whose master may
+// have the number that ours had before a boot, work in their own.
 func (p *Postfix) isDaemon(c process) bool {
-	if p.DaemonDirectory == "" {
-		return worksIn(c.pid, p.QueueDirectory)
+	if p.DaemonDirectory != "" && !strings.HasPrefix(executable(c.pid), p.DaemonDirectory+"/") {
+		return false
 	}
-	return strings.HasPrefix(executable(c.pid), p.DaemonDirectory+"/")
+	return worksIn(c.pid, p.QueueDirectory)
 }
 
 // serviceIn finds a Postfix service in the text of /proc/PID/cgroup.

@@ -18,14 +18,17 @@ func (w *Work) PutBack(ctx context.Context, list []Mail, o Options, progress fun
 	if done, err = w.Restore(ctx, list, o, progress); err != nil {
 		return done, nil, err
 	}
-	r := newRestorer(w, Options{Token: "rest"}, Moved{ByQueue: map[string]int64{}})
+	r, err := newRestorer(w, Options{Token: "rest"}, Moved{ByQueue: map[string]int64{}})
+	if err != nil {
+		return done, nil, err
+	}
 	defer r.close()
-	for _, k := range w.wants {
+	for _, k := range r.stand {
 		if err := r.halfWritten(k); err != nil {
 			return done, nil, err
 		}
 	}
-	for _, k := range w.wants {
+	for _, k := range r.stand {
 		full, err := w.removeAside(k)
 		if err != nil {
 			return done, left, err
@@ -41,7 +44,7 @@ func (w *Work) PutBack(ctx context.Context, list []Mail, o Options, progress fun
 // strayLogs returns the logs in defer's set-aside directory whose message was
 // never aside, such as that of one in hold.
 func (r *restorer) strayLogs() error {
-	for _, k := range r.w.wants {
+	for _, k := range r.stand {
 		if k.Queue != Defer {
 			continue
 		}
@@ -51,6 +54,9 @@ func (r *restorer) strayLogs() error {
 				return err
 			}
 			s, err := statAt(dir, id)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -70,7 +76,7 @@ func (r *restorer) strayLogs() error {
 // messageAside says whether a message with that id is in any directory that
 // this run has set aside.
 func (r *restorer) messageAside(id string) (bool, error) {
-	for _, k := range r.w.wants {
+	for _, k := range r.stand {
 		if k.Queue == Defer {
 			continue
 		}
@@ -92,6 +98,9 @@ func (r *restorer) messageAside(id string) (bool, error) {
 func (r *restorer) halfWritten(k want) error {
 	err := r.eachAside(k, func(path string, dir *os.File, id string) error {
 		s, err := statAt(dir, id)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil || k.Queue == Defer || s.Mode&0o700 != 0o600 || !s.Regular() {
 			return err
 		}
@@ -123,6 +132,7 @@ func (r *restorer) eachAside(k want, fn func(path string, dir *os.File, id strin
 			path += "/" + c.Sub
 		}
 		for _, id := range c.IDs {
+			r.spare()
 			if err := fn(path, c.Dir, id); err != nil {
 				return err
 			}
@@ -157,7 +167,7 @@ func (w *Work) removeAside(k want) (full bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	full, err = removeEmpty(dir, k.Depth)
+	full, err = removeEmpty(dir, maxHashDepth)
 	dir.Close()
 	if err != nil || full {
 		return full, err
@@ -169,7 +179,10 @@ func (w *Work) removeAside(k want) (full bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return false, syncDir(w.root)
+	if err := syncDir(w.root); err != nil {
+		return false, err
+	}
+	return false, w.write(kindRemoved, Set{Queue: k.Queue, Aside: k.Aside})
 }
 
 func removeEmpty(dir *os.File, depth int) (full bool, err error) {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spoolsweep/spool/queuefile"
 )
 
 // Mail names one message that was set aside, as it was when it was judged.
@@ -82,10 +84,14 @@ type outcomeRecord struct {
 // first. A message whose id is taken in any live queue goes to
 // QUEUE.name-collisions. ctx ends it between two batches.
 func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress func(Moved)) (Moved, error) {
+	if w.phase != outside {
+		return Moved{}, errors.New("restore: the run was left between stop and start: settle that first")
+	}
 	done, err := w.settleMoves(o.Token)
 	if err != nil {
 		return done, err
 	}
+	_ = w.removeFresh() // of an earlier try, in nobody's way
 	master, running := w.Postfix.Running()
 	if !running {
 		return done, errors.New("restore: Postfix does not run: start it first")
@@ -94,7 +100,10 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 	if !ok {
 		return done, fmt.Errorf("restore: master %d has no queue manager: look into the mail log", master)
 	}
-	r := newRestorer(w, o, done)
+	r, err := newRestorer(w, o, done)
+	if err != nil {
+		return done, err
+	}
 	defer r.close()
 	baseline, err := r.liveCount()
 	if err != nil {
@@ -214,13 +223,19 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 func (m *Moved) count(i intention) {
 	queue, _, _ := strings.Cut(i.To, "/")
 	switch {
-	case queue == string(Defer) || strings.HasPrefix(queue, string(Defer)+"."): // a log, not a message
+	case i.isLog():
 	case strings.HasSuffix(queue, collisions):
 		m.Collisions++
 	default:
 		m.Restored++
 		m.ByQueue[queue]++
 	}
+}
+
+// isLog tells the move of a log from that of a message.
+func (i intention) isLog() bool {
+	queue, _, _ := strings.Cut(i.To, "/")
+	return queue == string(Defer) || queue == string(Defer)+collisions
 }
 
 func (m *Moved) fail(what string, err error) {
@@ -250,15 +265,24 @@ func (w *Work) openPath(path string) (*os.File, error) {
 
 // present gives a message in incoming that is due in the future the present.
 func (w *Work) present(m intention) error {
-	if m.To != string(Incoming) {
+	if !m.toIncoming() {
 		return nil
 	}
 	dir, err := w.openPath(m.To)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // emptied and removed
+	}
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	return presentIn(dir, m)
+}
+
+// toIncoming says that it goes to incoming, hashed or not.
+func (i intention) toIncoming() bool {
+	queue, _, _ := strings.Cut(i.To, "/")
+	return queue == string(Incoming)
 }
 
 func presentIn(dir *os.File, m intention) error {
@@ -302,18 +326,33 @@ type restorer struct {
 	w       *Work
 	opt     Options
 	done    Moved
+	stand   []want // what the run has aside
 	dirs    map[string]*os.File
 	dirty   map[string]bool
-	pending []intention // see later
+	planned map[string]bool // ids that this batch moves into a live queue
+	pending []intention     // see later
 }
 
-func newRestorer(w *Work, o Options, done Moved) *restorer {
-	return &restorer{w: w, opt: o, done: done, dirs: map[string]*os.File{}, dirty: map[string]bool{}}
+// dirsOpen bounds the handles: a queue hashed to depth 3 has 4096 directories.
+const dirsOpen = 512
+
+func newRestorer(w *Work, o Options, done Moved) (*restorer, error) {
+	stand, err := w.standing()
+	return &restorer{w: w, opt: o, done: done, stand: stand, dirs: map[string]*os.File{}, dirty: map[string]bool{}}, err
 }
 
 func (r *restorer) close() {
-	for _, d := range r.dirs {
+	for path, d := range r.dirs {
 		d.Close()
+		delete(r.dirs, path)
+	}
+}
+
+// spare closes the handles when they are many. It is called where none is in
+// a caller's hand.
+func (r *restorer) spare() {
+	if len(r.dirs) > dirsOpen {
+		r.close()
 	}
 }
 
@@ -350,7 +389,7 @@ func (r *restorer) target(path string) (*os.File, error) {
 		}
 	}
 	// Made at the top, where Postfix looks at no name but its own.
-	fresh := ".dir." + r.w.run + "." + strconv.Itoa(len(r.w.fresh))
+	fresh := ".dir." + r.w.run + "." + strconv.FormatInt(r.w.Journal.seq, 10)
 	if err := r.w.write(kindFresh, freshRecord{fresh}); err != nil {
 		return nil, err
 	}
@@ -394,8 +433,13 @@ func (r *restorer) liveCount() (int64, error) {
 
 // batch moves some messages, each after its log.
 func (r *restorer) batch(list []Mail) error {
+	// Postfix may have removed and made a hash directory since: a handle of the
+	// old one would not show what is taken in the new one.
+	r.close()
+	r.planned = map[string]bool{}
 	b := batchRecord{Token: r.opt.Token}
 	for _, m := range list {
+		r.spare()
 		moves, err := r.plan(m)
 		if err != nil {
 			if isFatal(err) {
@@ -417,14 +461,18 @@ func (r *restorer) do(b batchRecord) error {
 	if err := r.w.write(kindIntent, b); err != nil {
 		return err
 	}
-	r.w.movedBefore = nil
 	o := outcomeRecord{Intent: r.w.Journal.seq}
 	kicks := map[Queue]bool{}
 	var fatal error
 	for i, m := range b.Moves {
+		r.spare()
 		err := fatal
 		if err == nil {
 			err = r.move(m)
+		}
+		if open := new(unsureError); errors.As(err, &open) {
+			// No outcome: the next try looks where the message is.
+			return errors.Join(err, r.sync())
 		}
 		switch {
 		case err == nil:
@@ -436,16 +484,13 @@ func (r *restorer) do(b batchRecord) error {
 			if isFatal(err) && fatal == nil {
 				fatal = err
 			}
-			if !strings.HasPrefix(m.To, string(Defer)+"/") && fatal == nil {
+			if !m.isLog() && fatal == nil {
 				r.done.fail(m.From+"/"+m.ID, err)
 			}
 		}
 	}
-	for _, path := range slices.Sorted(maps.Keys(r.dirty)) {
-		if err := syncDir(r.dirs[path]); err != nil {
-			return err
-		}
-		delete(r.dirty, path)
+	if err := r.sync(); err != nil {
+		return err
 	}
 	if err := r.w.write(kindOutcome, o); err != nil {
 		return err
@@ -464,6 +509,27 @@ func (r *restorer) do(b batchRecord) error {
 	return fatal
 }
 
+// sync makes the renames of a batch survive a power loss.
+func (r *restorer) sync() error {
+	for _, path := range slices.Sorted(maps.Keys(r.dirty)) {
+		r.spare()
+		dir, err := r.dir(path)
+		if err == nil {
+			err = syncDir(dir)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		delete(r.dirty, path)
+	}
+	return nil
+}
+
+// unsureError says that a message was renamed, and something went wrong after that.
+type unsureError struct{ error }
+
+func (e unsureError) Unwrap() error { return e.error }
+
 // isFatal tells a failure of the disk or of ours from one message's trouble.
 func isFatal(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
@@ -479,13 +545,22 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	if m.Sub != "" {
 		from += "/" + m.Sub
 	}
-	src, err := r.dir(from)
-	if err != nil {
-		return nil, err
+	if !queuefile.ValidID(m.ID) {
+		return nil, errors.New("is no queue id")
 	}
-	s, err := statAt(src, m.ID)
+	if !slices.ContainsFunc(r.stand, func(k want) bool { return k.Aside == m.Aside }) {
+		if r.w.moved(m) {
+			return nil, nil // and the directory was removed when it was empty
+		}
+		return nil, fmt.Errorf("%s is not what this run has set aside", m.Aside)
+	}
+	src, err := r.dir(from)
+	var s Stat
+	if err == nil {
+		s, err = statAt(src, m.ID)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		if r.w.moved(m.Inode) {
+		if r.w.moved(m) {
 			return nil, nil // by an earlier try: counted there
 		}
 		return nil, errGone
@@ -500,6 +575,7 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	if err != nil {
 		return nil, err
 	}
+	taken = taken || r.planned[m.ID] // two of this list have one id
 	var to string
 	if taken {
 		to = string(queue) + collisions
@@ -519,6 +595,7 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.planned[m.ID] = true
 	return append(moves, intention{From: from, To: to, ID: m.ID, Inode: m.Inode}), nil
 }
 
@@ -571,7 +648,7 @@ func (r *restorer) taken(id string) (bool, error) {
 // logs plans the way of a message's log that was set aside with deferred.
 func (r *restorer) logs(id string, collision bool) ([]intention, error) {
 	var moves []intention
-	for _, k := range r.w.wants {
+	for _, k := range r.stand {
 		if k.Queue != Defer {
 			continue
 		}
@@ -641,6 +718,7 @@ func (r *restorer) move(m intention) error {
 		// postsuper removes empty hash directories: make it again, once.
 		dst.Close()
 		delete(r.dirs, m.To)
+		delete(r.dirty, m.To)
 		if dst, err = r.target(m.To); err != nil {
 			return err
 		}
@@ -655,7 +733,7 @@ func (r *restorer) move(m intention) error {
 		return nil // the queue manager has it already
 	}
 	if err != nil {
-		return err
+		return unsureError{err}
 	}
 	if now.Inode != m.Inode {
 		// Somebody put another file there between look and rename.
@@ -664,8 +742,10 @@ func (r *restorer) move(m intention) error {
 		}
 		return errors.New("another file was in its place")
 	}
-	if m.To == string(Incoming) {
-		return presentIn(dst, m)
+	if m.toIncoming() {
+		if err := presentIn(dst, m); err != nil {
+			return unsureError{err}
+		}
 	}
 	return nil
 }

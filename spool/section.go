@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,12 @@ const (
 	// command must have been, or the guard takes over.
 	SectionLimit = 60 * time.Second
 
+	startTries  = 30 // 5 minutes
+	settleTries = 3  // somebody else may start Postfix while we settle
+)
+
+// Variables for the sake of tests alone.
+var (
 	stopLimit  = 15 * time.Second // for the stop command itself
 	stopGrace  = 20 * time.Second // what outlives the stop may finish by itself
 	termGrace  = 5 * time.Second  // after SIGTERM
@@ -24,7 +32,6 @@ const (
 	startLimit = 110 * time.Second
 	proveStart = 2 * time.Second // the queue manager must live that long
 	startEvery = 10 * time.Second
-	startTries = 30 // 5 minutes
 	poll       = 20 * time.Millisecond
 )
 
@@ -36,8 +43,7 @@ type Stopped struct {
 	MayDouble  []string `json:"may_double"` // deliveries that were cut: their mail may arrive twice
 	WasRunning bool     `json:"was_running"`
 
-	lock *os.File
-	at   time.Time
+	at time.Time
 }
 
 // Started is a Postfix whose queue manager was seen alive.
@@ -69,33 +75,53 @@ func (w *Work) Stop(ctx context.Context) (*Stopped, error) {
 	if w.phase != prepared {
 		return nil, errors.New("stop: nothing is prepared")
 	}
+	if err := w.asPrepared(); err != nil {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
 	ctx = context.WithoutCancel(ctx) // from here on nothing may end it but its own limits
 	s := &Stopped{at: time.Now()}
-	master := w.Postfix.masterPID()
-	if err := w.write(kindStopping, stopRecord{Master: master, Boot: boot()}); err != nil {
-		return nil, err
-	}
-	var said, err error
-	if s.lock, err = w.Postfix.lockMaster(w.root); errors.Is(err, errRunning) {
+	// Not to have looked is no sign that nobody has the lock: a Postfix that
+	// runs would be taken for a stopped one that does not end.
+	var err error
+	if w.hold, err = w.Postfix.lockMaster(w.root); errors.Is(err, errRunning) {
 		s.WasRunning = true
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
+	master, running := w.Postfix.Running()
+	if err := w.write(kindStopping, stopRecord{Master: master, Boot: boot()}); err != nil {
+		return nil, errors.Join(err, w.release())
+	}
+	var said error
+	if s.WasRunning {
 		// Its exit status proves nothing either way (postfix(1) says 0 with a
 		// child alive); what it printed explains a failure.
 		said = w.journaled(ctx, stopLimit, w.Postfix.Stop)
 	}
-	err = w.proveStop(s, master)
+	err = w.proveStop(s, w.masters)
 	if err == nil {
 		err = w.write(kindStopped, struct{}{})
 	}
 	if err != nil {
-		// The section must not end with Postfix down, whatever the reason.
-		if s.lock != nil {
-			err = errors.Join(err, unlockFile(s.lock), s.lock.Close())
-			s.lock = nil
+		if w.hold == nil && !running {
+			s.WasRunning = false // somebody has the lock who is no master
 		}
+		// The section must not end with Postfix down, whatever the reason.
+		err = errors.Join(err, w.release())
 		return nil, w.giveUp(ctx, errors.Join(fmt.Errorf("stop: %w", err), said), s)
 	}
 	s.Seconds = time.Since(s.at).Seconds()
 	return s, nil
+}
+
+// release lets go of the lock on master.pid.
+func (w *Work) release() error {
+	if w.hold == nil {
+		return nil
+	}
+	err := errors.Join(unlockFile(w.hold), w.hold.Close())
+	w.hold = nil
+	return err
 }
 
 // giveUp leaves the section with the queues as they are and Postfix as it was.
@@ -105,35 +131,50 @@ func (w *Work) giveUp(ctx context.Context, why error, s *Stopped) error {
 			return errors.Join(why, fmt.Errorf("and Postfix could not be started again: %w", err))
 		}
 	}
-	return errors.Join(why, w.write(kindGivenUp, struct{}{}), w.removeFresh())
+	if err := w.write(kindGivenUp, struct{}{}); err != nil {
+		// As far as the journal knows the directories are still wanted: Settle.
+		return errors.Join(why, err)
+	}
+	return errors.Join(why, w.removeFresh())
 }
 
-// proveStop waits until the lock is ours and the family is gone.
-func (w *Work) proveStop(s *Stopped, master int) error {
+// errStarted is what proveStop finds when a master runs that is none of those
+// that were to stop.
+var errStarted = errors.New("somebody started Postfix meanwhile")
+
+// proveStop waits until the lock is ours and the families of all masters are gone.
+func (w *Work) proveStop(s *Stopped, masters []int) error {
 	deadline := time.Now().Add(stopGrace - time.Since(s.at))
 	ladder := []struct {
 		sig   unix.Signal
 		grace time.Duration
 	}{{unix.SIGTERM, termGrace}, {unix.SIGKILL, killGrace}}
 	for {
-		left, err := w.Postfix.family(master)
+		left, err := w.Postfix.family(masters)
 		if err != nil {
 			return err
 		}
-		if s.lock == nil {
-			switch s.lock, err = w.Postfix.lockMaster(w.root); {
-			case errors.Is(err, os.ErrNotExist) && len(left) == 0:
+		if w.hold == nil {
+			switch w.hold, err = w.Postfix.lockMaster(w.root); {
+			case errors.Is(err, fs.ErrNotExist) && len(left) == 0:
 				return fmt.Errorf("%w: start Postfix once, so that it is made", err)
-			case err != nil && !errors.Is(err, errRunning):
+			case errors.Is(err, errRunning):
+				if master, running := w.Postfix.Running(); running && !slices.Contains(masters, master) {
+					return fmt.Errorf("master %d: %w", master, errStarted)
+				}
+			case err != nil && !errors.Is(err, fs.ErrNotExist):
 				return err
 			}
+			if w.hold != nil {
+				continue // the family as it is now that nobody can start another
+			}
 		}
-		if s.lock != nil && len(left) == 0 {
+		if w.hold != nil && len(left) == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
 			if len(ladder) == 0 {
-				return fmt.Errorf("not proved within %.0f s: %s", time.Since(s.at).Seconds(), describe(left, s.lock != nil))
+				return fmt.Errorf("not proved within %.0f s: %s", time.Since(s.at).Seconds(), describe(left, w.hold != nil))
 			}
 			for _, p := range left {
 				if err := signal(p, ladder[0].sig); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -184,16 +225,20 @@ func describe(left []process, locked bool) string {
 func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 	ctx = context.WithoutCancel(ctx)
 	// Journaled for the guard, which waits no longer than SectionLimit for it.
-	note := w.write(kindStarting, struct{}{})
-	if s.lock != nil {
-		note = errors.Join(note, unlockFile(s.lock), s.lock.Close())
-		s.lock = nil
-	}
+	note := errors.Join(w.write(kindStarting, struct{}{}), w.finish(), w.release())
 	r, err := w.up(ctx, s)
 	if err != nil {
-		return Started{}, fmt.Errorf("start: %w", err)
+		return Started{}, errors.Join(fmt.Errorf("start: %w", err), note)
 	}
-	return r, errors.Join(note, w.write(kindStarted, r))
+	// What is half done would be out of sight once the section has ended.
+	if err := w.finish(); err != nil {
+		return r, fmt.Errorf("start: Postfix runs, but the names are half set ('spoolsweep resume' sets them): %w", errors.Join(err, note))
+	}
+	if err := w.write(kindStarted, r); err != nil {
+		return r, errors.Join(err, note)
+	}
+	_ = w.removeFresh() // of queues that were not set aside after all
+	return r, nil
 }
 
 // up starts Postfix until it stays up, or the tries are used up.
@@ -213,10 +258,10 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
-	began := time.Now()
+	began, logs := time.Now(), w.logSizes()
 	if _, running := w.Postfix.Running(); !running {
 		if err := w.journaled(ctx, startLimit, w.Postfix.Start); err != nil {
-			return Started{}, w.withLog(began, err)
+			return Started{}, withLog(logs, err)
 		}
 	}
 	var r Started
@@ -228,7 +273,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 	for time.Since(proof) < 2*proveStart {
 		master, ok := w.Postfix.Running()
 		if !ok {
-			return Started{}, w.withLog(began, errors.New("master ended right after its start"))
+			return Started{}, withLog(logs, errors.New("master ended right after its start"))
 		}
 		now, ok := w.Postfix.manager(master)
 		switch {
@@ -236,7 +281,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 			if time.Since(proof) >= proveStart {
 				if len(w.Postfix.Status) > 0 {
 					if err := command(ctx, statusLimit, nil, w.Postfix.Status...); err != nil {
-						return Started{}, w.withLog(began, err)
+						return Started{}, withLog(logs, err)
 					}
 				}
 				r.Master, r.Manager, r.Proved = master, now.pid, time.Since(proof).Seconds()
@@ -245,43 +290,59 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 		case ok:
 			seen, proof = now, time.Now()
 			if time.Since(began) > startLimit {
-				return Started{}, w.withLog(began, errors.New("the queue manager ends again and again"))
+				return Started{}, withLog(logs, errors.New("the queue manager ends again and again"))
 			}
 		}
 		time.Sleep(poll)
 	}
-	return Started{}, w.withLog(began, errors.New("master runs, but no queue manager stays up"))
+	return Started{}, withLog(logs, errors.New("master runs, but no queue manager stays up"))
+}
+
+// logSize is how long a log was before a start.
+type logSize struct {
+	path string
+	size int64
+}
+
+func (w *Work) logSizes() []logSize {
+	var logs []logSize
+	for _, path := range []string{w.Postfix.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
+		// /dev/stdout is a log too, but none that can be read.
+		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() {
+			logs = append(logs, logSize{path, st.Size()})
+		}
+	}
+	return logs
 }
 
 // withLog adds the last complaint of the mail log to err. Without a terminal
 // postfix(1) prints nothing before 3.8; the reason is only there.
-func (w *Work) withLog(since time.Time, err error) error {
-	paths := []string{w.Postfix.LogFile, "/var/log/mail.log", "/var/log/maillog"}
-	for _, path := range paths {
-		if path == "" || !strings.HasPrefix(path, "/") {
-			continue
-		}
-		if line := lastComplaint(path, since); line != "" {
-			return fmt.Errorf("%w (%s: %s)", err, path, line)
+func withLog(logs []logSize, err error) error {
+	for _, log := range logs {
+		if line := lastComplaint(log.path, log.size); line != "" {
+			return fmt.Errorf("%w (%s: %s)", err, log.path, line)
 		}
 	}
 	return err
 }
 
-// lastComplaint is the last fatal, or else last warning line among the last
-// 64 KiB of a log that was written since.
-func lastComplaint(path string, since time.Time) string {
+// lastComplaint is the last fatal, or else last warning line of what was
+// written to a log after its first from bytes; of much, of the last 64 KiB.
+func lastComplaint(path string, from int64) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() || st.ModTime().Before(since) {
+	if err != nil || !st.Mode().IsRegular() {
 		return ""
 	}
-	text := make([]byte, 64<<10)
-	n, _ := f.ReadAt(text, max(0, st.Size()-int64(len(text))))
+	if st.Size() < from {
+		from = 0 // rotated
+	}
+	text := make([]byte, min(64<<10, st.Size()-from))
+	n, _ := f.ReadAt(text, st.Size()-int64(len(text)))
 	var found string
 	for line := range strings.Lines(string(text[:n])) {
 		line = strings.TrimSpace(line)
@@ -311,73 +372,65 @@ func (w *Work) Settle(ctx context.Context) (Settled, error) {
 		return Settled{}, w.removeFresh()
 	}
 	if w.phase == outside {
-		return Settled{}, nil
+		return Settled{}, w.removeFresh()
 	}
 	ctx = context.WithoutCancel(ctx)
-	done := Settled{Needed: true}
-	if w.last != nil {
-		if err := endGroup(w.last.Group, w.last.Started); err != nil {
-			return done, err
-		}
-	}
-	open := w.wants[len(w.wants)-w.open:]
-	master, running := w.Postfix.Running()
-	var due bool
-	for _, k := range open {
-		d, err := w.exchangeDue(k)
-		if err != nil {
-			return done, err
-		}
-		due = due || d
-	}
-	s := &Stopped{at: time.Now(), WasRunning: running}
-	if running && due {
-		// Somebody started it before the names were right: one more stop.
-		if err := w.write(kindStopping, stopRecord{Master: master, Boot: boot()}); err != nil {
-			return done, err
-		}
-		_ = w.journaled(ctx, stopLimit, w.Postfix.Stop)
-		running = false
-	}
+	// Whatever fails from here on, Postfix is started.
 	var failed error
-	if !running {
-		if master == 0 || w.stop.Master == master {
-			master = w.stop.Master
-		} else if err := w.proveGone(s, w.stop.Master); err != nil {
-			failed = err
-		}
-		if failed == nil {
-			failed = w.proveStop(s, master)
+	if w.last != nil {
+		failed = endGroup(w.last.Group, w.last.Started)
+	}
+	s := &Stopped{at: time.Now()}
+	for try := range settleTries {
+		err := w.makeSo(ctx, s)
+		if !errors.Is(err, errStarted) || try == settleTries-1 {
+			failed = errors.Join(failed, err)
+			break
 		}
 	}
-	if failed == nil {
-		for _, k := range open {
-			failed = errors.Join(failed, w.swap(k))
-		}
-	}
+	done := Settled{Needed: true}
 	r, err := w.Start(ctx, s)
 	if err != nil {
 		return done, errors.Join(failed, err)
 	}
 	done.Started = &r
 	if failed != nil {
-		return done, fmt.Errorf("settle: Postfix runs, but the queues are not as they should be: %w", failed)
+		return done, fmt.Errorf("settle: Postfix runs, but the queues may not be as they should be: %w", failed)
 	}
 	done.Sets, err = w.SetsAside()
 	return done, err
 }
 
-// proveGone waits until nothing is left of a master that ended earlier.
-func (w *Work) proveGone(s *Stopped, master int) error {
-	deadline := s.at.Add(stopGrace)
-	for {
-		left, err := w.Postfix.family(master)
-		if err != nil || len(left) == 0 {
+// makeSo makes every name as the journal wants it, and stops Postfix for that
+// only where a live queue has to change.
+func (w *Work) makeSo(ctx context.Context, s *Stopped) error {
+	var due bool
+	for _, k := range w.openWants() {
+		d, err := w.exchangeDue(k)
+		if err != nil {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("of the old master %d %s", master, describe(left, true))
-		}
-		time.Sleep(poll)
+		due = due || d
 	}
+	s.at = time.Now()
+	master, running := w.Postfix.Running()
+	masters := append(slices.Clone(w.masters), master)
+	if running && due {
+		// Somebody started it before the names were right: one more stop.
+		s.WasRunning = true
+		if err := w.write(kindStopping, stopRecord{Master: master, Boot: boot()}); err != nil {
+			return err
+		}
+		_ = w.journaled(ctx, stopLimit, w.Postfix.Stop)
+	}
+	if due || !running {
+		if err := w.proveStop(s, masters); err != nil {
+			return err
+		}
+	}
+	var all error
+	for _, k := range w.openWants() {
+		all = errors.Join(all, w.swap(k))
+	}
+	return all
 }

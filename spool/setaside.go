@@ -21,10 +21,20 @@ const countLimit = 10 * time.Second
 // file system can do what is needed, makes the empty directories, chooses the
 // names aside, and journals which inode shall stand where. Nothing that
 // Postfix sees has changed when it returns.
-func (w *Work) Prepare(queues []Queue) error {
-	if w.phase == stopping {
+func (w *Work) Prepare(queues []Queue) (err error) {
+	switch w.phase {
+	case stopping:
 		return errors.New("prepare: the run was left between stop and start")
+	case prepared: // and died: its directories are made anew
+		if err := w.write(kindGivenUp, struct{}{}); err != nil {
+			return err
+		}
 	}
+	defer func() {
+		if err != nil { // nobody may come after us to remove them
+			err = errors.Join(err, w.removeFresh())
+		}
+	}()
 	if slices.Contains(queues, Deferred) && !slices.Contains(queues, Defer) {
 		queues = append(slices.Clone(queues), Defer)
 	}
@@ -117,10 +127,16 @@ func (w *Work) prepare(q Queue) (want, int64, error) {
 // removeFresh removes the empty directories that an earlier try of this run
 // left: an empty one that the journal names is ours.
 func (w *Work) removeFresh() error {
-	for _, name := range w.fresh {
-		if err := removeDir(w.root, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for len(w.fresh) > 0 {
+		name := w.fresh[len(w.fresh)-1]
+		inode, err := inodeAt(w.root, name)
+		if err == nil && inode != 0 {
+			err = removeDir(w.root, name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("left over of an earlier try of this run: %w", err)
 		}
+		w.fresh = w.fresh[:len(w.fresh)-1]
 	}
 	return nil
 }
@@ -209,19 +225,51 @@ func (w *Work) exchangeDue(k want) (bool, error) {
 	return live == k.Old || live == 0, err
 }
 
+// asPrepared says that every name still is as Prepare has left it.
+func (w *Work) asPrepared() error {
+	for _, k := range w.openWants() {
+		live, err1 := inodeAt(w.root, string(k.Queue))
+		fresh, err2 := inodeAt(w.root, k.Fresh)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		if live != k.Old || fresh != k.New {
+			return fmt.Errorf("%s or %s is not the directory that was prepared: somebody moved it", k.Queue, k.Fresh)
+		}
+	}
+	return nil
+}
+
+// finish ends what an error left between the two steps of one queue: a live
+// name that is missing, or a full directory under the prepared one's name, where
+// nobody would look for it. Neither touches what Postfix has open, so that it
+// may be done while Postfix runs.
+func (w *Work) finish() error {
+	var all error
+	for _, k := range w.openWants() {
+		live, err1 := inodeAt(w.root, string(k.Queue))
+		fresh, err2 := inodeAt(w.root, k.Fresh)
+		err := errors.Join(err1, err2)
+		if err == nil && (live == 0 || fresh == k.Old) {
+			err = w.swap(k)
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
 // SetAside exchanges the prepared directories for the full ones. Stop must
 // have returned before.
 func (w *Work) SetAside(ctx context.Context, m *Stopped) ([]Set, error) {
-	if m == nil || m.lock == nil {
+	if m == nil || w.hold == nil {
 		return nil, errors.New("set aside: Postfix was not stopped")
 	}
 	var sets []Set
-	for _, k := range slices.Clone(w.wants[len(w.wants)-w.open:]) {
+	for i, k := range slices.Clone(w.openWants()) {
 		if err := w.swap(k); err != nil {
 			return sets, fmt.Errorf("set aside %s: %w", k.Queue, err)
 		}
-		now := w.wants[slices.IndexFunc(w.wants, func(o want) bool { return o.Old == k.Old && o.New == k.New })]
-		set := Set{Queue: k.Queue, Aside: now.Aside}
+		set := Set{Queue: k.Queue, Aside: w.openWants()[i].Aside} // it may have got another name
 		if err := w.write(kindSwapped, set); err != nil {
 			return sets, err
 		}

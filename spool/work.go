@@ -63,6 +63,8 @@ type want struct {
 	New   uint64 `json:"new"`   // inode of the empty directory
 	Old   uint64 `json:"old"`   // inode of the full one
 	Depth int    `json:"depth"` // of the full one's hash subdirectories
+
+	gone bool // removed after it was empty: an inode is soon given out again
 }
 
 // path is the directory in which the full one keeps id.
@@ -87,6 +89,7 @@ const (
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
 	kindIntent   = "intent"    // batchRecord
 	kindOutcome  = "outcome"   // outcomeRecord
+	kindRemoved  = "removed"   // Set: what was aside is empty and gone, its inode anybody's
 )
 
 type freshRecord struct {
@@ -109,18 +112,25 @@ type Work struct {
 	Postfix *Postfix
 	Journal *Journal
 
-	run   string
-	root  *os.File
-	fresh []string // empty directories that may be left over
-	wants []want   // of every section of this run whose stop was proved, or is under way
-	open  int      // how many of them belong to a section that has not ended
-	phase phase
-	stop  stopRecord
-	last  *commandRecord
-	moves []batchRecord // every batch; only the last may lack an outcome
-	done  map[int64]outcomeRecord
+	run     string
+	root    *os.File
+	hold    *os.File // pid/master.pid, locked: Postfix is stopped and stays so
+	fresh   []string // empty directories that may be left over
+	wants   []want   // of every section of this run whose stop was proved, or is under way
+	open    int      // how many of them belong to a section that has not ended
+	phase   phase
+	masters []int // that the section which has not ended found, or stopped
+	last    *commandRecord
+	moves   []batchRecord // every batch; few lack an outcome
+	done    map[int64]outcomeRecord
 
-	movedBefore map[uint64]bool // cache of moved
+	movedBefore map[file]bool // cache of moved
+}
+
+// file is one message's: an inode alone is given out again.
+type file struct {
+	id    string
+	inode uint64
 }
 
 // phase is where in stop..start the journal ends.
@@ -195,8 +205,14 @@ func (w *Work) replay(r Record) error {
 			}
 		}
 	case kindStopping:
-		w.phase, w.last = stopping, nil
-		return json.Unmarshal(r.Data, &w.stop)
+		var s stopRecord
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return err
+		}
+		if w.phase != stopping {
+			w.masters = nil
+		}
+		w.phase, w.last, w.masters = stopping, nil, append(w.masters, s.Master)
 	case kindCommand:
 		w.last = new(commandRecord)
 		return json.Unmarshal(r.Data, w.last)
@@ -211,13 +227,23 @@ func (w *Work) replay(r Record) error {
 			return err
 		}
 		b.seq = r.Seq
-		w.moves = append(w.moves, b)
+		w.moves, w.movedBefore = append(w.moves, b), nil
 	case kindOutcome:
 		var o outcomeRecord
 		if err := json.Unmarshal(r.Data, &o); err != nil {
 			return err
 		}
-		w.done[o.Intent] = o
+		w.done[o.Intent], w.movedBefore = o, nil
+	case kindRemoved:
+		var s Set
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return err
+		}
+		for i := range w.wants {
+			if k := &w.wants[i]; k.Aside == s.Aside {
+				k.gone = true
+			}
+		}
 	}
 	return nil
 }
@@ -261,32 +287,49 @@ func LeftDown(records []Record) bool {
 // Unsettled says that the run was left between stop and start.
 func (w *Work) Unsettled() bool { return w.phase == stopping }
 
-// moved says whether this run has moved the file with that inode.
-func (w *Work) moved(inode uint64) bool {
+// openWants are the names of the section that has not ended.
+func (w *Work) openWants() []want { return w.wants[len(w.wants)-w.open:] }
+
+// moved says whether this run has moved that message.
+func (w *Work) moved(m Mail) bool {
 	if w.movedBefore == nil {
-		w.movedBefore = map[uint64]bool{}
+		w.movedBefore = map[file]bool{}
 		for _, b := range w.moves {
 			for i, m := range b.Moves {
 				if !slices.Contains(w.done[b.seq].Not, i) {
-					w.movedBefore[m.Inode] = true
+					w.movedBefore[file{m.ID, m.Inode}] = true
 				}
 			}
 		}
 	}
-	return w.movedBefore[inode]
+	return w.movedBefore[file{m.ID, m.Inode}]
 }
 
-// SetsAside is what this run has set aside and what still stands there.
-func (w *Work) SetsAside() ([]Set, error) {
-	var sets []Set
+// standing are the directories that this run has set aside and that still are
+// there. What has the name by now may be another run's: the inode tells.
+func (w *Work) standing() ([]want, error) {
+	var all []want
 	for _, k := range w.wants {
 		inode, err := inodeAt(w.root, k.Aside)
 		if err != nil {
 			return nil, err
 		}
-		if inode == k.Old {
-			sets = append(sets, Set{Queue: k.Queue, Aside: k.Aside})
+		if inode == k.Old && !k.gone && !slices.ContainsFunc(all, func(o want) bool { return o.Aside == k.Aside }) {
+			all = append(all, k)
 		}
+	}
+	return all, nil
+}
+
+// SetsAside is what this run has set aside and what still stands there.
+func (w *Work) SetsAside() ([]Set, error) {
+	all, err := w.standing()
+	if err != nil {
+		return nil, err
+	}
+	var sets []Set
+	for _, k := range all {
+		sets = append(sets, Set{Queue: k.Queue, Aside: k.Aside})
 	}
 	return sets, nil
 }

@@ -1,0 +1,147 @@
+package spool
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// killed is the panic that stands for a death.
+type killed struct{ at string }
+
+// walkMode is what happens at step n; dead says that nothing of this process
+// happens any more.
+type walkMode struct {
+	name string
+	at   func(n, now int, what string) error
+	dies bool
+}
+
+var walkModes = []walkMode{
+	// A death after step n is one before step n+1; after the last step there is
+	// nothing left to do.
+	{name: "kill", dies: true, at: func(n, now int, what string) error {
+		if now >= n { // also what a deferred call would do: there are none after a kill
+			panic(killed{what})
+		}
+		return nil
+	}},
+	{name: "EIO", at: func(n, now int, what string) error {
+		if now == n {
+			return unix.EIO
+		}
+		return nil
+	}},
+	{name: "ENOSPC", at: func(n, now int, what string) error {
+		if now == n {
+			return unix.ENOSPC
+		}
+		return nil
+	}},
+	{name: "disk full from there on", at: func(n, now int, what string) error {
+		if now >= n && (what == "journal" || strings.HasPrefix(what, "mkdir")) {
+			return unix.ENOSPC
+		}
+		return nil
+	}},
+}
+
+var every = flag.Bool("every", false, "crash walks: stop at every step in every mode, not at some")
+
+// TestCrashWalk stops a run at each of its steps, by number, and carries it on:
+// the end is that of a run that nobody disturbed.
+func TestCrashWalk(t *testing.T) {
+	for _, layout := range []struct {
+		hashed []string
+		depth  int
+		modes  []walkMode
+		stride int // processes are slow to start
+	}{
+		{[]string{"deferred", "defer"}, 1, walkModes[:1], 1},
+		{[]string{"deferred", "defer"}, 1, walkModes[1:], 4},
+		{nil, 0, walkModes[:2], 5},
+		{[]string{"incoming", "deferred", "defer"}, 2, walkModes[:2], 7},
+	} {
+		if *every {
+			layout.stride = 1
+		}
+		for _, mode := range layout.modes {
+			t.Run(fmt.Sprintf("depth %d/%s", layout.depth, mode.name), func(t *testing.T) {
+				steps := 0
+				for n := 1; !t.Failed(); n += layout.stride {
+					reached := crashAt(t, n, mode, layout.hashed, layout.depth)
+					if !reached {
+						break
+					}
+					steps = n
+				}
+				t.Logf("%d steps", steps)
+				if steps < 80 && !t.Failed() {
+					t.Errorf("only %d steps", steps)
+				}
+			})
+		}
+	}
+}
+
+func crashAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (reached bool) {
+	var at string
+	t.Run(fmt.Sprint(n), func(t *testing.T) {
+		h := newHost(t, hashed, depth)
+		h.flood(9)
+		before, names := h.account(), h.names()
+		h.start()
+		var now int
+		step = func(what string) error {
+			now++
+			if now == n {
+				at = what
+			}
+			err := mode.at(n, now, what)
+			if err != nil {
+				reached = true
+			}
+			return err
+		}
+		err := func() (err error) {
+			defer func() {
+				if k, is := recover().(killed); is {
+					reached = true
+					err = fmt.Errorf("killed at %s", k.at)
+				}
+			}()
+			return h.carry()
+		}()
+		if reached && err == nil && mode.dies {
+			t.Errorf("step %d (%s): nobody died", n, at)
+		}
+		h.once(before)
+		if err != nil && !mode.dies {
+			// What follows in the same world: the guard settles.
+			if w, e := h.tryOpen(); e == nil {
+				_, _ = w.Settle(t.Context())
+			}
+			h.once(before)
+			if !h.running() && !mode.dies {
+				t.Errorf("step %d (%s): Postfix does not run after %v", n, at, err)
+			}
+		}
+		step = func(string) error { return nil }
+		if err != nil {
+			if err := h.carry(); err != nil {
+				t.Errorf("step %d (%s), carried on: %v", n, at, err)
+			}
+		}
+		// A section that failed without a death is over, and may have left queues
+		// where they were.
+		h.ended(before, names, mode.dies || err == nil)
+		if t.Failed() {
+			t.Logf("step %d (%s): first %v", n, at, errors.Join(err))
+		}
+	})
+	return reached
+}

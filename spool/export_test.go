@@ -1,0 +1,32 @@
+package spool
+
+import "time"
+
+// For the tests of package spool_test, which play with package practice.
+
+// SetStep replaces the hook that is called before each change.
+func SetStep(f func(what string) error) {
+	if f == nil {
+		f = func(string) error { return nil }
+	}
+	step = f
+}
+
+// Die lets go of what the death of a process lets go of: its locks.
+func (w *Work) Die() {
+	if w.hold != nil {
+		w.hold.Close()
+		w.hold = nil
+	}
+	w.root.Close()
+	w.Journal.Close()
+}
+
+// Began says whether a section of this run has begun.
+func (w *Work) Began() bool { return len(w.wants) > 0 }
+
+func init() {
+	// Postfix takes seconds where a practice host takes milliseconds.
+	proveStart, poll, startEvery = 5*time.Millisecond, 4*time.Millisecond, 5*time.Millisecond
+	stopGrace, termGrace, killGrace = 2*time.Second, time.Second, time.Second
+}
