@@ -173,7 +173,7 @@ func TestMaxStopped(t *testing.T) {
 			must(t, h.Reset(t.Context()))
 		}
 		messages := floodAll(t, two, map[string]int{"active": 60})
-		succeeds(t, f, append(row.args, "run", "backscatter", "-y", "-e", rulesFile(t, floodRules(two...)))...)
+		succeeds(t, f, append([]string{"run", "backscatter", "-y", "-e", rulesFile(t, floodRules(two...))}, row.args...)...)
 		var at [][2]int64 // stop and start on each host
 		for _, h := range two {
 			checkSwept(t, h, messages[h])
