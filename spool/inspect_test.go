@@ -1,0 +1,127 @@
+package spool
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestInspect(t *testing.T) {
+	for name, row := range map[string]struct {
+		make func(h *host)
+		want string
+	}{
+		"nothing":            {func(h *host) {}, ""},
+		"one letter":         {func(h *host) { h.write("hold", "Z", "x", 0o700) }, "hold/Z is taken for a hash directory"},
+		"odd name":           {func(h *host) { h.write("hold", "odd-name", "x", 0o700) }, "hold/odd-name is no queue id"},
+		"wrong inode":        {func(h *host) { h.write("hold", "AAAAA1", "x", 0o700) }, "hold/AAAAA1 has another inode"},
+		"of cleanup":         {func(h *host) { h.write("hold", "764007.5087", "x", 0o600) }, ""},
+		"in what goes aside": {func(h *host) { h.write("incoming", "odd-name", "x", 0o700) }, ""},
+		"no directory":       {func(h *host) { h.must(os.Remove(h.at("hold"))); h.must(os.WriteFile(h.at("hold"), nil, 0o600)) }, "hold cannot be opened"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, nil, 0)
+			row.make(h)
+			before := h.account()
+			found, err := Inspect(h.p, []Queue{Incoming}, h.state())
+			h.must(err)
+			var all []string
+			for _, f := range found {
+				all = append(all, f.String())
+			}
+			if row.want == "" && len(all) > 0 || row.want != "" && !strings.Contains(strings.Join(all, "\n"), row.want) {
+				t.Errorf("got %q, want %q", all, row.want)
+			}
+			if diff := cmp.Diff(before, h.account()); diff != "" {
+				t.Errorf("it changed:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCountAll(t *testing.T) {
+	h := newHost(t, []string{"deferred", "defer"}, 1)
+	h.write("incoming", "AAAAA1", "1", 0o700)
+	h.write("deferred/D", "DAAAA4", "2", 0o700)
+	h.write("defer/D", "DAAAA4", "log", 0o600)
+	h.write("incoming.spamfull.2", "AAAAA1", "3", 0o700)
+	h.write("defer.spamfull", "AAAAA1", "log", 0o600)
+	c, err := CountAll(h.p, time.Time{})
+	h.must(err)
+	want := map[Queue]Count{Maildrop: {}, Incoming: {Messages: 1}, Active: {}, Deferred: {Messages: 1}, Hold: {}, Corrupt: {}}
+	if diff := cmp.Diff(want, c.Queues); diff != "" {
+		t.Errorf("queues (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]Count{"incoming.spamfull.2": {Messages: 1}}, c.SetAside); diff != "" {
+		t.Errorf("set aside (-want +got):\n%s", diff)
+	}
+	if c.Messages != 2 || c.Postfix != "stopped" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestAuto(t *testing.T) {
+	for _, row := range []struct {
+		count map[Queue]int64
+		want  []Queue
+	}{
+		{map[Queue]int64{Incoming: 300, Active: 200, Deferred: 500, Maildrop: 500, Hold: 9000}, nil},
+		{map[Queue]int64{Incoming: 300, Active: 201}, []Queue{Incoming, Active}},
+		{map[Queue]int64{Deferred: 501}, []Queue{Deferred}},
+		{map[Queue]int64{Maildrop: 501, Active: 501, Deferred: 501}, []Queue{Maildrop, Incoming, Active, Deferred}},
+	} {
+		if got := auto(row.count, 500); !slices.Equal(got, row.want) {
+			t.Errorf("%v: got %v, want %v", row.count, got, row.want)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	h := newHost(t, nil, 0)
+	for _, row := range []struct {
+		names []string
+		want  []Queue
+		err   string
+	}{
+		{[]string{"deferred", "incoming", "deferred"}, []Queue{Deferred, Incoming}, ""},
+		{[]string{"auto"}, nil, ""},
+		{[]string{"corrupt"}, nil, "cannot be set aside"},
+		{[]string{"defer"}, nil, "no queue"},
+		{[]string{"../etc"}, nil, "no queue"},
+	} {
+		got, err := Choose(h.p, row.names, 500)
+		if !slices.Equal(got, row.want) || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%v: got %v, %v", row.names, got, err)
+		}
+	}
+}
+
+func TestServiceIn(t *testing.T) {
+	for groups, want := range map[string]string{
+		"0::/system.slice/system-postfix.slice/postfix@-.service\n": "postfix@-.service",
+		"12:pids:/system.slice/postfix.service\n0::/user.slice\n":   "postfix.service",
+		"0::/user.slice/user-0.slice/session-3.scope\n":             "",
+		"0::/system.slice/ssh.service\n":                            "",
+		"0::/system.slice/postfixadmin.service.d/other.service\n":   "",
+		"": "",
+	} {
+		if got := serviceIn(groups); got != want {
+			t.Errorf("%q: got %q, want %q", groups, got, want)
+		}
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	got := networks("127.0.0.0/8 [::1]/128, 192.0.2.7 hash:/etc/postfix/nets")
+	var text []string
+	for _, p := range got {
+		text = append(text, p.String())
+	}
+	if diff := cmp.Diff([]string{"127.0.0.0/8", "::1/128", "192.0.2.7/32"}, text); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
