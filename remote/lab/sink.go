@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -129,13 +130,14 @@ func sinkMain() error {
 	store := mailStore{dir: os.Args[2]}
 	store.run.Store(time.Now().UnixNano())
 	var held []net.Conn
+	defer runtime.KeepAlive(&held)
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return err
 		}
 		if State(os.Args[1]) == Hold {
-			held = append(held, conn) // kept, lest it be closed as garbage
+			held = append(held, conn) // lest it be closed as garbage
 			continue
 		}
 		go func() {
