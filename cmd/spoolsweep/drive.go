@@ -111,7 +111,7 @@ func ended(e wire.Event) bool {
 
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
 	a.By = me()
-	return m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Number: number, Answer: &a}, nil)
+	return m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
 }
 
 // confirm asks whether what a list calls ham is to be sent. Without a terminal
