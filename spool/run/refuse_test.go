@@ -256,6 +256,11 @@ func TestMainRoles(t *testing.T) {
 // Preflight changes nothing, and names what would go aside.
 func TestPreflight(t *testing.T) {
 	h := newHost(t, 300)
+	// While the queue manager takes them in, a message may be counted twice.
+	h.await("an empty incoming", func() bool {
+		left, err := os.ReadDir(h.Spool("incoming"))
+		return err == nil && len(left) == 0
+	})
 	f, err := h.Preflight(t.Context(), h.vars, plan(rules))
 	if err != nil {
 		t.Fatal(err)
