@@ -361,7 +361,7 @@ func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 	if q.Answer.Kind != at.ask.Kind {
 		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
 	}
-	if at.ask.Kind == "slot" && q.Controller != "" && q.Controller != info.Controller {
+	if at.ask.Kind == "slot" && q.Controller != info.Controller {
 		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix", info.Run, info.Controller)
 	}
 	return nil
