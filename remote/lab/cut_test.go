@@ -27,8 +27,8 @@ import (
 // Ways to stop and start Postfix that leave a test the time to break something
 // while it is down.
 const (
-	slowStop  = `postfix_stop: "postfix stop; sleep 3"`
-	slowStart = `postfix_start: "sleep 3; postfix start"`
+	slowStop  = `postfix_stop: "postfix stop; sleep 5"`
+	slowStart = `postfix_start: "sleep 5; postfix start"`
 	few       = "queue_warn: 50" // so that small floods are floods
 )
 
@@ -239,11 +239,14 @@ func kill9(t *testing.T, h *lab.Host, forms ...string) {
 	t.Helper()
 	var all []int
 	for _, form := range forms {
-		pids, err := h.Pgrep(form)
-		must(t, err)
-		if len(pids) != 1 {
-			t.Fatalf("processes like %s: %v, want one", form, pids)
-		}
+		var pids []int
+		// Two for a moment: a child has its parent's command line until it executes.
+		eventually(t, 5*time.Second, "one process like "+form, func() bool {
+			var err error
+			pids, err = h.Pgrep(form)
+			must(t, err)
+			return len(pids) == 1
+		})
 		all = append(all, pids...)
 	}
 	for _, pid := range all {

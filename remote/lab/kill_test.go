@@ -69,9 +69,7 @@ func TestWorkerKilled(t *testing.T) {
 		if got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
 			t.Errorf("want exit status 2, and what to type; got %v", got)
 		}
-		if n := len(masters(t, h)); n != 1 {
-			t.Errorf("%d masters run when the section has ended", n)
-		}
+		awaitUp(t, h, time.Second)
 		if n := journaled(t, h, id, "started"); n != 1 {
 			t.Errorf("the journal says %d times that Postfix was started", n)
 		}
@@ -163,12 +161,11 @@ func TestWorkerKilledInRestore(t *testing.T) {
 		if back := len(checkHalf(t, h, messages)); back == 0 || back == len(hams(messages)) {
 			t.Fatalf("%d of %d are back: killed in the wrong moment for this test", back, len(hams(messages)))
 		}
-		r = start(t, f, "resume", id, "-y", "-o", "json")
+		r = start(t, f, "resume", id, "-y")
 	}
 	got := r.wait()
-	var moved stage.Restored
-	if got.status != 0 || !hostIn(t, document(t, got), h).Latest("restore", &moved) || int(moved.Restored) != len(hams(messages)) {
-		t.Errorf("want exit status 0 and %d restored in all, got %+v, %v", len(hams(messages)), moved.Moved, got)
+	if all := fmt.Sprintf("%d messages  moved back", len(hams(messages))); got.status != 0 || !strings.Contains(got.out, all) {
+		t.Errorf("want exit status 0 and %q, got %v", all, got)
 	}
 	checkSwept(t, h, messages)
 	checkDelivered(t, h, messages, hams(messages))
@@ -263,10 +260,8 @@ func TestPostfixInheritsNothing(t *testing.T) {
 // traits are what a process hands down to its children.
 func traits(t *testing.T, h *lab.Host) map[string]string {
 	t.Helper()
+	awaitUp(t, h, 5*time.Second)
 	pids := masters(t, h)
-	if len(pids) != 1 {
-		t.Fatalf("masters: %v", pids)
-	}
 	read := func(name string) string {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pids[0], name))
 		must(t, err)
