@@ -162,15 +162,17 @@ func TestMaxStopped(t *testing.T) {
 		`postfix_stop: "date +stop-%s%N >>/var/log/commands; sleep 2; postfix stop"`,
 		`postfix_start: "postfix start && date +start-%s%N >>/var/log/commands"`,
 		`postfix_status: "date +status-%s%N >>/var/log/commands; postfix status"`)
-	for _, row := range []struct {
+	for i, row := range []struct {
 		args    []string
 		overlap bool
 	}{
 		{nil, false}, // a playbook stops one at a time by itself
 		{[]string{"-e", "max_stopped=2"}, true},
 	} {
-		for _, h := range two {
-			must(t, h.Reset(t.Context()))
+		if i > 0 { // at first they are as new
+			for _, h := range two {
+				must(t, h.Reset(t.Context()))
+			}
 		}
 		messages := floodAll(t, two, map[string]int{"active": 60})
 		succeeds(t, f, append([]string{"run", "backscatter", "-y", "-e", rulesFile(t, floodRules(two...))}, row.args...)...)
@@ -338,6 +340,15 @@ func TestRulesThatCatchTooLittle(t *testing.T) {
 				} else if diff := cmp.Diff(at, a); diff != "" {
 					t.Errorf("messages moved:\n%s", diff)
 				}
+			}
+			r = ends(t, 1, f, "resume", id, "-y", "--expect", "1000000")
+			if !strings.Contains(r.err, "nothing was done") {
+				t.Errorf("a number that is wrong is confirmed: %v", r)
+			}
+			after, err := h.Audit(t.Context())
+			must(t, err)
+			if diff := cmp.Diff(at, after); diff != "" {
+				t.Errorf("a wrong number moved messages:\n%s", diff)
 			}
 			alive(t, h)
 		})
