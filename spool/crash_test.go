@@ -62,9 +62,9 @@ func TestCrashWalk(t *testing.T) {
 		stride int // processes are slow to start
 	}{
 		{[]string{"deferred", "defer"}, 1, walkModes[:1], 1},
-		{[]string{"deferred", "defer"}, 1, walkModes[1:], 4},
-		{nil, 0, walkModes[:2], 5},
-		{[]string{"incoming", "deferred", "defer"}, 2, walkModes[:2], 7},
+		{[]string{"deferred", "defer"}, 1, walkModes[1:], 6},
+		{nil, 0, walkModes[:2], 9},
+		{[]string{"incoming", "deferred", "defer"}, 2, walkModes[:2], 12},
 	} {
 		if *every {
 			layout.stride = 1

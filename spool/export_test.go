@@ -22,6 +22,9 @@ func (w *Work) Die() {
 	w.Journal.Close()
 }
 
+// Every says that crash walks stop at every step.
+func Every() bool { return *every }
+
 // Began says whether a section of this run has begun.
 func (w *Work) Began() bool { return len(w.wants) > 0 }
 

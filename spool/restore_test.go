@@ -1,0 +1,379 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// aside is a host with a run that has set incoming, active and deferred aside,
+// and Postfix running again.
+func aside(t *testing.T, hashed []string, depth int, fill func(h *host)) (*host, *Work) {
+	t.Helper()
+	h := newHost(t, hashed, depth)
+	fill(h)
+	h.start()
+	return h, h.setAside(Maildrop, Incoming, Active, Deferred)
+}
+
+func (h *host) stands(content string, want ...string) {
+	h.t.Helper()
+	if got := h.account()[content]; !slices.Equal(got, want) {
+		h.t.Errorf("%q stands in %v, want %v", content, got, want)
+	}
+}
+
+// Two messages of one list have one id: both live, Postfix would rename one of
+// them over the other.
+func TestRestoreTwoOfOneID(t *testing.T) {
+	id := testID(1)
+	h, w := aside(t, []string{"deferred", "defer"}, 1, func(h *host) {
+		h.write("incoming", id, "one", 0o700)
+		h.write("active", id, "two", 0o700)
+		h.write(h.home(Deferred, id), id, "three", 0o700)
+	})
+	before := h.account()
+	moved := h.restore(w, h.asideMail(w)...)
+	if moved.Restored != 1 || moved.Collisions != 2 || moved.Failed != 0 {
+		t.Errorf("moved %+v", moved)
+	}
+	h.once(before)
+	h.stands("one", "incoming")
+}
+
+// Replaced between the look and the rename: it goes back.
+func TestRestoreReplacedAtTheRename(t *testing.T) {
+	id := testID(1)
+	h, w := aside(t, nil, 0, func(h *host) { h.write("incoming", id, "old", 0o700) })
+	list := h.asideMail(w)
+	step = func(what string) error {
+		if what == "rename "+id+" "+id {
+			step = func(string) error { return nil }
+			h.must(os.Rename(filepath.Join(h.at("incoming.spamfull"), id), filepath.Join(h.dir, "kept")))
+			h.write("incoming.spamfull", id, "another", 0o700)
+		}
+		return nil
+	}
+	if moved := h.restore(w, list...); moved.Failed != 1 || moved.Restored != 0 {
+		t.Errorf("moved %+v", moved)
+	}
+	h.stands("another", "incoming.spamfull")
+}
+
+// Names that lead out of what was set aside move nothing.
+func TestRestoreStrangeNames(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) { h.write("incoming", testID(1), "old", 0o700) })
+	h.write("incoming", testID(2), "live", 0o700)
+	h.write("incoming.spamfull.2", testID(3), "another run's", 0o700)
+	before := h.account()
+	own := h.mail("incoming.spamfull", testID(1))
+	bad := []Mail{h.mail("incoming", testID(2)), h.mail("incoming.spamfull.2", testID(3))}
+	for _, change := range []func(m *Mail){
+		func(m *Mail) { m.Aside = "../q/incoming.spamfull" },
+		func(m *Mail) { m.ID = "../incoming.spamfull/" + m.ID },
+		func(m *Mail) { m.ID = "" },
+		func(m *Mail) { m.Sub = ".." },
+	} {
+		m := own
+		change(&m)
+		bad = append(bad, m)
+	}
+	if moved := h.restore(w, bad...); int(moved.Failed) != len(bad) || moved.Restored+moved.Collisions != 0 {
+		t.Errorf("moved %+v of %d", moved, len(bad))
+	}
+	h.once(before)
+	for what, where := range before {
+		h.stands(what, where...)
+	}
+}
+
+func TestRestoreTimes(t *testing.T) {
+	for _, hashed := range [][]string{{"deferred"}, {"incoming", "deferred"}} {
+		future := time.Now().Add(time.Hour).Truncate(time.Second)
+		a, d := testID(1), testID(2)
+		h, w := aside(t, hashed, 1, func(h *host) {
+			for q, id := range map[Queue]string{Active: a, Deferred: d} {
+				h.write(h.home(q, id), id, id, 0o700)
+				h.must(os.Chtimes(filepath.Join(h.at(h.home(q, id)), id), future, future))
+			}
+		})
+		if moved := h.restore(w, h.asideMail(w)...); moved.Restored != 2 {
+			t.Errorf("moved %+v", moved)
+		}
+		if m := h.mail(h.home(Incoming, a), a); m.Mtime > time.Now().UnixNano() {
+			t.Errorf("hashed %v: in incoming its time is %v", hashed, time.Unix(0, m.Mtime))
+		}
+		if m := h.mail(h.home(Deferred, d), d); m.Mtime != future.UnixNano() {
+			t.Errorf("in deferred its time is %v, want %v", time.Unix(0, m.Mtime), future)
+		}
+		// Hash directories were missing, and are the mail owner's, closed to others.
+		s, err := os.Stat(h.at(h.home(Deferred, d)))
+		h.must(err)
+		if s.Mode().Perm() != 0o700 {
+			t.Errorf("made with mode %v", s.Mode())
+		}
+	}
+}
+
+func TestRestoreOrderAndRate(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) {
+		for i := range 12 {
+			h.write("incoming", testID(i), fmt.Sprint(i), 0o700)
+		}
+	})
+	list := h.asideMail(w)
+	var want, got []string
+	for i := range list {
+		list[i].Born = int64(1000 - i)
+	}
+	for _, m := range slices.Backward(list) {
+		want = append(want, "rename "+m.ID+" "+m.ID)
+	}
+	step = func(what string) error {
+		if strings.HasPrefix(what, "rename ") {
+			got = append(got, what)
+		}
+		return nil
+	}
+	began := time.Now()
+	const rate = 40.0
+	if _, err := w.Restore(t.Context(), list, Options{Rate: rate}, quiet); err != nil {
+		t.Fatal(err)
+	}
+	// n/R, less the first batch, that waits for nobody.
+	n := float64(len(want))
+	if took := time.Since(began).Seconds(); took < (n-rate/batchesASec)/rate || took > 20 {
+		t.Errorf("%v messages at %v a second took %.3f s", n, rate, took)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}
+
+func (h *host) ids(dir string) []string {
+	entries, err := os.ReadDir(h.at(dir))
+	h.must(err)
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids
+}
+
+func TestRestoreEnds(t *testing.T) {
+	fill := func(h *host) {
+		for i := range 6 {
+			h.write("incoming", testID(i), fmt.Sprint(i), 0o700)
+		}
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		batches := 0
+		o := Options{Rate: 1000, LiveMax: 3, Token: "list", Cancelled: func() bool { batches++; return batches > 1 }}
+		list := h.asideMail(w)
+		moved, err := w.Restore(t.Context(), list, o, quiet)
+		if !errors.Is(err, ErrCancelled) || moved.Restored != 3 {
+			t.Errorf("%+v, %v", moved, err)
+		}
+		// The second try of the same list counts what the first has moved, once.
+		if moved := h.restore(h.open(), list...); moved.Restored != 6 || moved.Failed != 0 {
+			t.Errorf("then %+v", moved)
+		}
+	})
+	t.Run("context", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := w.Restore(ctx, h.asideMail(w), Options{}, quiet); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	t.Run("the queue manager is another one", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		master, _ := h.p.Running()
+		manager, ok := h.p.manager(master)
+		if !ok {
+			t.Fatal("no manager")
+		}
+		moved, err := w.Restore(t.Context(), h.asideMail(w), Options{LiveMax: 3}, func(m Moved) {
+			_ = unix.Kill(manager.pid, unix.SIGKILL)
+			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(poll) {
+				if now, ok := h.p.manager(master); !ok || now.pid != manager.pid {
+					break
+				}
+			}
+			for _, id := range h.ids("incoming") {
+				h.must(os.Remove(filepath.Join(h.at("incoming"), id)))
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprint(manager.pid)) || moved.Restored != 3 {
+			t.Errorf("%+v, %v", moved, err)
+		}
+	})
+	t.Run("Postfix is down", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))
+		if _, err := w.Restore(t.Context(), h.asideMail(w), Options{}, quiet); err == nil {
+			t.Error("restored into a stopped Postfix")
+		}
+	})
+}
+
+// Logs go before their messages; a log whose message was never aside returns
+// with the first restore; a log in the way is not replaced.
+func TestRestoreLogsFirst(t *testing.T) {
+	for _, hashed := range [][]string{nil, {"deferred", "defer"}} {
+		mine, hold, way := testID(1), testID(2), testID(3)
+		h, w := aside(t, hashed, 1, func(h *host) {
+			h.write("hold", hold, "on hold", 0o700)
+			for _, id := range []string{mine, way} {
+				h.write(h.home(Deferred, id), id, "message "+id, 0o700)
+			}
+			for _, id := range []string{mine, hold, way} {
+				h.write(h.home(Defer, id), id, "log "+id, 0o600)
+			}
+		})
+		h.write(h.home(Defer, way), way, "new log", 0o600)
+		list := h.asideMail(w)
+		if moved := h.restore(w); moved.Restored+moved.Failed != 0 {
+			t.Errorf("moved %+v", moved)
+		}
+		h.stands("log "+hold, h.home(Defer, hold))
+		k := w.wants[slices.IndexFunc(w.wants, func(k want) bool { return k.Queue == Defer })]
+		h.stands("log "+mine, k.path(mine))
+		var order []string
+		step = func(what string) error {
+			if strings.HasPrefix(what, "rename "+mine) {
+				_, err := os.Lstat(filepath.Join(h.at(h.home(Defer, mine)), mine))
+				order = append(order, fmt.Sprint(err == nil))
+			}
+			return nil
+		}
+		if moved := h.restore(w, list...); moved.Restored != 2 || moved.Failed+moved.Collisions != 0 {
+			t.Errorf("moved %+v", moved)
+		}
+		if strings.Join(order, " ") != "false true" {
+			t.Errorf("log there at each rename: %v", order)
+		}
+		h.stands("log "+mine, h.home(Defer, mine))
+		h.stands("log "+way, "defer.name-collisions")
+		h.stands("new log", h.home(Defer, way))
+		h.stands("message "+way, h.home(Deferred, way))
+	}
+}
+
+// A log that cannot go is no failed message, flat or hashed.
+func TestRestoreLogThatCannotGo(t *testing.T) {
+	for _, depth := range []int{0, 1} {
+		id := testID(1)
+		h, w := aside(t, []string{"deferred", "defer"}, depth, func(h *host) {
+			h.write(h.home(Deferred, id), id, "message", 0o700)
+			h.write(h.home(Defer, id), id, "log", 0o600)
+		})
+		list, first := h.asideMail(w), true
+		step = func(what string) error {
+			if strings.HasPrefix(what, "rename "+id) && first {
+				first = false
+				return unix.EEXIST
+			}
+			return nil
+		}
+		if moved := h.restore(w, list...); moved.Restored != 1 || moved.Failed != 0 {
+			t.Errorf("depth %d: %+v", depth, moved)
+		}
+	}
+}
+
+// postsuper removes empty hash directories while we work.
+func TestRestoreHashDirectoryVanishes(t *testing.T) {
+	a, b := testID(1), testID(1)[:5]+"FFFF" // in one hash directory
+	h, w := aside(t, []string{"deferred", "defer"}, 1, func(h *host) {
+		h.write(h.home(Deferred, a), a, "a", 0o700)
+		h.write(h.home(Deferred, b), b, "b", 0o700)
+	})
+	list := h.asideMail(w)
+	seen := map[string]bool{}
+	step = func(what string) error {
+		if (what == "rename "+a+" "+a || what == "rename "+b+" "+b) && !seen[what] {
+			seen[what] = true
+			_ = os.Remove(filepath.Join(h.at("deferred"), a[:1])) // only while it is empty
+		}
+		return nil
+	}
+	if moved := h.restore(w, list...); moved.Restored != 2 {
+		t.Errorf("moved %+v", moved)
+	}
+	h.stands("a", h.home(Deferred, a))
+	h.stands("b", h.home(Deferred, b))
+}
+
+func TestPutBackLayouts(t *testing.T) {
+	for _, depth := range []int{0, 1, 2} {
+		t.Run(fmt.Sprint(depth), func(t *testing.T) {
+			h := newHost(t, []string{"deferred", "defer"}, depth)
+			h.flood(9)
+			h.must(os.MkdirAll(h.at("deferred/Z/Z"), 0o700)) // empty, of another depth
+			before, names := h.account(), h.names()
+			h.start()
+			w := h.setAside(crashQueues...)
+			list := h.asideMail(w)
+			moved, left, err := w.PutBack(t.Context(), list, Options{Token: "all"}, quiet)
+			h.must(err)
+			if int(moved.Restored) != len(list) || len(left) > 0 {
+				t.Errorf("%+v of %d, left %v", moved, len(list), left)
+			}
+			h.ended(before, names, true)
+			// Once more does nothing, and says the same.
+			moved, left, err = h.open().PutBack(t.Context(), list, Options{Token: "all"}, quiet)
+			if err != nil || int(moved.Restored) != len(list) || moved.Failed > 0 || len(left) > 0 {
+				t.Errorf("again: %+v, left %v, %v", moved, left, err)
+			}
+		})
+	}
+}
+
+func TestPutBackLeavesWhatIsNotItsOwn(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) {
+		h.write("incoming", testID(1), "going", 0o700)
+		h.write("incoming", testID(2), "staying", 0o700)
+		h.write("incoming", "odd.name", "odd", 0o600)
+	})
+	_, left, err := w.PutBack(t.Context(), []Mail{h.mail("incoming.spamfull", testID(1))}, Options{}, quiet)
+	h.must(err)
+	if !slices.Equal(left, []string{"incoming.spamfull"}) {
+		t.Errorf("left %v", left)
+	}
+	h.stands("staying", "incoming.spamfull")
+	h.stands("odd", "incoming.spamfull")
+}
+
+// A run whose directories are gone does not take another run's of the same
+// name, not even where the file system has given out the inode again.
+func TestPutBackAnotherRunsDirectory(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) { h.write("deferred", testID(1), "mine", 0o700) })
+	_, _, err := w.PutBack(t.Context(), h.asideMail(w), Options{}, quiet)
+	h.must(err)
+	h.write("deferred.spamfull", "0BADDE1", "another run's, half-written", 0o600)
+	h.write("defer.spamfull", testID(7), "another run's log", 0o600)
+	for i := range w.wants { // the same inode again
+		inode, err := inodeAt(w.root, w.wants[i].Aside)
+		h.must(err)
+		w.wants[i].Old = inode
+	}
+	before := h.account()
+	_, left, err := w.PutBack(t.Context(), nil, Options{}, quiet)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	for what, where := range before {
+		h.stands(what, where...)
+	}
+}
