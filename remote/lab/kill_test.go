@@ -51,7 +51,7 @@ func within(t *testing.T, do func(t *testing.T, h *lab.Host, f *fleet, r *runnin
 func TestSectionKilled(t *testing.T) {
 	within(t, func(t *testing.T, h *lab.Host, f *fleet, r *running, id string, messages []lab.Message) {
 		kill9(t, h, sectionForm)
-		awaitUp(t, h, 8*time.Second)
+		awaitUp(t, h, 20*time.Second)
 		got := r.wait()
 		if got.status != 0 || !strings.Contains(got.err, "the section died") {
 			t.Errorf("want that the run goes on, and says why; got %v", got)
