@@ -62,9 +62,9 @@ func TestCrashWalk(t *testing.T) {
 		stride int // processes are slow to start
 	}{
 		{[]string{"deferred", "defer"}, 1, walkModes[:1], 1},
-		{[]string{"deferred", "defer"}, 1, walkModes[1:], 6},
-		{nil, 0, walkModes[:2], 9},
-		{[]string{"incoming", "deferred", "defer"}, 2, walkModes[:2], 12},
+		{[]string{"deferred", "defer"}, 1, walkModes[1:], 9},
+		{nil, 0, walkModes[:2], 13},
+		{[]string{"incoming", "deferred", "defer"}, 2, walkModes[:2], 17},
 	} {
 		if *every {
 			layout.stride = 1
@@ -92,7 +92,7 @@ func crashAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (re
 	var at string
 	t.Run(fmt.Sprint(n), func(t *testing.T) {
 		h := newHost(t, hashed, depth)
-		h.flood(9)
+		h.flood(6)
 		before, names := h.account(), h.names()
 		h.start()
 		var now int

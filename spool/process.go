@@ -23,6 +23,13 @@ type process struct {
 	dead                        bool // a zombie: it holds nothing any more
 }
 
+// lives says whether that very process still is there. It asks for one process:
+// the table of all takes as long as hundreds of renames.
+func (p process) lives() bool {
+	now, err := processOf(p.pid)
+	return err == nil && !now.dead && now.started == p.started && now.parent == p.parent
+}
+
 // family lists what lives of the master's process group and session: a child
 // that outlives its master may still write to the queue (master(8) calls
 // setsid). Only Postfix's own programs count, since the number in a master.pid

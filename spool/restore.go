@@ -145,7 +145,7 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 			}
 			n = min(n, int(room))
 		}
-		if now, ok := w.Postfix.manager(master); !ok || now.pid != manager.pid || now.started != manager.started {
+		if !manager.lives() {
 			return r.done, fmt.Errorf("restore: the queue manager (process %d) is not there any more: look into the mail log, then 'spoolsweep resume'", manager.pid)
 		}
 		if err := r.batch(list[:n]); err != nil {
