@@ -21,6 +21,7 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		var payload struct{ Value string }
 		ok := !begun && ssh.Unmarshal(r.Payload, &payload) == nil
 		var err error
+		var serve func()
 		switch {
 		case ok && r.Type == "exec":
 			s.execs.Add(1)
@@ -28,21 +29,26 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 				ok = false
 				break
 			}
-			work.Go(func() { s.follow(c, channel) })
+			serve = func() { s.follow(c, channel) }
 		case ok && r.Type == "subsystem" && payload.Value == "sftp" && !s.config.NoSFTP:
 			s.sftps.Add(1)
-			work.Go(func() {
+			serve = func() {
 				server := sftp.NewRequestServer(channel, s.handlers())
 				// It ends with the channel, in whatever way.
 				_ = server.Serve()
 				_ = server.Close()
-			})
+			}
 		default:
 			ok = false
 		}
 		begun = begun || ok
 		if r.WantReply {
 			r.Reply(ok, nil)
+		}
+		// Not before the reply: a command that ends at once would close the
+		// channel under it.
+		if serve != nil {
+			work.Go(serve)
 		}
 	}
 	// The channel or the connection is gone: what sshd leaves to a command

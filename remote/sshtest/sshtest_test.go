@@ -83,6 +83,29 @@ func TestLostConnection(t *testing.T) {
 	}
 }
 
+// A command may end before the request to start it is answered: the answer
+// comes all the same, and before the end.
+func TestShortCommands(t *testing.T) {
+	_, c, _ := start(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				run, err := c.NewSession()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if out, err := run.CombinedOutput("echo hello"); err != nil || string(out) != "hello\n" {
+					t.Errorf("echo hello: %q, %v", out, err)
+				}
+				run.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // Programs are uploaded while others are started: none is ever busy.
 func TestUploadedProgramsRun(t *testing.T) {
 	_, c, home := start(t)
