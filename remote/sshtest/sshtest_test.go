@@ -70,7 +70,7 @@ func TestLostConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	fifo := filepath.Join(home, "fifo")
-	if err := run.Start("mkfifo " + fifo + "; echo ready; cat >/dev/null; trap '' PIPE; echo x 2>/dev/null && r=open || r=closed; echo $r >" + fifo); err != nil {
+	if err := run.Start("mkfifo " + fifo + "; echo ready; cat >/dev/null; trap '' PIPE; while echo x 2>/dev/null; do :; done; echo closed >" + fifo); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
