@@ -16,9 +16,14 @@ const (
 type lines struct {
 	leaves []*leaf
 	each   []search
+	// together are the literals of the leaves that have no others; a leaf with
+	// one that cannot be looked for together with others is searched apart.
+	together literals
+	apart    []int // leaves
+	built    bool
 	// overlap is the longest literal.
 	overlap int
-	fold    bool // some leaf looks in the folded text
+	fold    bool // some leaf searched apart looks in the folded text
 	text    []byte
 	folded  []byte
 	full    int // search when the text is that long
@@ -28,18 +33,34 @@ type lines struct {
 type search struct {
 	count int   // matching lines
 	open  bool  // the line that has not ended yet is counted already
-	next  []int // of each finder: where it is seen next
+	next  []int // of each finder of a leaf searched apart: where it is seen next
+	from  int   // the lines before are counted
+	tried []int // of each finder of another: the line it was tried on last
 }
 
 func (t *lines) add(l *leaf) {
+	who := len(t.leaves)
 	t.leaves = append(t.leaves, l)
-	t.each = append(t.each, search{next: make([]int, len(l.finders))})
-	for _, f := range l.finders {
-		t.fold = t.fold || f.folded
+	t.each = append(t.each, search{next: make([]int, len(l.finders)), tried: make([]int, len(l.finders))})
+	for i := range l.finders {
+		if !l.finders[i].plain() || len(t.together.all)+len(l.finders) > maxLiterals {
+			t.apart = append(t.apart, who)
+			for _, f := range l.finders {
+				t.fold = t.fold || f.folded
+			}
+			return
+		}
+	}
+	for i, f := range l.finders {
+		t.together.add(literal{text: f.literal, folded: f.folded, who: who, finder: i})
 	}
 }
 
 func (t *lines) reset() {
+	if !t.built {
+		t.together.build()
+		t.built = true
+	}
 	t.text, t.full = t.text[:0], flushAt
 	for i := range t.each {
 		t.each[i].count, t.each[i].open = 0, false
@@ -96,36 +117,72 @@ func (t *lines) search(block []byte) {
 	if len(block) == 0 {
 		return
 	}
-	if t.fold {
-		t.folded = appendFold(t.folded[:0], block)
-	}
-	for i, l := range t.leaves {
+	for i := range t.each {
 		s := &t.each[i]
-		from := 0
+		s.from = 0
 		if s.open {
-			from = lineEnd(block, 0)
+			s.from = lineEnd(block, 0)
 		}
 		for k := range s.next {
-			s.next[k] = -1
+			s.next[k], s.tried[k] = -1, -1
 		}
-		for from < len(block) {
-			hit := len(block)
-			for k := range l.finders {
-				if s.next[k] < from {
-					s.next[k] = t.find(&l.finders[k], block, from)
-				}
-				hit = min(hit, s.next[k])
+	}
+	t.searchTogether(block)
+	if len(t.apart) > 0 {
+		if t.fold {
+			t.folded = appendFold(t.folded[:0], block)
+		}
+		for _, i := range t.apart {
+			t.searchApart(block, t.leaves[i], &t.each[i])
+		}
+	}
+	last := block[len(block)-1]
+	for i := range t.each {
+		s := &t.each[i]
+		s.open = last != '\n' && s.from == len(block)
+	}
+}
+
+// searchTogether finds all literals in one pass.
+func (t *lines) searchTogether(block []byte) {
+	begin, end := 0, 0 // of the line that was hit last
+	t.together.each(block, func(l *literal, at int) {
+		s := &t.each[l.who]
+		if at < s.from {
+			return // another literal of the leaf, on a line that counts already
+		}
+		if at >= end {
+			begin, end = end+bytes.LastIndexByte(block[end:at], '\n')+1, lineEnd(block, at)
+		}
+		if re := t.leaves[l.who].finders[l.finder].re; re != nil {
+			if s.tried[l.finder] == begin {
+				return
 			}
-			if hit == len(block) {
-				break
+			s.tried[l.finder] = begin
+			if !re.Match(bytes.TrimSuffix(block[begin:end], newline)) {
+				return
 			}
-			s.count++
-			from = lineEnd(block, hit)
-			s.open = from == len(block) && block[len(block)-1] != '\n'
 		}
-		if block[len(block)-1] == '\n' {
-			s.open = false
+		s.count++
+		s.from = end
+	})
+}
+
+// searchApart searches for one leaf.
+func (t *lines) searchApart(block []byte, l *leaf, s *search) {
+	for s.from < len(block) {
+		hit := len(block)
+		for k := range l.finders {
+			if s.next[k] < s.from {
+				s.next[k] = t.find(&l.finders[k], block, s.from)
+			}
+			hit = min(hit, s.next[k])
 		}
+		if hit == len(block) {
+			break
+		}
+		s.count++
+		s.from = lineEnd(block, hit)
 	}
 }
 
