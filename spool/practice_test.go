@@ -157,7 +157,8 @@ func (g *playing) judge(sets []spool.Set) map[practice.Label][]spool.Mail {
 		}
 		g.must(spool.Walk(g.p, set.Aside, func(c spool.Chunk) error {
 			for _, id := range c.IDs {
-				f, s, err := spool.OpenMail(c.Dir, id)
+				var f spool.MailFile
+				s, err := f.Open(c.Dir, id)
 				if err != nil {
 					return err
 				}

@@ -75,20 +75,62 @@ func openDir(parent *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// OpenMail opens the queue file name in dir for reading, never through a link,
-// and says what was opened. A FIFO that somebody planted does not hold it.
-func OpenMail(dir *os.File, name string) (*os.File, Stat, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, Stat{}, &fs.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
+// MailFile is a queue file that is open for reading. The zero value is closed;
+// one is used for many files, one after the other, since an os.File costs more
+// than the reading of a small message.
+type MailFile struct {
+	fd   int
+	open bool
+}
+
+// Open opens the queue file name in dir, never through a link, and says what was
+// opened. A FIFO that somebody planted does not hold it. What was open before is
+// closed.
+func (m *MailFile) Open(dir *os.File, name string) (Stat, error) {
+	m.Close()
+	var err error
+	for {
+		m.fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+		if err != unix.EINTR {
+			break
+		}
 	}
-	f := os.NewFile(uintptr(fd), dir.Name()+"/"+name)
-	s, err := statFile(f)
 	if err != nil {
-		f.Close()
-		return nil, Stat{}, err
+		return Stat{}, &fs.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
 	}
-	return f, s, nil
+	m.open = true
+	var s unix.Stat_t
+	if err := unix.Fstat(m.fd, &s); err != nil {
+		m.Close()
+		return Stat{}, &fs.PathError{Op: "stat", Path: dir.Name() + "/" + name, Err: err}
+	}
+	return toStat(&s), nil
+}
+
+// ReadAt reads the open file, as [io.ReaderAt] wants it.
+func (m *MailFile) ReadAt(b []byte, offset int64) (int, error) {
+	done := 0
+	for done < len(b) {
+		n, err := unix.Pread(m.fd, b[done:], offset+int64(done))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return done, err
+		case n == 0:
+			return done, io.EOF
+		default:
+			done += n
+		}
+	}
+	return done, nil
+}
+
+// Close closes what is open.
+func (m *MailFile) Close() {
+	if m.open {
+		_ = unix.Close(m.fd) // it was read only
+		m.open = false
+	}
 }
 
 // Chunk is a part of a queue directory's listing: names of one directory.
@@ -98,6 +140,9 @@ type Chunk struct {
 	IDs []string // regular files named by a queue id
 	Odd []string // everything else that is no hash subdirectory
 }
+
+// Keep opens the chunk's directory once more, for longer than the callback.
+func (c Chunk) Keep() (*os.File, error) { return openDir(c.Dir, ".") }
 
 const (
 	chunkNames   = 4096 // bounds a chunk's memory

@@ -150,11 +150,12 @@ func asideMail(t *testing.T, p *spool.Postfix, sets []spool.Set, a Audit) (ham, 
 		}
 		err := spool.Walk(p, set.Aside, func(c spool.Chunk) error {
 			for _, id := range c.IDs {
-				f, s, err := spool.OpenMail(c.Dir, id)
+				var f spool.MailFile
+				s, err := f.Open(c.Dir, id)
 				if err != nil {
 					return err
 				}
-				born, err := r.Created(f)
+				born, err := r.Created(&f)
 				f.Close()
 				if err != nil {
 					return fmt.Errorf("%s/%s: %w", set.Aside, id, err)

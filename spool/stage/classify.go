@@ -2,15 +2,10 @@ package stage
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"spoolsweep/spool"
@@ -161,37 +156,22 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 	for _, name := range c.RuleOrder {
 		c.ByRule[name] = RuleCount{}
 	}
-	sources := newTally(h.Postfix.Networks)
 	local := map[string]bool{}
-	judges := make([]*pattern.Judge, runtime.GOMAXPROCS(0))
+	judges, tallies := make([]*pattern.Judge, workers()), make([]*tally, workers())
 	for i := range judges {
-		judges[i] = rules.Judge()
+		judges[i], tallies[i] = rules.Judge(), newTally(h.Postfix.Networks)
 	}
 	shown := began
-	for _, name := range dirs {
-		queue, _, _ := strings.Cut(name, ".")
-		err := spool.Walk(h.Postfix, name, func(chunk spool.Chunk) error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			results := make([]reading, len(chunk.IDs))
-			var mu sync.Mutex // guards sources, which sees envelopes that live only until the next message
-			err := inParallel(judges, len(chunk.IDs), func(j *pattern.Judge, i int) error {
-				return results[i].read(j, chunk, name, i, func(e *queuefile.Envelope) {
-					mu.Lock()
-					sources.add(name+"/"+chunk.IDs[i], e)
-					mu.Unlock()
-				})
-			})
-			if err != nil {
-				return err
-			}
-			for i := range results {
-				r := &results[i]
-				if r.gone {
-					continue
-				}
-				c.count(r, queue, local, h.Postfix.Domains)
+	p := &pass[reading]{
+		postfix: h.Postfix, dirs: dirs,
+		read: func(w int, m *mail, r *reading) error {
+			r.read(judges[w], m, func(e *queuefile.Envelope) { tallies[w].add(m.Aside, m.ID, e) })
+			return nil
+		},
+		gather: func(found []reading) error {
+			for i := range found {
+				r := &found[i]
+				c.count(r, local, h.Postfix.Domains)
 				if rules.Empty() && r.Verdict == pattern.Ham {
 					continue // nobody judged it: a list that says ham is what restore and putback send
 				}
@@ -204,11 +184,12 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 				emit("progress", map[string]int64{"messages": c.Messages, "spam": c.Spam, "ham": c.Ham})
 			}
 			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("classify %s: %w", name, err)
-		}
+		},
 	}
+	if err := p.run(ctx); err != nil {
+		return nil, fmt.Errorf("classify %w", err)
+	}
+	sources := merged(tallies)
 	c.Left = sources.over(maxSource)
 	if len(c.Left) > sourcesShown {
 		c.Left = c.Left[:sourcesShown]
@@ -223,59 +204,33 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 	return c, err
 }
 
-// inParallel calls fn for 0..n-1, each judge in a goroutine of its own.
-func inParallel(judges []*pattern.Judge, n int, fn func(j *pattern.Judge, i int) error) error {
-	errs := make([]error, len(judges))
-	var wg sync.WaitGroup
-	for w, j := range judges {
-		wg.Go(func() {
-			for i := w; i < n && errs[w] == nil; i += len(judges) {
-				errs[w] = fn(j, i)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
 // reading is what is kept of one message.
 type reading struct {
 	judged
-	gone    bool // taken by the queue manager while we looked
 	rescued bool
 	sender  string // only of spam
 	why     string // only of unreadable
 }
 
-func (r *reading) read(j *pattern.Judge, chunk spool.Chunk, dir string, i int, ham func(*queuefile.Envelope)) error {
-	id := chunk.IDs[i]
-	f, s, err := spool.OpenMail(chunk.Dir, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		r.gone = true
-		return nil
-	}
-	r.Mail = spool.Mail{Aside: dir, Sub: chunk.Sub, ID: id, Inode: s.Inode, Size: s.Size, Mtime: s.Mtime}
-	if err != nil {
-		if errors.Is(err, os.ErrPermission) {
-			return err
-		}
-		r.Verdict, r.why = pattern.Unreadable, err.Error()
-		return nil
-	}
-	defer f.Close()
-	if !s.Regular() {
+// read judges a message. ham is told the envelopes of ham, which are valid until
+// it returns.
+func (r *reading) read(j *pattern.Judge, m *mail, ham func(*queuefile.Envelope)) {
+	*r = reading{judged: judged{Mail: m.Mail, Rules: r.Rules[:0]}}
+	switch {
+	case m.Broken != nil:
+		r.Verdict, r.why = pattern.Unreadable, m.Broken.Error()
+		return
+	case !m.Regular():
 		r.Verdict, r.why = pattern.Unreadable, "no plain file with one name"
-		return nil
-	}
-	if s.Mode&0o700 == 0o600 {
+		return
+	case m.Mode&0o700 == 0o600:
 		r.Verdict = pattern.Incomplete
-		return nil
+		return
+	case !m.Complete():
+		r.Verdict, r.why = pattern.Unreadable, fmt.Sprintf("mode %04o: marked corrupt", m.Mode)
+		return
 	}
-	if !s.Complete() {
-		r.Verdict, r.why = pattern.Unreadable, fmt.Sprintf("mode %04o: marked corrupt", s.Mode)
-		return nil
-	}
-	found := j.Read(f, s.Size, strings.HasPrefix(dir, string(spool.Maildrop)))
+	found := j.Read(m.File, m.Mail.Size, m.maildrop())
 	r.Verdict, r.rescued = found.Verdict, found.Rescued
 	for _, hit := range found.Rules {
 		r.Rules = append(r.Rules, hit.Index)
@@ -288,10 +243,9 @@ func (r *reading) read(j *pattern.Judge, chunk spool.Chunk, dir string, i int, h
 		if found.Verdict == pattern.Ham {
 			ham(found.Envelope)
 		} else {
-			r.sender = strings.Clone(found.Envelope.Sender)
+			r.sender = found.Envelope.Sender
 		}
 	}
-	return nil
 }
 
 func (v *Verdicts) add(verdict pattern.Verdict) {
@@ -307,10 +261,11 @@ func (v *Verdicts) add(verdict pattern.Verdict) {
 	}
 }
 
-func (c *Classified) count(r *reading, queue string, local map[string]bool, domains []string) {
+func (c *Classified) count(r *reading, local map[string]bool, domains []string) {
 	c.Messages++
 	c.Bytes += r.Size
 	c.Verdicts.add(r.Verdict)
+	queue, _, _ := strings.Cut(r.Aside, ".")
 	q := c.ByQueue[queue]
 	q.add(r.Verdict)
 	c.ByQueue[queue] = q

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if code, mine := practice.Main(os.Args[1:]); mine {
 		os.Exit(code)
 	}
+	if code, mine := benchProcess(os.Args[1:]); mine {
+		os.Exit(code)
+	}
 	os.Exit(m.Run())
 }
 

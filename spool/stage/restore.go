@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -208,31 +207,34 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 		return nil, err
 	}
 	w := &Preview{ByKind: map[string]int{}, Examined: list}
-	sources := newTally(p.Networks)
 	var unsure []doubtful
 	none, err := pattern.Compile(nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	judge := none.Judge()
+	var dirs []string
+	for _, s := range sets {
+		if s.Queue != spool.Defer {
+			dirs = append(dirs, s.Aside)
+		}
+	}
+	judges, tallies := make([]*pattern.Judge, workers()), make([]*tally, workers())
+	for i := range judges {
+		judges[i], tallies[i] = none.Judge(), newTally(p.Networks)
+	}
 	// The flood shows only when all is counted, so what nobody judged is read
 	// twice: to count, and to decide.
-	for _, s := range sets {
-		if s.Queue == spool.Defer {
-			continue
-		}
-		err := spool.Walk(p, s.Aside, func(c spool.Chunk) error {
-			for i, id := range c.IDs {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				var r reading
-				if err := r.read(judge, c, s.Aside, i, func(e *queuefile.Envelope) { sources.add(s.Aside+"/"+id, e) }); err != nil {
-					return err
-				}
+	first := &pass[reading]{
+		postfix: p, dirs: dirs,
+		read: func(i int, m *mail, r *reading) error {
+			r.read(judges[i], m, func(e *queuefile.Envelope) { tallies[i].add(m.Aside, m.ID, e) })
+			return nil
+		},
+		gather: func(found []reading) error {
+			for _, r := range found {
 				verdict, ok := known[key{r.Inode, r.Size, r.Mtime}]
 				switch {
-				case r.gone || r.Verdict == pattern.Incomplete:
+				case r.Verdict == pattern.Incomplete:
 				case r.Verdict == pattern.Unreadable || ok && verdict == pattern.Unreadable: // only a rule on the body finds damage there
 					w.ByKind["unreadable"]++
 					w.rest = append(w.rest, r.Mail)
@@ -249,12 +251,13 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 				}
 			}
 			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+		},
 	}
-	if err := w.decide(p, unsure, judge, sources); err != nil {
+	if err := first.run(ctx); err != nil {
+		return nil, err
+	}
+	sources := merged(tallies)
+	if err := w.decide(ctx, p, unsure, judges, sources); err != nil {
 		return nil, err
 	}
 	w.Sources = sources.over(maxSource)
@@ -272,39 +275,48 @@ type doubtful struct {
 }
 
 // decide tells the flood among messages that nobody confirmed.
-func (w *Preview) decide(p *spool.Postfix, unsure []doubtful, judge *pattern.Judge, sources *tally) error {
-	wanted := map[string]map[string]doubtful{}
-	for _, r := range unsure {
-		if wanted[r.Aside] == nil {
-			wanted[r.Aside] = map[string]doubtful{}
-		}
-		wanted[r.Aside][r.ID] = r
+func (w *Preview) decide(ctx context.Context, p *spool.Postfix, unsure []doubtful, judges []*pattern.Judge, sources *tally) error {
+	if len(unsure) == 0 {
+		return nil
 	}
-	for _, dir := range slices.Sorted(maps.Keys(wanted)) {
-		err := spool.Walk(p, dir, func(c spool.Chunk) error {
-			for i, id := range c.IDs {
-				m, ok := wanted[dir][id]
-				if !ok {
-					continue
-				}
-				var flood bool
-				var again reading
-				if err := again.read(judge, c, dir, i, func(e *queuefile.Envelope) { flood = sources.isOver(e, maxSource) }); err != nil {
-					return err
-				}
-				if flood || again.Verdict != pattern.Ham {
+	type name struct{ dir, id string }
+	wanted := map[name]doubtful{}
+	var dirs []string
+	for _, r := range unsure {
+		wanted[name{r.Aside, r.ID}] = r
+		if !slices.Contains(dirs, r.Aside) {
+			dirs = append(dirs, r.Aside)
+		}
+	}
+	type decision struct {
+		doubtful
+		wanted, flood bool
+	}
+	second := &pass[decision]{
+		postfix: p, dirs: dirs,
+		read: func(i int, m *mail, d *decision) error {
+			d.doubtful, d.wanted = wanted[name{m.Aside, m.ID}]
+			if d.wanted {
+				var r reading
+				d.flood = true
+				r.read(judges[i], m, func(e *queuefile.Envelope) { d.flood = sources.isOver(e, maxSource) })
+			}
+			return nil
+		},
+		gather: func(found []decision) error {
+			for _, d := range found {
+				switch {
+				case !d.wanted:
+				case d.flood:
 					w.ByKind["flood"]++
-					w.rest = append(w.rest, m.Mail)
-				} else {
-					w.ByKind[m.kind]++
-					w.ham = append(w.ham, m.Mail)
+					w.rest = append(w.rest, d.Mail)
+				default:
+					w.ByKind[d.kind]++
+					w.ham = append(w.ham, d.Mail)
 				}
 			}
 			return nil
-		})
-		if err != nil {
-			return err
-		}
+		},
 	}
-	return nil
+	return second.run(ctx)
 }

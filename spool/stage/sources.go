@@ -48,9 +48,12 @@ func (t *tally) sourcesOf(e *queuefile.Envelope, fn func(kind, value string)) {
 	if e.Login != "" {
 		fn("login", strings.ToLower(e.Login))
 	}
-	if e.Sender != "" {
+	switch {
+	case e.Sender != "":
 		fn("sender", strings.ToLower(e.Sender))
-	} else {
+	case len(e.Recipients) == 1:
+		fn("bounces-to", strings.ToLower(e.Recipients[0].Address))
+	default:
 		seen := make(map[string]bool, len(e.Recipients)) // after aliasing one address may stand there twice
 		for _, r := range e.Recipients {
 			if address := strings.ToLower(r.Address); !seen[address] {
@@ -64,7 +67,8 @@ func (t *tally) sourcesOf(e *queuefile.Envelope, fn func(kind, value string)) {
 	}
 }
 
-func (t *tally) add(where string, e *queuefile.Envelope) {
+// add counts a message of directory dir.
+func (t *tally) add(dir, id string, e *queuefile.Envelope) {
 	t.sourcesOf(e, func(kind, value string) {
 		values := t.counts[kind]
 		s := values[value]
@@ -83,9 +87,50 @@ func (t *tally) add(where string, e *queuefile.Envelope) {
 		}
 		s.Count++
 		if len(s.Samples) < samplesKept {
-			s.Samples = append(s.Samples, where)
+			s.Samples = append(s.Samples, dir+"/"+id)
 		}
 	})
+}
+
+// merge adds what another tally counted, which is not to be used any more.
+func (t *tally) merge(o *tally) {
+	for _, kind := range sourceKinds {
+		t.missed[kind] += o.missed[kind]
+		values := t.counts[kind]
+		for value, s := range o.counts[kind] {
+			have := values[value]
+			if have == nil {
+				values[value] = s
+				continue
+			}
+			have.Count += s.Count
+			have.Samples = append(have.Samples, s.Samples[:min(len(s.Samples), samplesKept-len(have.Samples))]...)
+		}
+		if len(values) <= sourcesKept {
+			continue
+		}
+		// As if each value too many had met that many others.
+		counts := make([]int64, 0, len(values))
+		for _, s := range values {
+			counts = append(counts, s.Count)
+		}
+		slices.Sort(counts)
+		less := counts[len(counts)-sourcesKept-1]
+		for value, s := range values {
+			if s.Count -= less; s.Count <= 0 {
+				delete(values, value)
+			}
+		}
+		t.missed[kind] += less
+	}
+}
+
+// merged is the sum of several tallies, which are not to be used any more.
+func merged(all []*tally) *tally {
+	for _, o := range all[1:] {
+		all[0].merge(o)
+	}
+	return all[0]
 }
 
 // over lists the sources of more than limit messages, the largest first.

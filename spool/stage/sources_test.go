@@ -48,7 +48,7 @@ func TestSourcesOf(t *testing.T) {
 func TestTallyExact(t *testing.T) {
 	tl := newTally(nil)
 	for i := range 20000 {
-		tl.add(fmt.Sprint("incoming.spamfull/", i), &queuefile.Envelope{Sender: fmt.Sprintf("u%d@b", i%137), Login: fmt.Sprint(i % 3)})
+		tl.add("incoming.spamfull", fmt.Sprint(i), &queuefile.Envelope{Sender: fmt.Sprintf("u%d@b", i%137), Login: fmt.Sprint(i % 3)})
 	}
 	var sum int64
 	all := tl.over(0)
@@ -88,9 +88,18 @@ func TestTallyExact(t *testing.T) {
 
 // Above the bound a count is too low by at most missed, which is at most the
 // number of messages divided by the number of values kept; and no source of
-// more than a limit goes unseen.
+// more than a limit goes unseen. So it is, too, where several have counted.
 func TestTallyBound(t *testing.T) {
-	tl := newTally(nil)
+	for _, parts := range []int{1, 2, 5} {
+		t.Run(fmt.Sprint(parts), func(t *testing.T) { testTallyBound(t, parts) })
+	}
+}
+
+func testTallyBound(t *testing.T, parts int) {
+	part := make([]*tally, parts)
+	for i := range part {
+		part[i] = newTally(nil)
+	}
 	const n = 4 * sourcesKept
 	truth := map[string]int64{}
 	for i := range n {
@@ -99,8 +108,9 @@ func TestTallyBound(t *testing.T) {
 			sender = "flood@b"
 		}
 		truth[sender]++
-		tl.add("", &queuefile.Envelope{Sender: sender})
+		part[i%parts].add("", "", &queuefile.Envelope{Sender: sender})
 	}
+	tl := merged(part)
 	missed := tl.missed["sender"]
 	if missed == 0 || missed > n/sourcesKept {
 		t.Errorf("missed: got %d, want 1 to %d", missed, n/sourcesKept)
