@@ -135,8 +135,14 @@ func TestAgentLinks(t *testing.T) {
 		check(t, p, []string{
 			"net", "net/http", "log/slog", "text/template", "html/template", "golang.org/x/crypto/ssh", "github.com/pkg/sftp",
 			"gopkg.in/yaml.v3", "github.com/urfave/cli/v2", module + "/spool/practice", module + "/playbooks", module + "/playbooks/strict",
-			"testing", "plugin",
+			"testing", "plugin", "net/mail", "golang.org/x/net/html",
 		})
+		for _, d := range p.Deps {
+			foreign := strings.Contains(strings.Split(d, "/")[0], ".")
+			if foreign && !strings.HasPrefix(d, "golang.org/x/sys/") && !strings.HasPrefix(d, "golang.org/x/text/encoding") && d != "golang.org/x/text/transform" {
+				t.Errorf("%s links %s, which nobody foresaw", p.ImportPath, d)
+			}
+		}
 	}
 }
 

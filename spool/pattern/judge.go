@@ -140,7 +140,7 @@ func unreadable(err error) Finding { return Finding{Verdict: Unreadable, Why: er
 // readBody decodes the content's text and searches it.
 func (j *Judge) readBody() error {
 	j.body.reset()
-	j.mime.reset(&j.body, 0)
+	j.mime.reset(nil, &j.body, 0)
 	if err := j.reader.Content(j.take); err != nil {
 		return err
 	}

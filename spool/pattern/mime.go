@@ -2,8 +2,7 @@ package pattern
 
 import (
 	"bytes"
-	"encoding/base64"
-	"strings"
+	"unicode/utf8"
 )
 
 // Caps on what is decoded of one message. What lies beyond is not lost: beyond
@@ -18,9 +17,14 @@ const (
 	// parts (RFC 2046: 70 characters).
 	maxField    = 8 << 10
 	maxBoundary = 512
+	// maxHeaderLine bounds an unfolded header field. A longer one goes on in a line
+	// with the same name.
+	maxHeaderLine = 32 << 10
 	// maxPiece is the longest line that is looked at as a whole; what is longer
 	// is decoded piece by piece and is no boundary.
 	maxPiece = 16 << 10
+	// blockSize is how much of a part is converted at once: its charset, its HTML.
+	blockSize = 32 << 10
 )
 
 // state is what the next line of a message is.
@@ -29,35 +33,58 @@ type state byte
 const (
 	inHeader   state = iota
 	inLoose          // a header with a line in it that is none: text and header at once
+	inFields         // a body of fields: a delivery status
 	inPreamble       // of a multipart: before its first boundary
 	inPlain
 	inQuoted
 	inBase64
 	inAttached // an encoded message: decoded, and read by a decoder of its own
 	inSkipped  // a part that is no text
+	inNothing  // the rest, when nobody wants the body
 )
 
-// mimeText finds the text of a message line by line: the leaf parts that are
-// text, decoded; attached messages and returned ones, their headers as text; the
-// preambles and epilogues of multiparts, where text of broken mail hides. It
-// takes every input for mail and reads on whatever it meets: missing and wrong
+// mimeText finds the text of a message line by line, in UTF-8.
+//
+// To the head go the fields of the message's own header, one line each: Name, a
+// colon, a blank, the value unfolded and decoded; and header lines that are no
+// fields. To the body go the leaf parts that are text, decoded, and of HTML what
+// [htmlText] says; of attached messages and returned ones also the header, as
+// above; the preambles and epilogues of multiparts, where text of broken mail
+// hides; and a line for each part that is no text or has a file name:
+//
+//	attachment: invoice.pdf, application/pdf, 12345 bytes
+//
+// It takes every input for mail and reads on whatever it meets: missing and wrong
 // boundaries, bad header lines, bad base64. The zero value is not ready: reset.
 type mimeText struct {
-	out    *lines
-	depth  int    // of decoders in one another
-	capped string // which cap was reached first
+	head, body *lines // nil: nobody wants it
+	depth      int    // of decoders in one another
+	capped     string // which cap was reached first
 
 	state   state
+	top     bool // the header is the message's own
 	shown   bool // the header is an attached message's, and so text
+	only    bool // nothing but a header was returned
 	parts   int
 	decoded int
 
 	bounds []boundary // of the multiparts around, the innermost last
 	maybe  []byte     // a line of the preamble that may be the real boundary
 
-	field    *[]byte // the header field that goes on with the next folded line
-	ctype    []byte
-	encoding []byte
+	field       *[]byte // the header field that goes on with the next folded line
+	ctype       []byte
+	encoding    []byte
+	disposition []byte
+	coding      coding // of the part, once its header has ended
+	fields      int    // header lines so far
+
+	// The field whose line is not finished: where in which text it begins, and how
+	// long its name is.
+	shownIn   *lines
+	shownFrom int
+	shownName int
+	cut       bool // the last piece did not end its line
+	words     words
 
 	line []byte // the pieces of a line so far
 	long bool   // its beginning was passed on already
@@ -65,33 +92,80 @@ type mimeText struct {
 	// that may follow is the same.
 	returned bool
 
-	quantum uint32 // base64 digits not decoded yet, and how many
-	digits  int
+	// The text of a part. Where it needs no conversion, which is seen only when
+	// there is a block of it, it lies in the body from the byte from on.
+	plain   bool
+	html    bool
+	guess   bool // HTML may name its charset
+	from    int
+	raw     []byte // else it is gathered here
+	encoded []byte // and base64 before that
+	digits  digits
+	charset converter
+	utf8    []byte
+	page    htmlText
+	scratch []byte
 
-	inner  *mimeText // of an attached message that is encoded
-	quoted bool      // its encoding
-	buffer []byte    // its decoded bytes
+	name []byte // of an attachment
+	kind []byte
+	size int
+
+	inner *mimeText // of an attached message that is encoded
+}
+
+// coding is how a part is encoded for its way.
+type coding byte
+
+const (
+	notCoded coding = iota
+	codedQuoted
+	codedBase64
+)
+
+// codingOf reads a Content-Transfer-Encoding field, whatever stands around the
+// word.
+func codingOf(b []byte) coding {
+	switch {
+	case len(b) == 0:
+	case containsFold(b, "quoted-printable"):
+		return codedQuoted
+	case containsFold(b, "base64"):
+		return codedBase64
+	}
+	return notCoded
 }
 
 // boundary separates the parts of one multipart.
 type boundary struct {
 	text   []byte // without the leading hyphens; empty where the header has none
-	seen   bool
-	digest bool // parts are messages unless they say otherwise
+	digest bool   // parts are messages unless they say otherwise
 }
 
-func (m *mimeText) reset(out *lines, depth int) {
-	m.out, m.depth = out, depth
+// reset makes m ready for a message whose text goes to head and body. Where body
+// is nil, it stops working at the end of the header.
+func (m *mimeText) reset(head, body *lines, depth int) {
+	m.head, m.body, m.depth = head, body, depth
 	m.capped, m.parts, m.decoded = "", 0, 0
 	m.bounds, m.line, m.maybe = m.bounds[:0], m.line[:0], m.maybe[:0]
-	m.long, m.returned = false, false
+	m.long, m.returned, m.cut, m.only = false, false, false, false
+	m.shownIn = nil
+	m.begin()
 	m.beginHeader(depth > 0)
+	m.top = depth == 0
+}
+
+// begin notes that the body's text up to here is done with.
+func (m *mimeText) begin() {
+	if m.body != nil {
+		m.from = len(m.body.text)
+	}
 }
 
 func (m *mimeText) beginHeader(shown bool) {
-	m.state, m.shown, m.field = inHeader, shown, nil
-	m.ctype, m.encoding = m.ctype[:0], m.encoding[:0]
-	m.quantum, m.digits = 0, 0
+	m.state, m.shown, m.top, m.field, m.fields = inHeader, shown, false, nil, 0
+	m.ctype, m.encoding, m.disposition = m.ctype[:0], m.encoding[:0], m.disposition[:0]
+	m.digits, m.encoded, m.raw, m.utf8 = digits{}, m.encoded[:0], m.raw[:0], m.utf8[:0]
+	m.plain, m.html, m.kind, m.size, m.coding = true, false, m.kind[:0], 0, notCoded
 }
 
 // cap notes that a cap was reached.
@@ -103,6 +177,9 @@ func (m *mimeText) cap(which string) {
 
 // piece takes the next piece of the message; eol says that a line ends with it.
 func (m *mimeText) piece(b []byte, eol bool) {
+	if m.state == inNothing {
+		return
+	}
 	if m.decoded > maxDecoded {
 		m.cap("size")
 		return
@@ -121,7 +198,14 @@ func (m *mimeText) piece(b []byte, eol bool) {
 		m.gather(b, eol)
 	}
 	m.returned = m.returned && len(b) == 0 && !eol
-	m.out.grown()
+	if m.body != nil && m.state != inAttached {
+		if len(m.encoded) >= blockSize {
+			m.decodeBase64()
+		}
+		if m.shownIn == nil && (len(m.body.text)-m.from >= blockSize || len(m.raw) >= blockSize) {
+			m.convert(false)
+		}
+	}
 }
 
 // gather puts the pieces of a line together, and passes a long one on in pieces.
@@ -134,7 +218,7 @@ func (m *mimeText) gather(b []byte, eol bool) {
 		n := maxPiece - len(m.line)
 		m.line, b = append(m.line, b[:n]...), b[n:]
 		pass := len(m.line)
-		if m.state == inQuoted || m.state == inAttached && m.quoted {
+		if m.coding == codedQuoted && m.state != inHeader && m.state != inLoose {
 			if i := bytes.LastIndexByte(m.line[pass-2:], '='); i >= 0 {
 				pass += i - 2 // a code is not cut
 			}
@@ -160,35 +244,112 @@ func (m *mimeText) end() {
 	if len(m.line) > 0 || m.long {
 		m.piece(nil, true)
 	}
-	m.endPart()
+	m.endPart(false)
 }
 
-// endPart finishes what a part has left undecoded.
-func (m *mimeText) endPart() {
+// endPart finishes what a part has left undecoded. The line end in front of a
+// boundary belongs to that, not to the part.
+func (m *mimeText) endPart(atBoundary bool) {
+	m.endField()
+	if m.body == nil {
+		return
+	}
 	switch m.state {
 	case inBase64:
-		m.out.text = m.flushBase64(m.out.text)
+		m.decodeBase64()
+		m.scratch = m.digits.flush(m.scratch[:0])
+		m.emit(m.scratch)
 	case inAttached:
-		m.buffer = m.flushBase64(m.buffer[:0])
-		m.feedInner()
+		m.feed(m.digits.flush(m.scratch[:0]))
 		m.inner.end()
-		m.decoded += m.inner.decoded
+		m.decoded, m.parts = m.inner.decoded, m.inner.parts
 		if m.inner.capped != "" {
 			m.cap(m.inner.capped)
 		}
+		m.begin()
+	case inSkipped:
+		if m.coding == codedBase64 {
+			m.size = m.size * 6 / 8 // of the digits
+		}
+	}
+	m.convert(true)
+	if len(m.kind) > 0 {
+		if atBoundary && m.size > 0 && m.coding != codedBase64 {
+			m.size--
+		}
+		m.emitAttachment()
 	}
 	m.emit(newline)
 }
 
-// emit appends to the text.
+// emit appends to the text of the part.
 func (m *mimeText) emit(b []byte) {
-	m.out.text = append(m.out.text, b...)
-	m.decoded += len(b)
+	switch {
+	case m.body == nil:
+	case m.plain:
+		m.body.text = append(m.body.text, b...)
+	default:
+		m.raw = append(m.raw, b...)
+	}
 }
 
 func (m *mimeText) emitLine(b []byte) {
-	m.out.text = append(append(m.out.text, b...), '\n')
-	m.decoded += len(b) + 1
+	m.emit(b)
+	m.emit(newline)
+}
+
+// decodeBase64 decodes what was gathered.
+func (m *mimeText) decodeBase64() {
+	if m.plain {
+		m.body.text = m.digits.append(m.body.text, m.encoded)
+	} else {
+		m.raw = m.digits.append(m.raw, m.encoded)
+	}
+	m.encoded = m.encoded[:0]
+}
+
+// convert turns what was gathered of a part into UTF-8, and HTML into text, and
+// passes it on. What ends inside a character stays, unless it is the last.
+func (m *mimeText) convert(last bool) {
+	if m.plain {
+		text := m.body.text[m.from:]
+		m.size += len(text)
+		m.scratch = m.scratch[:0]
+		used := 0
+		if !utf8.Valid(text) {
+			m.scratch = append(m.scratch, text...)
+			m.body.text, used = appendUTF8(m.body.text[:m.from], m.scratch, last)
+		}
+		m.decoded += len(m.body.text) - m.from
+		m.body.grown()
+		m.begin()
+		rest := m.scratch[used:] // empty where nothing was wrong
+		m.size -= len(rest)
+		m.body.text = append(m.body.text, rest...)
+		return
+	}
+	if m.guess {
+		m.guess = false
+		if set := metaCharset(m.raw[:min(len(m.raw), maxGuess)]); set != nil {
+			m.charset.reset(set)
+		}
+	}
+	n, used := len(m.body.text), 0
+	m.size += len(m.raw)
+	if !m.html {
+		m.body.text, used = m.charset.append(m.body.text, m.raw, last)
+	} else {
+		m.utf8, used = m.charset.append(m.utf8, m.raw, last)
+		var seen int
+		m.body.text, seen = m.page.append(m.body.text, m.utf8, last)
+		m.utf8 = m.utf8[:copy(m.utf8, m.utf8[seen:])]
+	}
+	m.raw = m.raw[:copy(m.raw, m.raw[used:])]
+	m.size -= len(m.raw)
+	m.decoded += len(m.body.text) - n
+	m.plain = last
+	m.body.grown()
+	m.begin()
 }
 
 // whole takes one whole line.
@@ -209,7 +370,7 @@ func (m *mimeText) whole(b []byte) {
 // separates takes a line that is a boundary of any multipart around: an inner one
 // that was never closed ends with the outer one's part.
 func (m *mimeText) separates(b []byte) bool {
-	b = bytes.TrimRight(b[2:], " \t\r")
+	b = bytes.TrimRight(b[2:], " \t")
 	for i := len(m.bounds) - 1; i >= 0; i-- {
 		text := m.bounds[i].text
 		if len(text) == 0 || !bytes.HasPrefix(b, text) {
@@ -219,9 +380,8 @@ func (m *mimeText) separates(b []byte) bool {
 		if rest != "" && rest != "--" {
 			continue
 		}
-		m.endPart()
+		m.endPart(true)
 		m.bounds = m.bounds[:i+1]
-		m.bounds[i].seen = true
 		m.beginHeader(false)
 		if rest == "--" {
 			// The multipart stays: some mail goes on behind its end.
@@ -239,165 +399,51 @@ func (m *mimeText) preambleLine(b []byte) {
 	if len(m.maybe) > 0 && isContentField(b) {
 		at := &m.bounds[len(m.bounds)-1]
 		at.text = append(at.text[:0], m.maybe...)
-		at.seen = true
 		m.maybe = m.maybe[:0]
 		m.beginHeader(false)
 		m.headerLine(b)
 		return
 	}
 	m.maybe = m.maybe[:0]
-	if t := bytes.TrimRight(b, " \t\r"); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
+	if t := bytes.TrimRight(b, " \t"); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
 		m.maybe = append(m.maybe, t[2:]...)
 	}
 	m.emitLine(b)
 }
 
-// headerLine takes a line of a header. The header ends as in Postfix: with the
-// first line that is neither a field nor folded. If that is not the empty line,
-// the mail is broken, and where nothing is known of the encoding yet, fields may
-// follow still.
-func (m *mimeText) headerLine(b []byte) {
-	b = bytes.TrimRight(b, "\r")
-	if len(bytes.TrimLeft(b, " \t")) == 0 {
-		m.endHeader()
-		return
-	}
-	if m.shown || m.state == inLoose {
-		m.emitLine(b)
-	}
-	if b[0] == ' ' || b[0] == '\t' {
-		if m.field != nil && len(*m.field)+len(b) < maxField {
-			*m.field = append(*m.field, b...)
-		}
-		return
-	}
-	name, value, ok := splitField(b)
-	if !ok {
-		if m.state == inLoose {
-			return
-		}
-		if bytes.HasPrefix(b, []byte("From ")) || bytes.HasPrefix(b, []byte(">From ")) {
-			if !m.shown {
-				m.emitLine(b) // a mailbox's separator, but who knows
-			}
-			return
-		}
-		if len(m.encoding) > 0 || len(m.ctype) == 0 && m.depth == 0 && len(m.bounds) == 0 && !m.shown {
-			// The body begins without an empty line in front of it.
-			m.endHeader()
-			m.whole(b)
-			return
-		}
-		if !m.shown {
-			m.emitLine(b)
-		}
-		m.state = inLoose
-		return
-	}
-	m.field = nil
-	switch {
-	case equalFold(name, "content-type") && len(m.ctype) == 0:
-		m.field = &m.ctype
-	case equalFold(name, "content-transfer-encoding") && len(m.encoding) == 0:
-		m.field = &m.encoding
-	}
-	if m.field != nil && len(value) < maxField {
-		*m.field = append(*m.field, value...)
-	}
-}
-
-// endHeader decides what the body is.
-func (m *mimeText) endHeader() {
-	m.maybe = m.maybe[:0]
-	if m.parts++; m.parts > maxParts {
-		m.cap("parts")
-		m.state = inPlain
-		return
-	}
-	kind, sub := mediaType(m.ctype)
-	if kind == "" {
-		kind, sub = "text", "plain"
-		if n := len(m.bounds); n > 0 && m.bounds[n-1].digest && len(m.ctype) == 0 {
-			kind, sub = "message", "rfc822"
-		}
-	}
-	quoted, base64 := containsFold(m.encoding, "quoted-printable"), containsFold(m.encoding, "base64")
-	switch {
-	case kind == "multipart":
-		if len(m.bounds) >= maxDepth {
-			m.cap("depth")
-			m.state = inPlain
-			return
-		}
-		m.push(sub == "digest")
-		m.state = inPreamble
-		return
-	case kind == "message" && (sub == "rfc822" || sub == "global" || sub == "news"):
-		if !quoted && !base64 {
-			m.beginHeader(true)
-			return
-		}
-		if m.depth < maxDepth {
-			if m.inner == nil {
-				m.inner = &mimeText{}
-			}
-			m.inner.reset(m.out, m.depth+1)
-			m.quoted, m.state = quoted, inAttached
-			return
-		}
-		m.cap("depth")
-	case kind != "text" && kind != "message" && !(kind == "application" && sub == "xhtml+xml"):
-		m.state = inSkipped
-		return
-	}
-	switch {
-	case quoted:
-		m.state = inQuoted
-	case base64:
-		m.state = inBase64
-	default:
-		m.state = inPlain
-	}
-}
-
-// push begins a multipart with the boundary of its header.
-func (m *mimeText) push(digest bool) {
-	n := len(m.bounds)
-	if n < cap(m.bounds) {
-		m.bounds = m.bounds[:n+1] // with the buffer that an earlier one left
-	} else {
-		m.bounds = append(m.bounds, boundary{})
-	}
-	b := &m.bounds[n]
-	b.text = appendParameter(b.text[:0], m.ctype, "boundary")
-	b.text = bytes.TrimRight(b.text, " \t\r")
-	if len(b.text) > maxBoundary {
-		b.text = b.text[:0]
-	}
-	b.seen, b.digest = false, digest
-}
-
 // part takes a line, or a piece of a long one, of a body.
 func (m *mimeText) part(b []byte, eol bool) {
 	switch m.state {
+	case inHeader, inLoose, inFields:
+		m.headerPiece(b, eol)
+	case inNothing:
 	case inSkipped:
-		return
-	case inQuoted:
-		n := len(m.out.text)
-		m.out.text = appendQuoted(m.out.text, b, eol)
-		m.decoded += len(m.out.text) - n
-	case inBase64:
-		n := len(m.out.text)
-		m.out.text = m.appendBase64(m.out.text, b)
-		m.decoded += len(m.out.text) - n
-	case inAttached:
-		if m.quoted {
-			m.buffer = appendQuoted(m.buffer[:0], b, eol)
-		} else {
-			m.buffer = m.appendBase64(m.buffer[:0], b)
+		switch m.coding {
+		case codedBase64:
+			m.size += countDigits(b)
+		case codedQuoted:
+			m.size += quotedSize(b, eol)
+		default:
+			m.size += len(b)
+			if eol {
+				m.size++
+			}
 		}
-		m.feedInner()
-	default: // also a header or preamble with a line that is much too long
+	case inQuoted:
+		if m.plain {
+			m.body.text = appendQuoted(m.body.text, b, eol)
+		} else {
+			m.raw = appendQuoted(m.raw, b, eol)
+		}
+	case inBase64:
+		m.encoded = append(m.encoded, b...)
+	case inAttached:
+		if m.coding == codedQuoted {
+			m.feed(appendQuoted(m.scratch[:0], b, eol))
+		} else {
+			m.feed(m.digits.append(m.scratch[:0], b))
+		}
+	default: // also a preamble with a line that is much too long
 		m.emit(b)
 		if eol {
 			m.emit(newline)
@@ -405,9 +451,9 @@ func (m *mimeText) part(b []byte, eol bool) {
 	}
 }
 
-// feedInner gives the decoded bytes of an attached message to its decoder.
-func (m *mimeText) feedInner() {
-	b := m.buffer
+// feed gives decoded bytes of an attached message to its decoder.
+func (m *mimeText) feed(b []byte) {
+	m.scratch = b[:0]
 	for len(b) > 0 {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
@@ -417,194 +463,4 @@ func (m *mimeText) feedInner() {
 		m.inner.piece(b[:i], true)
 		b = b[i+1:]
 	}
-}
-
-// appendQuoted decodes one line of quoted-printable; what is no code stays.
-func appendQuoted(dst, b []byte, eol bool) []byte {
-	if eol {
-		b = bytes.TrimRight(b, " \t\r")
-		if n := len(b); n > 0 && b[n-1] == '=' {
-			b, eol = b[:n-1], false
-		}
-	}
-	for {
-		i := bytes.IndexByte(b, '=')
-		if i < 0 {
-			break
-		}
-		dst = append(dst, b[:i]...)
-		b = b[i+1:]
-		if len(b) >= 2 && hexDigit[b[0]] < 16 && hexDigit[b[1]] < 16 {
-			dst = append(dst, hexDigit[b[0]]<<4|hexDigit[b[1]])
-			b = b[2:]
-		} else {
-			dst = append(dst, '=')
-		}
-	}
-	dst = append(dst, b...)
-	if eol {
-		dst = append(dst, '\n')
-	}
-	return dst
-}
-
-// appendBase64 decodes a piece of base64, dropping bytes that are none. Padding
-// ends one stream, and another may begin.
-func (m *mimeText) appendBase64(dst, b []byte) []byte {
-	if m.digits == 0 && len(b)%4 == 0 && len(b) > 0 { // nearly always
-		n := len(dst)
-		dst = append(dst, b...) // room for what is shorter
-		if k, err := base64.StdEncoding.Decode(dst[n:], b); err == nil {
-			return dst[:n+k]
-		}
-		dst = dst[:n]
-	}
-	for _, c := range b {
-		v := digit64[c]
-		if v < 64 {
-			m.quantum = m.quantum<<6 | uint32(v)
-			if m.digits++; m.digits == 4 {
-				dst = append(dst, byte(m.quantum>>16), byte(m.quantum>>8), byte(m.quantum))
-				m.quantum, m.digits = 0, 0
-			}
-		} else if c == '=' {
-			dst = m.flushBase64(dst)
-		}
-	}
-	return dst
-}
-
-// flushBase64 decodes the digits left over at an end.
-func (m *mimeText) flushBase64(dst []byte) []byte {
-	switch m.digits {
-	case 2:
-		dst = append(dst, byte(m.quantum>>4))
-	case 3:
-		dst = append(dst, byte(m.quantum>>10), byte(m.quantum>>2))
-	}
-	m.quantum, m.digits = 0, 0
-	return dst
-}
-
-var digit64, hexDigit = func() (d, h [256]byte) {
-	for i := range d {
-		d[i], h[i] = 0xff, 0xff
-	}
-	for i, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") {
-		d[c] = byte(i)
-	}
-	for i, c := range []byte("0123456789abcdef") {
-		h[c] = byte(i)
-		h[strings.ToUpper(string(c))[0]] = byte(i)
-	}
-	return d, h
-}()
-
-// splitField splits a header line at its colon, as is_header of
-// src/global/is_header.c does: a name of printable characters, perhaps blanks.
-func splitField(b []byte) (name, value []byte, ok bool) {
-	i := bytes.IndexByte(b, ':')
-	if i <= 0 {
-		return nil, nil, false
-	}
-	name = bytes.TrimRight(b[:i], " \t")
-	for _, c := range name {
-		if c <= ' ' || c >= 0x7f {
-			return nil, nil, false
-		}
-	}
-	return name, b[i+1:], len(name) > 0
-}
-
-func isContentField(b []byte) bool {
-	name, _, ok := splitField(b)
-	return ok && len(name) > 8 && equalFold(name[:8], "content-")
-}
-
-// mediaType reads the two names at the beginning of a Content-Type field; both
-// are empty if it has none that make sense.
-func mediaType(b []byte) (kind, sub string) {
-	if i := bytes.IndexByte(b, ';'); i >= 0 {
-		b = b[:i]
-	}
-	k, s, ok := bytes.Cut(bytes.TrimSpace(b), []byte{'/'})
-	if i := bytes.IndexAny(s, " \t("); i >= 0 {
-		s = s[:i]
-	}
-	k = bytes.TrimSpace(k)
-	if !ok || len(k) == 0 || len(s) == 0 {
-		return "", ""
-	}
-	return known(k, "text", "multipart", "message", "application"), known(s, "plain", "rfc822", "global", "news", "digest", "xhtml+xml")
-}
-
-// known is the name that b is, without a copy of it, or "other".
-func known(b []byte, names ...string) string {
-	for _, n := range names {
-		if equalFold(b, n) {
-			return n
-		}
-	}
-	return "other"
-}
-
-// appendParameter appends the value of a parameter of a header field.
-func appendParameter(dst, b []byte, name string) []byte {
-	for {
-		i := bytes.IndexByte(b, ';')
-		if i < 0 {
-			return dst
-		}
-		b = bytes.TrimLeft(b[i+1:], " \t\r\n;")
-		eq := bytes.IndexByte(b, '=')
-		if eq < 0 {
-			return dst
-		}
-		if semi := bytes.IndexByte(b, ';'); semi >= 0 && semi < eq {
-			continue
-		}
-		is := equalFold(bytes.TrimRight(b[:eq], " \t"), name)
-		b = bytes.TrimLeft(b[eq+1:], " \t\r\n")
-		if len(b) > 0 && b[0] == '"' {
-			for b = b[1:]; len(b) > 0 && b[0] != '"'; b = b[1:] {
-				if b[0] == '\\' && len(b) > 1 {
-					b = b[1:]
-				}
-				if is {
-					dst = append(dst, b[0])
-				}
-			}
-		} else if is {
-			end := bytes.IndexByte(b, ';')
-			if end < 0 {
-				end = len(b)
-			}
-			dst = append(dst, b[:end]...)
-		}
-		if is {
-			return dst
-		}
-	}
-}
-
-// equalFold compares with an ASCII name in lower case.
-func equalFold(b []byte, name string) bool {
-	if len(b) != len(name) {
-		return false
-	}
-	for i, c := range b {
-		if c >= 0x80 || lower[c] != name[i] {
-			return false
-		}
-	}
-	return true
-}
-
-func containsFold(b []byte, name string) bool {
-	for i := 0; i+len(name) <= len(b); i++ {
-		if equalFold(b[i:i+len(name)], name) {
-			return true
-		}
-	}
-	return false
 }

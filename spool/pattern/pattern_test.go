@@ -426,7 +426,7 @@ func text(m string) (string, string) {
 	var out lines
 	out.reset()
 	var d mimeText
-	d.reset(&out, 0)
+	d.reset(nil, &out, 0)
 	out.full = 1 << 40
 	for line := range strings.SplitAfterSeq(m, "\n") {
 		if line != "" {
@@ -593,7 +593,7 @@ func FuzzMIME(f *testing.F) {
 		out.reset()
 		out.full = 1 << 40
 		var d mimeText
-		d.reset(&out, 0)
+		d.reset(nil, &out, 0)
 		step = max(1, step&0xff)
 		for line := range strings.SplitAfterSeq(m, "\n") {
 			for len(line) > step {
