@@ -34,6 +34,7 @@ type search struct {
 func (t *lines) add(l *leaf) {
 	t.leaves = append(t.leaves, l)
 	t.each = append(t.each, search{next: make([]int, len(l.finders))})
+	t.fold = t.fold || len(l.head) > 0
 	for _, f := range l.finders {
 		t.fold = t.fold || f.folded
 	}
@@ -112,7 +113,7 @@ func (t *lines) search(block []byte) {
 			hit := len(block)
 			for k := range l.finders {
 				if s.next[k] < from {
-					s.next[k] = t.find(&l.finders[k], block, from)
+					s.next[k] = t.find(&l.finders[k], l.head, block, from)
 				}
 				hit = min(hit, s.next[k])
 			}
@@ -130,8 +131,9 @@ func (t *lines) search(block []byte) {
 }
 
 // find is where a finder matches at or behind from, the beginning of a line; the
-// length of block if nowhere.
-func (t *lines) find(f *finder, block []byte, from int) int {
+// length of block if nowhere. Where head is set, it matches in lines that begin
+// with head, behind it.
+func (t *lines) find(f *finder, head, block []byte, from int) int {
 	in := block
 	if f.folded {
 		in = t.folded
@@ -145,12 +147,19 @@ func (t *lines) find(f *finder, block []byte, from int) int {
 			}
 			hit += i
 		}
-		if f.re == nil {
+		if f.re == nil && len(head) == 0 {
 			return hit
 		}
 		begin, end := bytes.LastIndexByte(block[from:hit], '\n')+1+from, lineEnd(block, hit)
-		if f.re.Match(bytes.TrimSuffix(block[begin:end], newline)) {
-			return hit
+		if len(head) == 0 || bytes.HasPrefix(t.folded[begin:], head) {
+			begin += len(head)
+			for len(head) > 0 && begin < end && (block[begin] == ' ' || block[begin] == '\t') {
+				begin++
+			}
+			value := bytes.TrimSuffix(block[begin:end], newline)
+			if f.re == nil && bytes.Contains(in[begin:begin+len(value)], f.literal) || f.re != nil && f.re.Match(value) {
+				return max(hit, begin)
+			}
 		}
 		from = end
 	}

@@ -12,7 +12,6 @@ import (
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
-	"spoolsweep/spool/queuefile"
 )
 
 // RestoreArgs are the arguments of restore.
@@ -227,7 +226,8 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 					return err
 				}
 				var r reading
-				if err := r.read(judge, c, s.Aside, i, func(e *queuefile.Envelope) { sources.add(s.Aside+"/"+id, e) }); err != nil {
+				add := func(f *pattern.Finding) { sources.add(s.Aside+"/"+id, f.Envelope) }
+				if err := r.read(judge, c, s.Aside, i, pattern.Message{Queue: string(s.Queue)}, add); err != nil {
 					return err
 				}
 				verdict, ok := known[key{r.Inode, r.Size, r.Mtime}]
@@ -254,7 +254,7 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 			return nil, err
 		}
 	}
-	if err := w.decide(p, unsure, judge, sources); err != nil {
+	if err := w.decide(p, sets, unsure, judge, sources); err != nil {
 		return nil, err
 	}
 	w.Sources = sources.over(maxSource)
@@ -272,8 +272,12 @@ type doubtful struct {
 }
 
 // decide tells the flood among messages that nobody confirmed.
-func (w *Preview) decide(p *spool.Postfix, unsure []doubtful, judge *pattern.Judge, sources *tally) error {
+func (w *Preview) decide(p *spool.Postfix, sets []spool.Set, unsure []doubtful, judge *pattern.Judge, sources *tally) error {
 	wanted := map[string]map[string]doubtful{}
+	queue := map[string]string{}
+	for _, s := range sets {
+		queue[s.Aside] = string(s.Queue)
+	}
 	for _, r := range unsure {
 		if wanted[r.Aside] == nil {
 			wanted[r.Aside] = map[string]doubtful{}
@@ -289,7 +293,8 @@ func (w *Preview) decide(p *spool.Postfix, unsure []doubtful, judge *pattern.Jud
 				}
 				var flood bool
 				var again reading
-				if err := again.read(judge, c, dir, i, func(e *queuefile.Envelope) { flood = sources.isOver(e, maxSource) }); err != nil {
+				look := func(f *pattern.Finding) { flood = sources.isOver(f.Envelope, maxSource) }
+				if err := again.read(judge, c, dir, i, pattern.Message{Queue: queue[dir]}, look); err != nil {
 					return err
 				}
 				if flood || again.Verdict != pattern.Ham {
