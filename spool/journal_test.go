@@ -20,7 +20,7 @@ func written(t testing.TB, dir string) []byte {
 		t.Fatal(err)
 	}
 	defer j.Close()
-	for _, data := range []any{freshRecord{".incoming.RUN"}, Set{Incoming, "incoming.spamfull"}, struct{}{}} {
+	for _, data := range []any{freshRecord{".incoming.RUN"}, Set{Queue: Incoming, Aside: "incoming.spamfull"}, struct{}{}} {
 		if err := j.Write("kind", data); err != nil {
 			t.Fatal(err)
 		}

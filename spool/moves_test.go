@@ -62,7 +62,13 @@ func TestSetAside(t *testing.T) {
 	sets, err := w.SetsAside()
 	h.must(err)
 	slices.SortFunc(sets, func(a, b Set) int { return strings.Compare(a.Aside, b.Aside) })
-	if diff := cmp.Diff([]Set{{Defer, "defer.spamfull"}, {Deferred, "deferred.spamfull"}, {Incoming, "incoming.spamfull"}}, sets); diff != "" {
+	for i := range sets {
+		if age := time.Now().Unix() - sets[i].When; age < 0 || age > 60 {
+			t.Errorf("%s was set aside %d seconds ago", sets[i].Aside, age)
+		}
+		sets[i].When = 0
+	}
+	if diff := cmp.Diff([]Set{{Queue: Defer, Aside: "defer.spamfull"}, {Queue: Deferred, Aside: "deferred.spamfull"}, {Queue: Incoming, Aside: "incoming.spamfull"}}, sets); diff != "" {
 		t.Errorf("sets aside (-want +got):\n%s", diff)
 	}
 	h.check(map[string]string{

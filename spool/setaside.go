@@ -110,7 +110,7 @@ func (w *Work) prepare(q Queue) (want, int64, error) {
 	if err != nil {
 		return want{}, 0, err
 	}
-	k := want{Queue: q, Fresh: "." + string(q) + "." + w.run, Old: s.Inode, Depth: w.Postfix.depth(q)}
+	k := want{Queue: q, Fresh: "." + string(q) + "." + w.run, Old: s.Inode, Depth: w.Postfix.depth(q), When: time.Now().Unix()}
 	if k.Aside, err = w.freeName(q); err != nil {
 		return want{}, 0, err
 	}

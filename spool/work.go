@@ -53,6 +53,9 @@ func Inherited(fd uintptr, p *Postfix) (*os.File, error) {
 type Set struct {
 	Queue Queue  `json:"queue"`
 	Aside string `json:"to"` // incoming.spamfull
+	// When is the moment at which it was set aside, as seconds since 1970: that
+	// of its preparation, just before the stop. 0 in a journal that does not say.
+	When int64 `json:"when,omitempty"`
 }
 
 // want says which inode shall stand at each name of one queue.
@@ -63,6 +66,7 @@ type want struct {
 	New   uint64 `json:"new"`   // inode of the empty directory
 	Old   uint64 `json:"old"`   // inode of the full one
 	Depth int    `json:"depth"` // of the full one's hash subdirectories
+	When  int64  `json:"when,omitempty"`
 
 	gone bool // removed after it was empty: an inode is soon given out again
 }
@@ -329,7 +333,7 @@ func (w *Work) SetsAside() ([]Set, error) {
 	}
 	var sets []Set
 	for _, k := range all {
-		sets = append(sets, Set{Queue: k.Queue, Aside: k.Aside})
+		sets = append(sets, Set{Queue: k.Queue, Aside: k.Aside, When: k.When})
 	}
 	return sets, nil
 }

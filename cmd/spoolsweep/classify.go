@@ -21,17 +21,41 @@ func classifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "classify", Usage: "try rules: what they would call spam, and what is left; changes nothing",
 		UsageText: `spoolsweep classify --aside 20261123T231500Z-ab12 -m sasl_user:spam-account
-spoolsweep classify --aside 20261123T231500Z-ab12 -e @rules.yaml
-spoolsweep classify --queue deferred -m 'body:/https?:\S+\/media\.php/' -l chavez`,
+spoolsweep classify --aside 20261123T231500Z-ab12 -e @rules.yaml --text
+spoolsweep classify --queue deferred -m 'body:/https?:\S+\/media\.php/' -l chavez
+spoolsweep classify -m 'header.List-Id:lists.example.org' -m 'source_count:>20'
+spoolsweep classify --aside 20261123T231500Z-ab12 -e @rules.yaml --list -q
+spoolsweep classify --queue hold -e @rules.yaml --explain 4cRkQb2jLBz1xd`,
 		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
 what the one unfinished run of these hosts has aside, else the live queues.
 Which rules: -m FIELD:PATTERN (repeated: any of them is spam), or spam and ham
-from -e @rules.yaml. Fields: raw, sender, recipient, sasl_user, client, body.
+from -e @rules.yaml. Both sides are shown: what each rule catches, alone and with
+others, how many lines match it, what ham rules keep, what large sources are left,
+and some of the ham and of the near misses. Fields:
+
+  raw                       a part of what strings prints of the queue file
+  sender, recipient, recipient_left, sasl_user, client
+                            the whole value; @domain, @.domain and below, user@,
+                            <> no sender, * globs, address ranges in client
+  header, header.NAME, subject
+                            a part of a header line, of the value of one
+  body                      a part of a line of the text, decoded
+  any                       a part of an envelope value, header line or text line
+  queue                     incoming, active, deferred, hold or maildrop
+  size, age, recipients, recipients_left, source_count
+                            a comparison: >100k, <2d, >=20; age when it was set
+                            aside; source_count: messages of the same login,
+                            sender, client or bounce target
+
 /.../ is a regular expression (RE2), all else is literal.`,
 		Flags: commonFlags(extraVars(),
 			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
 			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
 			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "call spam what matches `FIELD:PATTERN` (repeatable)"},
+			&cli.IntFlag{Name: "samples", Value: samplesShown, Usage: fmt.Sprintf("show `N` messages of the ham and of the near misses, at most %d", stage.MaxSamples)},
+			&cli.BoolFlag{Name: "text", Usage: "show some lines of their text too"},
+			&cli.BoolFlag{Name: "list", Usage: "print QUEUE/ID: matching lines and verdict, for every message"},
+			&cli.StringFlag{Name: "explain", Usage: "judge only the message `ID`, and tell which rule matches where"},
 		),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
@@ -70,9 +94,30 @@ from -e @rules.yaml. Fields: raw, sender, recipient, sasl_user, client, body.
 				m.Result = resultOf(m)
 				return err
 			})
-			return s.end(c.Context)
+			err = s.end(c.Context)
+			if args.Explain != "" && err == nil && !s.explained() {
+				return fmt.Errorf("no message %s was found there", args.Explain)
+			}
+			return err
 		},
 	}
+}
+
+// What classify shows of single messages.
+const (
+	samplesShown = 5
+	textShown    = 8 // lines
+)
+
+// explained tells whether some host has the message that was asked for.
+func (s *sweep) explained() bool {
+	for _, m := range s.members {
+		var c stage.Classified
+		if m.Latest("classify", &c) && len(c.Explained) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func resultOf(m *member) json.RawMessage {
@@ -85,7 +130,14 @@ func resultOf(m *member) json.RawMessage {
 // classifyArgs takes the rules from -m or -e, compiled here so that a mistake
 // is told before any host is asked.
 func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
-	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], Directories: c.StringSlice("queue")}
+	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], Directories: c.StringSlice("queue"),
+		Samples: c.Int("samples"), List: c.Bool("list"), Explain: c.String("explain")}
+	if c.Bool("text") {
+		args.TextLines = textShown
+	}
+	if args.Explain != "" && args.List {
+		return nil, errors.New("--explain and --list exclude each other")
+	}
 	if c.String("aside") != "" && len(args.Directories) > 0 {
 		return nil, errors.New("--aside and --queue exclude each other")
 	}
@@ -117,7 +169,12 @@ func (s *sweep) look(ctx context.Context, m *member, index int, name string, arg
 	}
 	var result json.RawMessage
 	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: name, Args: text}, Aside: aside}
-	err = m.link.CallEvents(ctx, "look", &call, &result, func(e wire.Event) { s.Event(e) })
+	err = m.link.CallEvents(ctx, "look", &call, &result, func(e wire.Event) {
+		if s.JSON && e.Kind == wire.Judged {
+			m.Judged(e)
+		}
+		s.Event(e)
+	})
 	if err != nil {
 		return err
 	}

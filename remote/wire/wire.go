@@ -66,6 +66,7 @@ const (
 	Result   = "result"   // what a stage found or did
 	Warn     = "warn"     // {"message": ...}
 	Ask      = "ask"      // the run waits for an answer
+	Judged   = "judged"   // the verdicts of some messages, in a call that wants them listed
 	End      = "end"      // a stage, or with stage "" the run, has ended
 )
 

@@ -17,8 +17,10 @@ const maxNesting = 50
 // empty map or list: no rules. An error is of type [*Error].
 //
 // A rule is a leaf, {FIELD: PATTERN} or {FIELD: [PATTERN, ...]}, with lines: N
-// beside raw and body; or a group {any: [...]}, {all: [...]},
-// {at_least: N, of: [...]}, {not: RULE}; or a list of rules: any of them.
+// beside fields of text (raw, header, subject, body, any); or a group
+// {any: [...]}, {all: [...]}, {at_least: N, of: [...]}, {not: RULE}; or a list of
+// rules: any of them. The word any is a field where patterns stand behind it, and
+// a group where rules do.
 //
 // On sender, recipient, sasl_user and client a plain pattern is one of
 //
@@ -30,9 +32,16 @@ const maxNesting = 50
 //	*                in any of these: any characters
 //	192.0.2.0/24, 192.0.2.1-192.0.2.9, 2001:db8::1   addresses (in client)
 //
-// Recipient means current, original and REDIRECT addresses, done ones too. Client
-// is the original client's name or address, as [queuefile.Envelope] has them; its
-// name is all domain.
+// Recipient means current, original and REDIRECT addresses, done ones too;
+// recipient_left only those that are still to be tried. Client is the original
+// client's name or address, as [queuefile.Envelope] has them; its name is all
+// domain.
+//
+// Comparisons are a number behind one of > >= < <= =, or a bare one:
+//
+//	size            >100k   bytes, k, M or G of 1024
+//	age             <2d     s, m, h, d or w
+//	recipients      >100    and recipients_left, source_count
 func Compile(spam, ham any) (*Rules, error) {
 	c := compiler{rules: &Rules{}}
 	var err error
@@ -56,8 +65,8 @@ func ParseFlag(m string) (any, error) {
 	}
 	plain := map[string]any{name: pat}
 	c := compiler{rules: &Rules{}}
-	if field(name) == "" { // lines and groups are no fields here
-		return nil, unknown(nil, name)
+	if _, err := c.field(name, nil); err != nil { // lines and groups are no fields here
+		return nil, err
 	}
 	if _, _, err := c.rule(plain, nil, 0); err != nil {
 		return nil, err
@@ -95,7 +104,7 @@ func (c *compiler) top(plain any, variable string) ([]rule, error) {
 		if len(v) == 0 {
 			return nil, nil
 		}
-		if any, ok := v["any"]; ok && len(v) == 1 {
+		if any, ok := v["any"]; ok && len(v) == 1 && !patterns(any) {
 			p = p.with("any")
 			if members, err = several(any, p); err != nil {
 				return nil, err
@@ -106,7 +115,7 @@ func (c *compiler) top(plain any, variable string) ([]rule, error) {
 		if err != nil {
 			return nil, err
 		}
-		return []rule{{name, n}}, nil
+		return []rule{{short(name), n}}, nil
 	case string:
 		if v == "" { // a variable that was left empty on the command line
 			return nil, nil
@@ -122,6 +131,7 @@ func (c *compiler) top(plain any, variable string) ([]rule, error) {
 		if err != nil {
 			return nil, err
 		}
+		name = short(name)
 		if seen[name]++; seen[name] > 1 {
 			name = fmt.Sprintf("%s (%d)", name, seen[name])
 		}
@@ -203,9 +213,10 @@ func (c *compiler) mapping(m map[string]any, p path, depth int) (*node, string, 
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		switch {
 		case k == "lines" || k == "of":
-		case field(k) == "" && !slices.Contains(groups, k):
-			return nil, "", unknown(p, k)
 		default:
+			if _, err := c.field(k, p); err != nil && !slices.Contains(groups, k) {
+				return nil, "", err
+			}
 			heads = append(heads, k)
 		}
 	}
@@ -227,8 +238,18 @@ func (c *compiler) mapping(m map[string]any, p path, depth int) (*node, string, 
 	if err != nil {
 		return nil, "", err
 	}
-	if _, ok := m["lines"]; ok && !Field(head).text() {
-		return nil, "", p.with("lines").errorf("lines goes with raw and body only")
+	l, isField := leaf{}, !slices.Contains(groups, head) || head == string(Any) && patterns(m[head])
+	if isField {
+		if l, err = c.field(head, p); err != nil {
+			return nil, "", err
+		}
+	}
+	if _, ok := m["lines"]; ok && !l.field.text() {
+		return nil, "", p.with("lines").errorf("lines goes with %s only", list(slices.DeleteFunc(slices.Clone(fields), func(f Field) bool { return !f.text() })))
+	}
+	if isField {
+		l.lines = lines
+		return c.leaf(l, m[head], p.with(head))
 	}
 	switch head {
 	case "any", "all":
@@ -247,7 +268,7 @@ func (c *compiler) mapping(m map[string]any, p path, depth int) (*node, string, 
 			return nil, "", err
 		}
 		return &node{op: isNot, kids: []*node{n}}, "not(" + name + ")", nil
-	case "at_least":
+	default: // at_least
 		if _, ok := m["of"]; !ok {
 			return nil, "", p.errorf("at_least needs of: the list of rules")
 		}
@@ -269,7 +290,19 @@ func (c *compiler) mapping(m map[string]any, p path, depth int) (*node, string, 
 		n.n = least
 		return n, name, nil
 	}
-	return c.leaf(Field(head), m[head], lines, p.with(head))
+}
+
+// patterns tells whether a field's patterns stand behind the word any, and no rules.
+func patterns(plain any) bool {
+	switch v := plain.(type) {
+	case nil, map[string]any, map[any]any, []map[string]any:
+		return false
+	case []any:
+		return len(v) > 0 && patterns(v[0])
+	case []string:
+		return len(v) > 0
+	}
+	return true
 }
 
 func (c *compiler) group(op op, word string, members []any, p path, depth int) (*node, string, error) {
@@ -289,7 +322,8 @@ func (c *compiler) group(op op, word string, members []any, p path, depth int) (
 	return g, word + "(" + strings.Join(parts, ", ") + ")", nil
 }
 
-func (c *compiler) leaf(f Field, plain any, lines int, p path) (*node, string, error) {
+// leaf adds the patterns to a leaf that knows its field.
+func (c *compiler) leaf(l leaf, plain any, p path) (*node, string, error) {
 	plain, err := normal(plain, p)
 	if err != nil {
 		return nil, "", err
@@ -300,48 +334,72 @@ func (c *compiler) leaf(f Field, plain any, lines int, p path) (*node, string, e
 	} else if len(pats) == 0 {
 		return nil, "", p.errorf("a list without patterns")
 	}
-	l := leaf{field: f, lines: lines}
 	var shown []string
 	for i, one := range pats {
 		at := p
 		if isList {
 			at = p.with(i)
 		}
-		s, err := quoted(f, one, at)
+		s, err := l.quoted(one, at)
 		if err != nil {
 			return nil, "", err
 		}
-		if f.text() {
+		switch l.field {
+		case Raw, Header, Body, Any:
 			err = l.addText(s, at)
-		} else {
+		case Queue:
+			err = l.addQueue(s, at)
+		case Size, Age, Recipients, RecipientsLeft, SourceCount:
+			err = l.addBound(s, at)
+		default:
 			err = l.addValue(s, at)
 		}
 		if err != nil {
 			return nil, "", err
 		}
-		shown = append(shown, s)
+		if len(shown) < maxShown {
+			shown = append(shown, s)
+		}
 	}
-	l.name = string(f) + ":" + shown[0]
+	l.name = l.label + ":" + shown[0]
 	if isList {
-		l.name = string(f) + ":[" + strings.Join(shown, ", ") + "]"
+		l.name = l.label + ":[" + strings.Join(shown, ", ") + "]"
+		if more := len(pats) - len(shown); more > 0 {
+			l.name = fmt.Sprintf("%s:[%s and %d more]", l.label, strings.Join(shown, ", "), more)
+		}
 	}
-	if lines > 1 {
-		l.name += fmt.Sprintf(" lines:%d", lines)
+	if l.lines > 1 {
+		l.name += fmt.Sprintf(" lines:%d", l.lines)
 	}
 	for _, f := range l.finders {
 		c.rules.overlap = max(c.rules.overlap, len(f.literal))
 	}
+	c.rules.sources = c.rules.sources || l.field == SourceCount
 	c.rules.leaves = append(c.rules.leaves, l)
 	return &node{op: isLeaf, leaf: len(c.rules.leaves) - 1}, l.name, nil
 }
 
+// A rule's name stands in every result, and there may be many rules: a long list
+// is named by its first patterns, and a long name is cut.
+const (
+	maxShown = 8
+	maxName  = 200
+)
+
+func short(name string) string {
+	if len(name) <= maxName {
+		return name
+	}
+	return strings.ToValidUTF8(name[:maxName], "") + "..."
+}
+
 // quoted is the pattern, or an error that shows how to write it where YAML made
 // something else of it.
-func quoted(f Field, plain any, p path) (string, error) {
+func (l *leaf) quoted(plain any, p path) (string, error) {
 	switch v := plain.(type) {
 	case string:
 		if v == "" {
-			if f == Sender {
+			if l.field == Sender {
 				return "", p.errorf("an empty pattern; the null sender is %q", "<>")
 			}
 			return "", p.errorf("an empty pattern")
@@ -350,12 +408,40 @@ func quoted(f Field, plain any, p path) (string, error) {
 			return "", p.errorf("a pattern of %d bytes; at most %d", len(v), maxPattern)
 		}
 		return v, nil
+	case int, int64, uint64, json.Number:
+		if l.field.compared() {
+			return fmt.Sprint(v), nil
+		}
+	case float64: // a whole number, where JSON was decoded
+		if l.field.compared() && v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return fmt.Sprintf("%.0f", v), nil
+		}
 	case nil:
-		return "", p.errorf("no pattern; quote it, such as %s: \"<>\"", f)
+		return "", p.errorf("no pattern; quote it, such as %s: %q", l.label, l.field.example())
 	case map[string]any, map[any]any, []any:
-		return "", p.errorf("a pattern must stand here, and quoted: {, [ and : mean something to YAML; such as %s: \"{a}\"", f)
+		return "", p.errorf("a pattern must stand here, and quoted: {, [ and : mean something to YAML; such as %s: %q", l.label, l.field.example())
 	}
-	return "", p.errorf("%v was read as no text; quote it: %s: \"%v\"", plain, f, plain)
+	return "", p.errorf("%v was read as no text; quote it: %s: \"%v\"", plain, l.label, plain)
+}
+
+// example is a pattern of the field as one would write it.
+func (f Field) example() string {
+	switch f {
+	case Sender:
+		return "<>"
+	case Recipient, RecipientLeft:
+		return "user@example.org"
+	case SASLUser:
+		return "user"
+	case Client:
+		return "192.0.2.0/24"
+	case Queue:
+		return "deferred"
+	}
+	if c, ok := comparisons[f]; ok {
+		return c.example
+	}
+	return "a part of it"
 }
 
 // positive is the whole number m[key], or the default where there is none.
@@ -383,12 +469,28 @@ func positive(m map[string]any, key string, otherwise int, p path) (int, error) 
 	return int(n), nil
 }
 
-// field is the field of this name, or "".
-func field(name string) Field {
-	if slices.Contains(fields, Field(name)) {
-		return Field(name)
+// field begins the leaf of a field's name.
+func (c *compiler) field(name string, p path) (leaf, error) {
+	l := leaf{field: Field(name), label: name, lines: 1}
+	head, named := strings.CutPrefix(name, string(Header)+".")
+	switch {
+	case named:
+		ok := head != ""
+		for i := range len(head) {
+			ok = ok && head[i] > ' ' && head[i] < 0x7f && head[i] != ':'
+		}
+		if !ok {
+			return l, p.with(name).errorf("%q names no header; one is like header.List-Id", name)
+		}
+		l.field = Header
+		l.head = append([]byte(foldString(head)), ':')
+	case l.field == Subject:
+		l.field = Header
+		l.head = []byte("subject:")
+	case !slices.Contains(fields, l.field):
+		return l, unknown(p, name)
 	}
-	return ""
+	return l, nil
 }
 
 func list(fields []Field) string {
@@ -412,24 +514,31 @@ var otherNames = map[string]Field{
 	"user": SASLUser, "login": SASLUser, "username": SASLUser, "sasl_username": SASLUser, "account": SASLUser,
 	"ip": Client, "client_address": Client, "client_name": Client, "host": Client,
 	"text": Body, "content": Body, "strings": Raw,
+	"queue_name": Queue, "arrival": Age, "message_size": Size,
+	"nrcpt": Recipients, "rcpts": Recipients, "recipient_count": Recipients, "rcpt_count": Recipients,
 }
 
 // nearest is the known name that is meant by one that is not, or "".
 func nearest(name string) string {
-	name = strings.ToLower(name)
+	lower := strings.ToLower(name)
 	if len(name) > 64 {
 		return ""
 	}
-	if f, ok := otherNames[name]; ok {
+	if f, ok := otherNames[lower]; ok {
 		return string(f)
+	}
+	if word, head, ok := strings.Cut(name, "."); ok && head != "" && distance(strings.ToLower(word), string(Header)) <= 2 {
+		return string(Header) + "." + head
 	}
 	best, at := "", 1+max(1, len(name)/2)
 	known := append([]string{"lines", "of"}, groups...)
 	for _, f := range fields {
-		known = append(known, string(f))
+		if f != headerNamed {
+			known = append(known, string(f))
+		}
 	}
 	for _, k := range known {
-		if d := distance(name, k); d < at {
+		if d := distance(lower, k); d < at {
 			best, at = k, d
 		}
 	}

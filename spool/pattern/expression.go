@@ -38,7 +38,7 @@ func expression(s string, p path) (re *regexp.Regexp, is bool, err error) {
 	return re, true, nil
 }
 
-// addText adds a pattern to a leaf on raw or body.
+// addText adds a pattern to a leaf on a field of text.
 func (l *leaf) addText(s string, p path) error {
 	re, is, err := expression(s, p)
 	if err != nil {
@@ -48,7 +48,7 @@ func (l *leaf) addText(s string, p path) error {
 		if strings.ContainsAny(s, "\r\n") {
 			return p.errorf("a pattern with a line break never matches: text is matched line by line")
 		}
-		if l.field == Body {
+		if l.field != Raw {
 			l.finders = append(l.finders, finder{literal: []byte(foldString(s)), folded: true})
 			return nil
 		}
@@ -66,7 +66,7 @@ func (l *leaf) addText(s string, p path) error {
 	}
 	literals := required(tree.Simplify())
 	if len(literals) == 0 {
-		l.slow = append(l.slow, string(l.field)+":"+s)
+		l.slow = append(l.slow, l.label+":"+s)
 		l.finders = append(l.finders, finder{re: re})
 	}
 	for _, f := range literals {

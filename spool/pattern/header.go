@@ -268,8 +268,8 @@ func (m *mimeText) push(digest bool) {
 
 // Of an attachment's name and type: longer ones are cut.
 const (
-	maxName = 1024
-	maxKind = 128
+	maxFileName = 1024
+	maxKind     = 128
 )
 
 // beginAttachment notes what the part's line will say: the name of its file, if
@@ -279,7 +279,7 @@ func (m *mimeText) beginAttachment() {
 	if len(m.name) == 0 {
 		m.name = m.words.appendDecoded(m.name, m.ctype, "name")
 	}
-	m.name = m.name[:min(len(m.name), maxName)]
+	m.name = m.name[:min(len(m.name), maxFileName)]
 	kind := mediaName(m.ctype)
 	m.kind = append(m.kind[:0], kind[:min(len(kind), maxKind)]...)
 	for i, c := range m.kind {

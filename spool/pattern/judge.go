@@ -1,14 +1,30 @@
 package pattern
 
 import (
+	"errors"
 	"io"
+	"time"
 
 	"spoolsweep/spool/queuefile"
 )
 
-// Hit is a spam rule and the matching lines that were counted for it: of a leaf on
-// raw or body its lines; of a group the sum over its leaves on raw and body that
-// matched; of any other rule 0.
+// Message is what a queue file does not say of itself.
+type Message struct {
+	// Queue is the one it lies in, or lay in when it was set aside: "incoming".
+	// A file of maildrop is read by pickup's rules.
+	Queue string
+	Size  int64 // of the file
+	// Moment is when the message has the age that rules ask for.
+	Moment time.Time
+	// Sources is asked where a rule is on source_count (see Rules.NeedsSources):
+	// how many of the messages looked at have the same login, envelope sender,
+	// client or null-sender recipient, the largest of these.
+	Sources func(*queuefile.Envelope) int64
+}
+
+// Hit is a rule and the matching lines that were counted for it: of a leaf on text
+// its lines; of a group the sum over its leaves on text that matched; of any other
+// rule 0. A value of the envelope that a leaf on any matches counts as a line.
 type Hit struct{ Index, Lines int }
 
 // Finding is what a Judge found in one message. Its slices and its envelope are
@@ -17,8 +33,8 @@ type Finding struct {
 	Verdict Verdict
 	Why     error // of unreadable
 	Rules   []Hit // spam rules that matched
-	// Near is spam leaves on raw and body that did not match although some lines
-	// did, fewer than they want: for the histogram.
+	// Near is spam rules that did not match although lines did, of the text that
+	// was read for them: for the histogram.
 	Near []Hit
 	// Ham is the ham rules that matched. They are looked at only where a spam
 	// rule took the message.
@@ -36,12 +52,13 @@ type Judge struct {
 	rules   *Rules
 	reader  queuefile.Reader
 	leaves  []verdict
-	raw     lines
-	body    lines
+	texts   [textKinds]lines
+	place   [][textKinds]int // of each leaf: its number in each of the texts, -1 where it is not looked for
+	read    need             // texts that are counted
+	wanted  need             // of the content that is being read
 	mime    mimeText
 	scratch []byte
 	finding Finding
-	place   []int // of each leaf on text: its number in raw or body
 	take    func([]byte, bool) error
 }
 
@@ -54,125 +71,225 @@ const (
 	yes
 )
 
-// need says which texts must be read.
+// textKind is one of the texts that leaves are matched against, in the order of
+// what they cost.
+type textKind int
+
+const (
+	envelopeText textKind = iota // each value a line
+	headerLines
+	bodyText
+	rawText
+	textKinds
+)
+
+// need is a set of texts.
 type need byte
 
 const (
-	needRaw need = 1 << iota
-	needBody
+	needEnvelope need = 1 << envelopeText
+	needHeader   need = 1 << headerLines
+	needBody     need = 1 << bodyText
+	needRaw      need = 1 << rawText
 )
+
+// needs are the texts that a leaf is matched against; none of a leaf on a value.
+func (l *leaf) needs() need {
+	switch l.field {
+	case Raw:
+		return needRaw
+	case Header:
+		return needHeader
+	case Body:
+		return needBody
+	case Any:
+		return needEnvelope | needHeader | needBody
+	}
+	return 0
+}
+
+// errEnough ends the reading of a content whose rest decides nothing.
+var errEnough = errors.New("nothing more is needed")
 
 // Judge makes a Judge of these rules.
 func (r *Rules) Judge() *Judge {
-	j := &Judge{rules: r, leaves: make([]verdict, len(r.leaves)), place: make([]int, len(r.leaves))}
-	j.raw.overlap, j.body.overlap = r.overlap, r.overlap
-	j.take = func(b []byte, eol bool) error { j.mime.piece(b, eol); return nil }
-	for i := range r.leaves {
-		l := &r.leaves[i]
-		switch l.field {
-		case Raw:
-			j.place[i] = len(j.raw.leaves)
-			j.raw.add(l)
-		case Body:
-			j.place[i] = len(j.body.leaves)
-			j.body.add(l)
+	j := &Judge{rules: r, leaves: make([]verdict, len(r.leaves)), place: make([][textKinds]int, len(r.leaves))}
+	j.take = j.piece
+	for kind := range textKinds {
+		t := &j.texts[kind]
+		t.overlap = r.overlap
+		for i := range r.leaves {
+			j.place[i][kind] = -1
+			if l := &r.leaves[i]; l.needs()&(1<<kind) != 0 {
+				j.place[i][kind] = len(t.leaves)
+				t.add(l)
+			}
 		}
 	}
 	return j
 }
 
 // Read judges the queue file in src. It is unreadable if Postfix would not accept
-// it; damage inside the content is found only where a rule on the body has to read
-// it.
-func (j *Judge) Read(src io.ReaderAt, size int64, maildrop bool) Finding {
+// it; damage inside the content is found only where a rule has to read that far.
+// No more is read than decides: first the envelope, then header, body and raw, and
+// a rule that cannot match any more wants no text.
+func (j *Judge) Read(src io.ReaderAt, m Message) Finding {
 	f := &j.finding
 	*f = Finding{Verdict: Ham, Rules: f.Rules[:0], Near: f.Near[:0], Ham: f.Ham[:0]}
-	j.reader.Reset(src, size, maildrop)
+	j.reader.Reset(src, m.Size, m.Queue == maildrop)
 	var err error
 	if f.Envelope, err = j.reader.Envelope(); err != nil {
 		return unreadable(err)
 	}
-	var inText, missing need
-	for i := range j.rules.leaves {
-		l := &j.rules.leaves[i]
-		j.leaves[i] = no
-		switch {
-		case l.field.text():
-			j.leaves[i] = open
-		case l.matchEnvelope(f.Envelope, &j.scratch):
-			j.leaves[i] = yes
-		}
-	}
-	possible := false
-	for _, r := range j.rules.spam {
-		if j.decide(r.node) != no {
-			possible = true
-			missing |= j.missing(r.node)
-		}
-	}
-	if possible {
-		for _, r := range j.rules.ham {
-			if j.decide(r.node) == open {
-				missing |= j.missing(r.node)
-			}
-		}
-	}
-	if missing&needRaw != 0 {
-		if err := readRaw(&j.reader, &j.raw); err != nil {
+	j.readEnvelope(&m, f.Envelope)
+	if want := j.missing(); want&(needHeader|needBody) != 0 {
+		if err := j.readContent(want); err != nil {
 			return unreadable(err)
 		}
-		inText |= needRaw
+		if j.read&needBody != 0 {
+			f.Capped = j.mime.capped
+		}
 	}
-	if missing&needBody != 0 {
-		if err := j.readBody(); err != nil {
+	if j.missing()&needRaw != 0 {
+		if err := readRaw(&j.reader, &j.texts[rawText]); err != nil {
 			return unreadable(err)
 		}
-		inText |= needBody
-		f.Capped = j.mime.capped
+		j.settle(needRaw)
 	}
-	j.settle(inText)
-	j.conclude(f, inText)
+	j.conclude(f)
 	return *f
 }
 
 func unreadable(err error) Finding { return Finding{Verdict: Unreadable, Why: err} }
 
-// readBody decodes the content's text and searches it.
-func (j *Judge) readBody() error {
-	j.body.reset()
-	j.mime.reset(nil, &j.body, 0)
-	if err := j.reader.Content(j.take); err != nil {
+// readEnvelope decides the leaves that are on no text, and searches the values
+// for those on any.
+func (j *Judge) readEnvelope(m *Message, e *queuefile.Envelope) {
+	for i := range j.rules.leaves {
+		l := &j.rules.leaves[i]
+		switch {
+		case l.needs() != 0:
+			j.leaves[i] = open
+		case l.match(m, e, &j.scratch):
+			j.leaves[i] = yes
+		default:
+			j.leaves[i] = no
+		}
+	}
+	j.read = 0
+	if t := &j.texts[envelopeText]; len(t.leaves) > 0 {
+		t.reset()
+		envelopeLines(t, e)
+		t.end()
+		j.settle(needEnvelope)
+	}
+}
+
+// envelopeLines writes each value of an envelope once: an original recipient only
+// where it is another.
+func envelopeLines(t *lines, e *queuefile.Envelope) {
+	line := func(s string) {
+		if s != "" {
+			t.text = append(append(t.text, s...), '\n')
+			t.grown()
+		}
+	}
+	line(e.Sender)
+	for i := range e.Recipients {
+		r := &e.Recipients[i]
+		line(r.Address)
+		if r.Original != r.Address {
+			line(r.Original)
+		}
+	}
+	line(e.Redirect)
+	line(e.Login)
+	line(e.ClientName)
+	line(e.ClientAddress)
+}
+
+// readContent searches header and body in one pass, as far as they are wanted.
+func (j *Judge) readContent(want need) error {
+	j.wanted = want & (needHeader | needBody)
+	var head, body *lines
+	if j.wanted&needHeader != 0 {
+		head = &j.texts[headerLines]
+		head.reset()
+	}
+	if j.wanted&needBody != 0 {
+		body = &j.texts[bodyText]
+		body.reset()
+	}
+	j.mime.reset(head, body, 0)
+	if err := j.reader.Content(j.take); err == errEnough {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	j.mime.end()
-	j.body.end()
+	if head != nil && j.read&needHeader == 0 {
+		j.endHeader()
+	}
+	if body != nil {
+		body.end()
+		j.settle(needBody)
+	}
 	return nil
 }
 
-// settle decides the leaves on the texts that were read. A leaf whose text nobody
-// needed stays open and decides nothing.
+// piece takes the next piece of the content. At the end of the header it is seen
+// whether the body can change anything still.
+func (j *Judge) piece(b []byte, eol bool) error {
+	j.mime.piece(b, eol)
+	if j.wanted&needHeader != 0 && j.read&needHeader == 0 && !j.mime.top {
+		j.endHeader()
+		if j.missing()&needBody == 0 {
+			return errEnough
+		}
+	}
+	return nil
+}
+
+func (j *Judge) endHeader() {
+	j.texts[headerLines].end()
+	j.settle(needHeader)
+}
+
+// settle takes in the texts that were searched. A leaf is decided when it has the
+// lines it wants, or all its texts were read; one whose text nobody needed stays
+// open and decides nothing.
 func (j *Judge) settle(read need) {
+	j.read |= read
 	for i := range j.rules.leaves {
 		l := &j.rules.leaves[i]
-		if need := l.needs(); need == 0 || read&need == 0 {
-			continue
-		}
-		j.leaves[i] = no
-		if j.count(i) >= l.lines {
+		switch need := l.needs(); {
+		case need&read == 0:
+		case j.count(i) >= l.lines:
 			j.leaves[i] = yes
+		case need&^j.read == 0:
+			j.leaves[i] = no
 		}
 	}
 }
 
+// count is how many lines of the texts that were read matched a leaf.
+func (j *Judge) count(leaf int) int {
+	n := 0
+	for kind, at := range j.place[leaf] {
+		if at >= 0 && j.read&(1<<kind) != 0 {
+			n += j.texts[kind].each[at].count
+		}
+	}
+	return n
+}
+
 // conclude gathers which rules matched, and the verdict.
-func (j *Judge) conclude(f *Finding, read need) {
+func (j *Judge) conclude(f *Finding) {
 	for i, r := range j.rules.spam {
 		if j.decide(r.node) == yes {
-			f.Rules = append(f.Rules, Hit{i, j.lines(r.node, read)})
-		} else if n := r.node; n.op == isLeaf && read&j.rules.leaves[n.leaf].needs() != 0 {
-			if count := j.count(n.leaf); count > 0 {
-				f.Near = append(f.Near, Hit{i, count})
-			}
+			f.Rules = append(f.Rules, Hit{i, j.lines(r.node, true)})
+		} else if n := j.lines(r.node, false); n > 0 {
+			f.Near = append(f.Near, Hit{i, n})
 		}
 	}
 	if len(f.Rules) == 0 {
@@ -187,38 +304,45 @@ func (j *Judge) conclude(f *Finding, read need) {
 	}
 }
 
-// needs is the text that a leaf is matched against.
-func (l *leaf) needs() need {
-	switch l.field {
-	case Raw:
-		return needRaw
-	case Body:
-		return needBody
-	}
-	return 0
-}
-
-// count is how many lines matched a leaf.
-func (j *Judge) count(leaf int) int {
-	if j.rules.leaves[leaf].field == Raw {
-		return j.raw.each[j.place[leaf]].count
-	}
-	return j.body.each[j.place[leaf]].count
-}
-
-// lines is Hit.Lines of a node.
-func (j *Judge) lines(n *node, read need) int {
+// lines is Hit.Lines of a node, over all its leaves or only those that matched.
+func (j *Judge) lines(n *node, matched bool) int {
 	if n.op == isLeaf {
-		if j.leaves[n.leaf] == yes && read&j.rules.leaves[n.leaf].needs() != 0 {
-			return j.count(n.leaf)
+		if matched && j.leaves[n.leaf] != yes {
+			return 0
 		}
-		return 0
+		return j.count(n.leaf)
+	}
+	if n.op == isNot && !matched {
+		return 0 // its lines are why it did not match
 	}
 	sum := 0
 	for _, k := range n.kids {
-		sum += j.lines(k, read)
+		sum += j.lines(k, matched)
 	}
 	return sum
+}
+
+// missing is the texts that the rules still need: those of each spam rule that
+// may match, also where it is decided already but counts lines; and those that
+// decide the ham rules.
+func (j *Judge) missing() need {
+	var m need
+	possible := false
+	for _, r := range j.rules.spam {
+		if j.decide(r.node) != no {
+			possible = true
+			m |= j.missingOf(r.node)
+		}
+	}
+	if !possible {
+		return 0
+	}
+	for _, r := range j.rules.ham {
+		if j.decide(r.node) == open {
+			m |= j.missingOf(r.node)
+		}
+	}
+	return m &^ j.read
 }
 
 // decide is what the leaves known so far make of a node.
@@ -259,9 +383,9 @@ func (j *Judge) decide(n *node) verdict {
 	return open
 }
 
-// missing is the text that a node still needs, also where it is decided already
-// but counts lines; nothing where it cannot match any more.
-func (j *Judge) missing(n *node) need {
+// missingOf is the texts of a node that can still match; of what stands in not,
+// only those of what is not decided.
+func (j *Judge) missingOf(n *node) need {
 	switch {
 	case n.op == isLeaf:
 		return j.rules.leaves[n.leaf].needs()
@@ -273,7 +397,7 @@ func (j *Judge) missing(n *node) need {
 		if n.op == isNot && j.decide(k) != open {
 			continue
 		}
-		m |= j.missing(k)
+		m |= j.missingOf(k)
 	}
 	return m
 }

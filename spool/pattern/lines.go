@@ -45,6 +45,7 @@ func (t *lines) add(l *leaf) {
 	for i := range l.finders {
 		if !l.finders[i].plain() || len(t.together.all)+len(l.finders) > maxLiterals {
 			t.apart = append(t.apart, who)
+			t.fold = t.fold || len(l.head) > 0
 			for _, f := range l.finders {
 				t.fold = t.fold || f.folded
 			}
@@ -154,12 +155,17 @@ func (t *lines) searchTogether(block []byte) {
 		if at >= end {
 			begin, end = end+bytes.LastIndexByte(block[end:at], '\n')+1, lineEnd(block, at)
 		}
-		if re := t.leaves[l.who].finders[l.finder].re; re != nil {
+		leaf := t.leaves[l.who]
+		value, ok := leaf.value(block[begin:end])
+		if !ok || at < begin+value {
+			return
+		}
+		if re := leaf.finders[l.finder].re; re != nil {
 			if s.tried[l.finder] == begin {
 				return
 			}
 			s.tried[l.finder] = begin
-			if !re.Match(bytes.TrimSuffix(block[begin:end], newline)) {
+			if !re.Match(bytes.TrimSuffix(block[begin+value:end], newline)) {
 				return
 			}
 		}
@@ -174,7 +180,7 @@ func (t *lines) searchApart(block []byte, l *leaf, s *search) {
 		hit := len(block)
 		for k := range l.finders {
 			if s.next[k] < s.from {
-				s.next[k] = t.find(&l.finders[k], block, s.from)
+				s.next[k] = t.find(l, &l.finders[k], block, s.from)
 			}
 			hit = min(hit, s.next[k])
 		}
@@ -186,9 +192,9 @@ func (t *lines) searchApart(block []byte, l *leaf, s *search) {
 	}
 }
 
-// find is where a finder matches at or behind from, the beginning of a line; the
-// length of block if nowhere.
-func (t *lines) find(f *finder, block []byte, from int) int {
+// find is where a finder of a leaf matches at or behind from, the beginning of a
+// line; the length of block if nowhere.
+func (t *lines) find(l *leaf, f *finder, block []byte, from int) int {
 	in := block
 	if f.folded {
 		in = t.folded
@@ -202,16 +208,38 @@ func (t *lines) find(f *finder, block []byte, from int) int {
 			}
 			hit += i
 		}
-		if f.re == nil {
-			return hit
-		}
 		begin, end := bytes.LastIndexByte(block[from:hit], '\n')+1+from, lineEnd(block, hit)
-		if f.re.Match(bytes.TrimSuffix(block[begin:end], newline)) {
-			return hit
+		if value, ok := l.value(block[begin:end]); ok {
+			begin += value
+			text := bytes.TrimSuffix(block[begin:end], newline)
+			if f.re != nil && f.re.Match(text) || f.re == nil && bytes.Contains(in[begin:begin+len(text)], f.literal) {
+				return max(hit, begin)
+			}
 		}
 		from = end
 	}
 	return len(block)
+}
+
+// value is where in a line that begins with the leaf's header name its value
+// begins; of a leaf on any line, at its beginning.
+func (l *leaf) value(line []byte) (at int, ok bool) {
+	if len(l.head) == 0 {
+		return 0, true
+	}
+	if len(line) < len(l.head) {
+		return 0, false
+	}
+	for i, c := range l.head {
+		if fold[line[i]] != c {
+			return 0, false
+		}
+	}
+	at = len(l.head)
+	for at < len(line) && (line[at] == ' ' || line[at] == '\t') {
+		at++
+	}
+	return at, true
 }
 
 var newline = []byte{'\n'}

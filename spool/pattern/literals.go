@@ -1,9 +1,6 @@
 package pattern
 
-import (
-	"bytes"
-	"unicode/utf8"
-)
+import "bytes"
 
 // literals looks for many literals in one pass over a text, in its upper and
 // lower case where they are folded (Wu and Manber, 1994): it looks at two bytes,
@@ -42,15 +39,6 @@ const (
 // plain says that a finder's literal can be looked for with others.
 func (f *finder) plain() bool {
 	return len(f.literal) >= minLiteral && (!f.folded || isASCII(f.literal))
-}
-
-func isASCII(b []byte) bool {
-	for _, c := range b {
-		if c >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
 }
 
 func (s *literals) add(l literal) { s.all = append(s.all, l) }

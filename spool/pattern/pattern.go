@@ -9,11 +9,16 @@
 //
 // What a plain pattern means depends on the field:
 //
-//   - sender, recipient, sasl_user, client: the whole value, case folded; see
-//     [Compile].
+//   - sender, recipient, recipient_left, sasl_user, client: the whole value, case
+//     folded; see [Compile].
 //   - raw: a part of one printable run of the queue file, as in
 //     strings FILE | grep -c -F; case kept.
+//   - header: a part of one header line "Name: value", unfolded, case folded;
+//     header.NAME and subject: a part of the value of one such line.
 //   - body: a part of one line of the decoded text, case folded.
+//   - any: a part of an envelope value, a header line or a line of the body.
+//   - queue: the name of the queue.
+//   - size, age, recipients, recipients_left, source_count: a comparison.
 //
 // /.../ is an RE2 regular expression, case kept unless (?i), matched against the
 // value or the single line. Text is matched line by line, so a pattern never
@@ -41,19 +46,41 @@ const (
 type Field string
 
 const (
-	Raw       Field = "raw"
-	Sender    Field = "sender"
-	Recipient Field = "recipient"
-	SASLUser  Field = "sasl_user"
-	Client    Field = "client"
-	Body      Field = "body"
+	Raw            Field = "raw"
+	Sender         Field = "sender"
+	Recipient      Field = "recipient"
+	RecipientLeft  Field = "recipient_left" // still to be tried
+	SASLUser       Field = "sasl_user"
+	Client         Field = "client"
+	Header         Field = "header" // any line of the header, or with a name, header.NAME, the values of that one
+	Subject        Field = "subject"
+	Body           Field = "body"
+	Any            Field = "any" // envelope, header and body; with rules in place of patterns it is the group
+	Queue          Field = "queue"
+	Size           Field = "size"            // of the message, as mailq shows it
+	Age            Field = "age"             // since it arrived
+	Recipients     Field = "recipients"      // how many
+	RecipientsLeft Field = "recipients_left" // how many are still to be tried
+	SourceCount    Field = "source_count"    // messages of its largest source, see Message.Sources
 )
 
 // fields is every field there is, in the order in which errors list them.
-var fields = []Field{Raw, Sender, Recipient, SASLUser, Client, Body}
+var fields = []Field{
+	Raw, Sender, Recipient, RecipientLeft, SASLUser, Client, Header, headerNamed, Subject, Body, Any,
+	Queue, Size, Age, Recipients, RecipientsLeft, SourceCount,
+}
 
-// text tells whether the field is matched line by line in the file's text.
-func (f Field) text() bool { return f == Raw || f == Body }
+// headerNamed stands for header.List-Id and its like.
+const headerNamed Field = "header.NAME"
+
+// text tells whether the field is matched line by line in some text.
+func (f Field) text() bool {
+	switch f {
+	case Raw, Header, headerNamed, Subject, Body, Any:
+		return true
+	}
+	return false
+}
 
 // groups are the words that combine rules.
 var groups = []string{"any", "all", "at_least", "not"}
@@ -63,7 +90,8 @@ var groups = []string{"any", "all", "at_least", "not"}
 type Rules struct {
 	spam, ham []rule // each the members of the top-level any
 	leaves    []leaf
-	overlap   int // the longest literal
+	overlap   int  // the longest literal
+	sources   bool // some leaf is on source_count
 }
 
 // rule is one member of the top-level any of spam or ham.
@@ -94,10 +122,13 @@ type node struct {
 // leaf is one field with its patterns: any of them.
 type leaf struct {
 	field   Field
+	label   string // the field as it was written: header.List-Id
 	name    string
-	lines   int // matching lines that it takes; 1 for envelope fields
+	head    []byte // of header.NAME: "name:", folded
+	lines   int    // matching lines that it takes; 1 for all that is no text
 	values  []value
-	whole   map[string]struct{} // plain patterns compared whole, folded
+	whole   map[string]struct{} // plain patterns compared whole, folded; names of queues
+	bounds  []bound
 	finders []finder
 	slow    []string // patterns that have to try every line
 }
@@ -111,6 +142,19 @@ func (r *Rules) Spam() []string { return names(r.spam) }
 
 // Ham names the ham rules, as Spam does.
 func (r *Rules) Ham() []string { return names(r.ham) }
+
+// OnText tells of each spam rule whether lines are counted for it.
+func (r *Rules) OnText() []bool {
+	on := make([]bool, len(r.spam))
+	for i := range r.spam {
+		r.spam[i].node.each(func(leaf int) { on[i] = on[i] || r.leaves[leaf].needs() != 0 })
+	}
+	return on
+}
+
+// NeedsSources tells whether some rule is on source_count, so that all messages
+// have to be counted by their sources before the first is judged.
+func (r *Rules) NeedsSources() bool { return r.sources }
 
 // Slow names the patterns that no literal can be looked for first, so that a
 // regular expression is tried on every line of every message.

@@ -13,9 +13,13 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
+
 	"spoolsweep/remote/lab/needs"
+	"spoolsweep/spool/queuefile"
 )
 
 // message is a queue file to be made; see file.
@@ -70,7 +74,9 @@ func (m message) file() []byte {
 	return b.Bytes()
 }
 
-func judge(j *Judge, b []byte) Finding { return j.Read(bytes.NewReader(b), int64(len(b)), false) }
+func judge(j *Judge, b []byte) Finding {
+	return j.Read(bytes.NewReader(b), Message{Queue: "incoming", Size: int64(len(b)), Moment: time.Unix(1795454283+7200, 0)})
+}
 
 // plainJSON is what decoding JSON gives.
 func plainJSON(t testing.TB, s string) any {
@@ -204,6 +210,264 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// full is a message with something for every field.
+func full() message {
+	return message{
+		sender: "Some.Body@Mail.Example.ORG", recipients: []string{"R ana@here.test", "O alias@here.test", "R real@here.test", "D done@far.test", "/ canceled@far.test"},
+		login: "spam-account", client: "mx7.relay.test 192.0.2.7",
+		text: "Received: from x\n\tby y\nSubject: Cheap\n pills\nX-Empty:\nList-Id: <lists.example.org>\nlist-id: Another one\n\nSubject: Not here\nTwo pills\nlists.example.org\n",
+	}
+}
+
+func TestHeaderFields(t *testing.T) {
+	j := full().file()
+	for _, c := range []struct {
+		spam string
+		want int // matching lines; -1: it does not match
+	}{
+		{`{"header": "subject: cheap pills"}`, 1},
+		{`{"header": "pills"}`, 1},
+		{`{"header": "not here"}`, -1},
+		{`{"header": "list-id:"}`, 2},
+		{`{"header": "list-id:", "lines": 3}`, -1},
+		{`{"header": "/^List-Id:/"}`, 1},
+		{`{"header": "/(?i)^list-id:/", "lines": 2}`, 2},
+		{`{"header": ["received", "cheap"], "lines": 2}`, 2},
+		{`{"subject": "cheap pills"}`, 1},
+		{`{"subject": "subject"}`, -1},
+		{`{"subject": "lists.example.org"}`, -1},
+		{`{"subject": "/^Cheap/"}`, 1},
+		{`{"subject": "/^cheap/"}`, -1},
+		{`{"subject": "/pills$/"}`, 1},
+		{`{"subject": "/^Subject/"}`, -1},
+		{`{"subject": "/^\\w+ \\w+$/"}`, 1},
+		{`{"header.List-Id": "lists.example.org"}`, 1},
+		{`{"header.LIST-ID": "/./"}`, 2},
+		{`{"header.list-id": ["another", "<lists"], "lines": 2}`, 2},
+		{`{"header.List-Id": "list-id"}`, -1},
+		{`{"header.List": "id"}`, -1},
+		{`{"header.Id": "lists"}`, -1},
+		{`{"header.X-Empty": "/./"}`, -1},
+		{`{"header": "x-empty:"}`, 1},
+		{`{"header.Received": "from x by y"}`, 1},
+		{`{"any": "PILLS"}`, 2},
+		{`{"any": "lists.example.org"}`, 2},
+		{`{"any": ["mail.example.org", "alias", "done@far", "spam-acc", "mx7", "192.0.2", "two pills"], "lines": 7}`, 7},
+		{`{"any": "/^192\\.0/"}`, 1},
+		{`{"any": "nothing of it"}`, -1},
+		{`{"all": [{"subject": "cheap"}, {"body": "pills"}]}`, 2},
+		{`{"any": [{"any": "two pills"}]}`, 1},
+		{`["a"]`, -2},
+	} {
+		r, err := Compile(plainJSON(t, c.spam), nil)
+		if c.want == -2 {
+			if err == nil {
+				t.Errorf("%s compiles", c.spam)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.spam, err)
+			continue
+		}
+		got := -1
+		if f := judge(r.Judge(), j); len(f.Rules) > 0 {
+			got = f.Rules[0].Lines
+		}
+		if got != c.want {
+			t.Errorf("%s: %d lines, want %d", c.spam, got, c.want)
+		}
+	}
+}
+
+func TestComparisons(t *testing.T) {
+	b := full().file()
+	j := func(spam string) bool {
+		r, err := Compile(plainJSON(t, spam), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", spam, err)
+		}
+		return r.Judge().Read(bytes.NewReader(b), Message{
+			Queue: "deferred", Size: int64(len(b)), Moment: time.Unix(1795454283, 600e6).Add(2 * time.Hour),
+			Sources: func(e *queuefile.Envelope) int64 { return int64(len(e.Login)) + 10 },
+		}).Verdict == Spam
+	}
+	var r queuefile.Reader
+	r.Reset(bytes.NewReader(b), int64(len(b)), false)
+	e, err := r.Envelope()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := fmt.Sprint(e.Size)
+	for spam, want := range map[string]bool{
+		`{"queue": "deferred"}`: true, `{"queue": "Deferred"}`: true, `{"queue": "incoming"}`: false, `{"queue": ["incoming", "deferred"]}`: true,
+		`{"size": ` + size + `}`: true, `{"size": "= ` + size + `"}`: true, `{"size": ">` + size + `"}`: false, `{"size": ">=` + size + `"}`: true,
+		`{"size": "<=` + size + `"}`: true, `{"size": "<` + size + `"}`: false, `{"size": "<1k"}`: true, `{"size": ">1K"}`: false, `{"size": "< 1 M"}`: true,
+		`{"all": [{"size": ">100"}, {"size": "<1g"}]}`: true, `{"size": [">1M", "<1k"]}`: true,
+		`{"age": "<2h"}`: false, `{"age": "2h"}`: true, `{"age": "=120m"}`: true, `{"age": ">=7200s"}`: true, `{"age": ">1d"}`: false, `{"age": "<1w"}`: true,
+		`{"recipients": 3}`: true, `{"recipients": ">3"}`: false, `{"recipients_left": 2}`: true, `{"recipients_left": "<2"}`: false,
+		`{"source_count": ">21"}`: true, `{"source_count": ">22"}`: false,
+		`{"recipient_left": "done@far.test"}`: false, `{"recipient_left": "alias@here.test"}`: true, `{"recipient_left": "@here.test"}`: true,
+		`{"recipient_left": "canceled@far.test"}`: false, `{"recipient": "done@far.test"}`: true, `{"not": {"recipient_left": "@far.test"}}`: true,
+	} {
+		if got := j(spam); got != want {
+			t.Errorf("%s: %v, want %v", spam, got, want)
+		}
+	}
+	// What is not known matches nothing.
+	for _, spam := range []string{`{"source_count": "<1000"}`, `{"queue": "deferred"}`} {
+		if f := compile(t, spam, ``).Judge().Read(bytes.NewReader(b), Message{Size: int64(len(b))}); f.Verdict != Ham {
+			t.Errorf("%s of an unknown message: %s", spam, f.Verdict)
+		}
+	}
+	for spam, want := range map[string]bool{`{"any": [{"all": [{"not": {"source_count": 5}}]}]}`: true, `{"recipients": 5}`: false} {
+		if got := compile(t, spam, ``).NeedsSources(); got != want {
+			t.Errorf("%s needs sources: %v", spam, got)
+		}
+	}
+	if !compile(t, ``, `{"source_count": 5}`).NeedsSources() {
+		t.Error("a ham rule on source_count needs no sources")
+	}
+	// From a clock that was wrong: nothing is younger than now.
+	f := compile(t, `{"age": "0s"}`, ``).Judge().Read(bytes.NewReader(b), Message{Size: int64(len(b)), Moment: time.Unix(1, 0)})
+	if f.Verdict != Spam {
+		t.Error("mail of the future is not 0s old")
+	}
+}
+
+// The redirect gets what is left, and nothing when nothing is.
+func TestRecipientLeftRedirect(t *testing.T) {
+	for _, c := range []struct {
+		e    queuefile.Envelope
+		want bool
+	}{
+		{queuefile.Envelope{Redirect: "r@x.test", Recipients: []queuefile.Recipient{{Address: "a@b", State: queuefile.ToDo}}}, true},
+		{queuefile.Envelope{Redirect: "r@x.test", Recipients: []queuefile.Recipient{{Address: "a@b", State: queuefile.Done}}}, false},
+	} {
+		l := leaf{field: RecipientLeft}
+		l.addWhole("r@x.test")
+		var scratch []byte
+		if got := l.matchEnvelope(&c.e, &scratch); got != c.want {
+			t.Errorf("%+v: %v", c.e, got)
+		}
+	}
+}
+
+// A long list of patterns is a short name.
+func TestLongNames(t *testing.T) {
+	var many []any
+	for i := range 5000 {
+		many = append(many, map[string]any{"recipient": fmt.Sprintf("user%d@example.org", i)})
+	}
+	var list []any
+	for i := range 5000 {
+		list = append(list, fmt.Sprintf("u%d@b", i))
+	}
+	r, err := Compile([]any{map[string]any{"any": many}, map[string]any{"any": many}, map[string]any{"recipient": list}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := r.Spam()
+	if len(names[0]) > maxName+10 || names[1] != names[0]+" (2)" || names[2] != "recipient:[u0@b, u1@b, u2@b, u3@b, u4@b, u5@b, u6@b, u7@b and 4992 more]" {
+		t.Errorf("%q", names)
+	}
+}
+
+// Explain says of each part whether and where it matched, also of those that
+// decided nothing, and agrees with Read.
+func TestExplain(t *testing.T) {
+	b := full().file()
+	m := Message{Queue: "hold", Size: int64(len(b)), Moment: time.Unix(1795454283+61, 0)}
+	j := compile(t, `{"any": [{"all": [{"sender": "@mail.example.org"}, {"subject": "cheap"}, {"body": ["two", "pills", "lists."], "lines": 2}]},
+		{"body": "pills", "lines": 5}, {"any": "here.test"}, {"raw": "spam-account"}, {"sasl_user": "nobody"}, {"age": ">1h"}, {"recipient_left": "@far.test"}]}`,
+		`{"header.List-Id": "nothing"}`).Judge()
+	e := j.Explain(bytes.NewReader(b), m)
+	if e.Verdict != Spam || e.Envelope == nil || e.Partial || len(e.Rules) != 8 {
+		t.Fatalf("%+v", e)
+	}
+	want := []ExplainedRule{
+		{"all(sender:@mail.example.org, subject:cheap, body:[two, pills, lists.] lines:2)", false, true, []ExplainedLeaf{
+			{Part: "sender:@mail.example.org", Matched: true, Values: []string{"Some.Body@Mail.Example.ORG"}},
+			{Part: "subject:cheap", Matched: true, Lines: 1, Wanted: 1, Places: []Place{{"header", 2, "Subject: Cheap pills"}}},
+			{Part: "body:[two, pills, lists.] lines:2", Matched: true, Lines: 2, Wanted: 2, Places: []Place{{"body", 2, "Two pills"}, {"body", 3, "lists.example.org"}}},
+		}},
+		{"body:pills lines:5", false, false, []ExplainedLeaf{{Part: "body:pills lines:5", Lines: 1, Wanted: 5, Places: []Place{{"body", 2, "Two pills"}}}}},
+		{"any:here.test", false, true, []ExplainedLeaf{{Part: "any:here.test", Matched: true, Lines: 3, Wanted: 1, Places: []Place{{"envelope", 2, "ana@here.test"}, {"envelope", 3, "real@here.test"}, {"envelope", 4, "alias@here.test"}}}}},
+		{"raw:spam-account", false, true, []ExplainedLeaf{{Part: "raw:spam-account", Matched: true, Lines: 1, Wanted: 1, Places: []Place{{"raw", 4, "sasl_username=spam-accountS"}}}}},
+		{"sasl_user:nobody", false, false, []ExplainedLeaf{{Part: "sasl_user:nobody", Values: []string{"spam-account"}}}},
+		{"age:>1h", false, false, []ExplainedLeaf{{Part: "age:>1h", Values: []string{"1m0s"}}}},
+		{"recipient_left:@far.test", false, false, []ExplainedLeaf{{Part: "recipient_left:@far.test", Values: []string{"ana@here.test", "real@here.test, for alias@here.test"}}}},
+		{"header.List-Id:nothing", true, false, []ExplainedLeaf{{Part: "header.List-Id:nothing", Wanted: 1}}},
+	}
+	if d := cmp.Diff(want, e.Rules); d != "" {
+		t.Errorf("(-want +got): %s", d)
+	}
+	if f := j.Read(bytes.NewReader(b), m); len(f.Rules) != 3 {
+		t.Errorf("Read after it: %+v", f)
+	}
+	if e := j.Explain(bytes.NewReader(b[:50]), Message{Size: 50}); e.Verdict != Unreadable || e.Why == nil {
+		t.Errorf("a cut file: %+v", e)
+	}
+	// A match far in a long line is shown.
+	long := message{text: "a: b\n\n" + strings.Repeat("x", 5000) + "needle" + strings.Repeat("y", 5000) + "\n"}.file()
+	e = compile(t, `{"body": "needle"}`, ``).Judge().Explain(bytes.NewReader(long), Message{Size: int64(len(long))})
+	if p := e.Rules[0].Parts[0].Places; len(p) != 1 || !strings.Contains(p[0].Line, "needle") || len(p[0].Line) > maxShownLine {
+		t.Errorf("%+v", e.Rules)
+	}
+	huge := message{text: "a: b\n\n" + strings.Repeat("needle in hay\n", maxExplained/10)}.file()
+	e = compile(t, `[{"body": "needle"}, {"raw": "needle"}]`, ``).Judge().Explain(bytes.NewReader(huge), Message{Size: int64(len(huge))})
+	if !e.Partial || e.Verdict != Spam || len(e.Rules[0].Parts[0].Places) != maxPlaces {
+		t.Errorf("%d places, partial %t", len(e.Rules[0].Parts[0].Places), e.Partial)
+	}
+}
+
+func TestSample(t *testing.T) {
+	b := full().file()
+	j := compile(t, ``, ``).Judge()
+	judge(j, b)
+	subject, text, err := j.Sample(2)
+	if want := []string{"Subject: Not here", "Two pills"}; err != nil || subject != "Cheap pills" || !reflect.DeepEqual(text, want) {
+		t.Errorf("%q %q %v", subject, text, err)
+	}
+	if _, text, _ := j.Sample(0); text != nil {
+		t.Errorf("no lines wanted, got %q", text)
+	}
+}
+
+// TestStops: a rule that the header decides reads no body, and near misses count
+// the lines of the text that was read.
+func TestStops(t *testing.T) {
+	m := message{sender: "a@b.test", text: "Subject: cheap\nX: cheap\n\n" + strings.Repeat(strings.Repeat("body ", 20)+"\n", 20_000)}.file()
+	for spam, want := range map[string]struct {
+		most int
+		near []Hit
+	}{
+		`{"subject": "cheap"}`:                                                   {20 << 10, nil},
+		`{"subject": "expensive"}`:                                               {20 << 10, nil},
+		`{"header": "cheap", "lines": 3}`:                                        {20 << 10, []Hit{{0, 2}}},
+		`{"all": [{"subject": "expensive"}, {"body": "body"}]}`:                  {20 << 10, nil},
+		`{"all": [{"subject": "expensive"}, {"raw": "body"}]}`:                   {20 << 10, nil},
+		`{"all": [{"size": "<10"}, {"any": "body"}]}`:                            {20 << 10, nil},
+		`{"not": {"header": "cheap"}}`:                                           {20 << 10, nil},
+		`{"any": [{"all": [{"header": "cheap"}, {"subject": "y"}]}]}`:            {20 << 10, []Hit{{0, 2}}},
+		`{"all": [{"subject": "cheap"}, {"body": "nothing of it"}]}`:             {len(m) + 4096, []Hit{{0, 1}}},
+		`{"all": [{"body": "nothing of it"}, {"raw": "body"}, {"sender": "@"}]}`: {len(m) + 4096, nil},
+	} {
+		src := &reads{Reader: bytes.NewReader(m)}
+		r, err := Compile(plainJSON(t, strings.ReplaceAll(spam, `"@"`, `"a@"`)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := r.Judge().Read(src, Message{Size: int64(len(m))})
+		if src.bytes > want.most {
+			t.Errorf("%s: %d bytes read, at most %d", spam, src.bytes, want.most)
+		}
+		if !reflect.DeepEqual(append([]Hit(nil), f.Near...), want.near) {
+			t.Errorf("%s: near %v, want %v", spam, f.Near, want.near)
+		}
+	}
+}
+
 // reads counts what is read of a file.
 type reads struct {
 	*bytes.Reader
@@ -227,13 +491,13 @@ func TestQuick(t *testing.T) {
 		`{"raw": "body"}`: true,
 	} {
 		src := &reads{Reader: bytes.NewReader(m)}
-		compile(t, spam, `{"body": "body"}`).Judge().Read(src, int64(len(m)), false)
+		compile(t, spam, `{"body": "body"}`).Judge().Read(src, Message{Size: int64(len(m))})
 		if got := src.bytes > len(m)/2; got != whole && !strings.HasPrefix(spam, `{"sender"`) {
 			t.Errorf("%s: %d of %d bytes read", spam, src.bytes, len(m))
 		}
 	}
 	src := &reads{Reader: bytes.NewReader(m)}
-	compile(t, `{"sender": "a@b.test"}`, ``).Judge().Read(src, int64(len(m)), false)
+	compile(t, `{"sender": "a@b.test"}`, ``).Judge().Read(src, Message{Size: int64(len(m))})
 	if src.bytes > 20<<10 {
 		t.Errorf("a rule on the sender read %d of %d bytes", src.bytes, len(m))
 	}
@@ -278,7 +542,7 @@ func TestNames(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for spam, want := range map[string]string{
-		`{"sendr": "x"}`: `spam.sendr: unknown field "sendr"; fields are raw, sender, recipient, sasl_user, client, body; groups are any, all, at_least, not (did you mean sender?)`,
+		`{"sendr": "x"}`: `spam.sendr: unknown field "sendr"; fields are raw, sender, recipient, recipient_left, sasl_user, client, header, header.NAME, subject, body, any, queue, size, age, recipients, recipients_left, source_count; groups are any, all, at_least, not (did you mean sender?)`,
 		`{"any": [{"sender": "<>"}, {"from": "x"}]}`: `spam.any[1].from: unknown field "from"`,
 		`{"login": "x"}`:                         `(did you mean sasl_user?)`,
 		`{"sender": "a", "body": "b"}`:           `spam: body and sender in one rule; write all: [{body: ...}, {sender: ...}]`,
@@ -301,11 +565,38 @@ func TestErrors(t *testing.T) {
 		`{"client": "300.0.0.0/8"}`:              `is no address range`,
 		`{"client": "user@"}`:                    `no local part`,
 		`{"sender": "@"}`:                        `has no domain`,
-		`{"sender": "a@b", "lines": 2}`:          `spam.lines: lines goes with raw and body only`,
+		`{"sender": "a@b", "lines": 2}`:          `spam.lines: lines goes with raw, header, header.NAME, subject, body, any only`,
 		`{"body": "a", "lines": 0}`:              `spam.lines: 0 is no number from 1 up`,
 		`{"body": "a", "lines": 1.5}`:            `1.5 is no number`,
 		`{"body": "a", "lines": "2"}`:            `2 is no number`,
 		`{"lines": 2}`:                           `a rule without a field`,
+		`{"any": ["a", {"body": "b"}]}`:          `spam.any[1]: a pattern must stand here`,
+		`{"any": [{"body": "b"}, "a"]}`:          `spam.any[1]: "a" is no rule`,
+		`{"any": 7}`:                             `7 was read as no text; quote it: any: "7"`,
+		`{"any": [{"body": "b"}], "lines": 2}`:   `spam.lines: lines goes with`,
+		`{"header.": "a"}`:                       `"header." names no header; one is like header.List-Id`,
+		`{"header.a b": "a"}`:                    `names no header`,
+		`{"headers.List-Id": "a"}`:               `(did you mean header.List-Id?)`,
+		`{"Subject": "a"}`:                       `(did you mean subject?)`,
+		`{"header.X": "/a*/"}`:                   `matches the empty string`,
+		`{"recipient_left": "*"}`:                `matches the empty string`,
+		`{"recipent_left": "*"}`:                 `(did you mean recipient_left?)`,
+		`{"queue": "defered"}`:                   `no queue "defered"; queues are incoming, active, deferred, hold, maildrop (did you mean deferred?)`,
+		`{"queue": "corrupt"}`:                   `no queue "corrupt"`,
+		`{"size": "100kb"}`:                      `spam.size: "100kb" is no comparison of size: that is >, >=, <, <=, = or nothing, and bytes, or with k, M or G, quoted: size: ">100k"`,
+		`{"size": null}`:                         `no pattern; quote it, such as size: ">100k"`,
+		`{"size": true}`:                         `true was read as no text; quote it: size: "true"`,
+		`{"size": -1}`:                           `"-1" is no comparison`,
+		`{"size": 1.5}`:                          `1.5 was read as no text`,
+		`{"size": ">9000000000G"}`:               `is no comparison`,
+		`{"size": "<0"}`:                         `never matches`,
+		`{"size": ">=0"}`:                        `matches every message`,
+		`{"size": "=>5"}`:                        `is no comparison`,
+		`{"size": ">"}`:                          `is no comparison`,
+		`{"age": "<2"}`:                          `"<2" is no comparison of age: that is >, >=, <, <=, = or nothing, and a number with s, m, h, d or w, quoted: age: "<2d"`,
+		`{"age": 5}`:                             `is no comparison of age`,
+		`{"recipients": ">1k"}`:                  `is no comparison of recipients`,
+		`{"source_count": ">20", "lines": 2}`:    `lines goes with`,
 		`{"at_least": 2}`:                        `needs of`,
 		`{"at_least": 2, "of": [{"body": "a"}]}`: `at least 2 of 1`,
 		`{"any": [], "of": []}`:                  `of goes with at_least only`,
@@ -336,7 +627,7 @@ func TestParseFlag(t *testing.T) {
 		t.Errorf("%v, %v", v, err)
 	}
 	for m, want := range map[string]string{
-		"foo": "is no FIELD:PATTERN", "any:x": "unknown field", "lines:2": "unknown field", "sender:": "empty pattern",
+		"foo": "is no FIELD:PATTERN", "all:x": "unknown field", "lines:2": "unknown field", "sender:": "empty pattern",
 		"sendr:x": "did you mean sender", "body:/(/": "body: /(/",
 	} {
 		if _, err := ParseFlag(m); err == nil || !strings.Contains(err.Error(), want) {
@@ -619,9 +910,12 @@ func FuzzMIME(f *testing.F) {
 }
 
 // FuzzPattern: what compiles names its rules, never matches an empty message, and
-// an expression finds the lines that the standard library finds.
+// finds the lines that the standard library finds, or compares as it says.
 func FuzzPattern(f *testing.F) {
-	for _, s := range []string{"sender:<>", "raw:a", `body:/https?:\S+\/media\.php/`, "client:192.0.2.0/24", "body:/(?i)k|x{2,}s/", "body:/(foo|bar)+/", "sender:@.*"} {
+	for _, s := range []string{
+		"sender:<>", "raw:a", `body:/https?:\S+\/media\.php/`, "client:192.0.2.0/24", "body:/(?i)k|x{2,}s/", "body:/(foo|bar)+/", "sender:@.*",
+		"header:x: media", "header.X:/^media/", "subject:/(?i)k$/", "any:foo", "any:/^(h|K)/", "queue:hold", "size:>100k", "age:<2d", "recipients:= 7", "source_count:>=3",
+	} {
 		f.Add(s, "https://x/media.php\nfoo K\u212a\xff S\nBAR")
 	}
 	f.Fuzz(func(t *testing.T, flag, hay string) {
@@ -636,25 +930,70 @@ func FuzzPattern(f *testing.F) {
 		if err != nil || len(r.Spam()) != 1 {
 			t.Fatalf("ParseFlag takes %q, Compile does not: %v", flag, err)
 		}
+		l := &r.leaves[0]
 		hay = strings.ReplaceAll(hay, "\r", "")
-		f := judge(r.Judge(), message{text: "a: b\n\n" + hay + "\n"}.file())
-		name, pat, _ := strings.Cut(flag, ":")
-		if strings.TrimSpace(name) != "body" {
-			return
+		// Each line of it is a header too, whose value begins and ends with no blank.
+		var text, header, body strings.Builder
+		envelope := []string{"s@x", "r@y"}
+		for i, line := range strings.Split(hay, "\n") {
+			name := [...]string{"X", "Subject", "Other"}[i%3]
+			fmt.Fprintf(&text, "%s: %s\n", name, line)
+			fmt.Fprintf(&header, "%s: %s\n", name, strings.TrimSpace(line))
+			body.WriteString(line + "\n")
 		}
+		b := message{sender: "s@x", recipients: []string{"R r@y"}, text: text.String() + "\n" + body.String()}.file()
+		j := r.Judge()
+		m := Message{Queue: "hold", Size: int64(len(b)), Moment: time.Unix(1795454283+100, 0), Sources: func(*queuefile.Envelope) int64 { return 3 }}
+		found := j.Read(bytes.NewReader(b), m)
+		name, pat, _ := strings.Cut(flag, ":")
 		want := 0
-		re, is, _ := expression(pat, nil)
-		for line := range strings.SplitSeq(hay, "\n") {
-			if is && re.MatchString(line) || !is && strings.Contains(foldString(line), foldString(pat)) {
-				want++
+		count := func(lines ...string) {
+			re, is, _ := expression(pat, nil)
+			for _, line := range lines {
+				if len(l.head) > 0 {
+					if !strings.HasPrefix(foldString(line), string(l.head)) {
+						continue
+					}
+					line = strings.TrimLeft(line[len(l.head):], " \t")
+				}
+				if is && re.MatchString(line) || !is && strings.Contains(foldString(line), foldString(pat)) {
+					want++
+				}
 			}
 		}
+		switch {
+		case l.field == Body:
+			count(strings.Split(body.String(), "\n")...)
+		case l.field == Header:
+			count(strings.Split(header.String(), "\n")...)
+		case l.field == Any:
+			count(strings.Split(body.String(), "\n")...)
+			count(strings.Split(header.String(), "\n")...)
+			count(envelope...)
+		case l.field.compared():
+			n, ok := m.number(l.field, found.Envelope)
+			if !ok || n < 0 {
+				t.Fatalf("%s of the message is %d", name, n)
+			}
+			op := strings.TrimRight(strings.TrimSpace(pat)[:min(2, len(strings.TrimSpace(pat)))], " 0123456789smhdwkgSMHDWKG")
+			holds := map[string]bool{">": n > l.bounds[0].n, ">=": n >= l.bounds[0].n, "<": n < l.bounds[0].n, "<=": n <= l.bounds[0].n, "=": n == l.bounds[0].n, "": n == l.bounds[0].n}
+			if (found.Verdict == Spam) != holds[op] {
+				t.Fatalf("%q of %d: %s", pat, n, found.Verdict)
+			}
+			return
+		default:
+			return
+		}
 		got := 0
-		if len(f.Rules) > 0 {
-			got = f.Rules[0].Lines
+		if len(found.Rules) > 0 {
+			got = found.Rules[0].Lines
 		}
 		if got != want {
-			t.Fatalf("%q in %q: %d lines, want %d", pat, hay, got, want)
+			t.Fatalf("%q in %q: %d lines, want %d", flag, hay, got, want)
+		}
+		// What is explained is what was counted.
+		if e := j.Explain(bytes.NewReader(b), m); !e.Partial && e.Rules[0].Parts[0].Lines != want {
+			t.Fatalf("%q in %q: %d lines are explained, want %d", flag, hay, e.Rules[0].Parts[0].Lines, want)
 		}
 	})
 }
@@ -688,7 +1027,7 @@ func BenchmarkJudge(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(len(m)))
 			for b.Loop() {
-				if f := j.Read(src, int64(len(m)), false); f.Verdict != Ham {
+				if f := j.Read(src, Message{Size: int64(len(m))}); f.Verdict != Ham {
 					b.Fatal(f)
 				}
 			}

@@ -30,7 +30,8 @@ type value struct {
 	from, to netip.Addr
 }
 
-// addValue adds a pattern to a leaf on sender, recipient, sasl_user or client.
+// addValue adds a pattern to a leaf on sender, recipient, recipient_left,
+// sasl_user or client.
 func (l *leaf) addValue(s string, p path) error {
 	if re, is, err := expression(s, p); is {
 		if err == nil {
@@ -39,7 +40,7 @@ func (l *leaf) addValue(s string, p path) error {
 		return err
 	}
 	if s == "<>" {
-		if l.field != Sender && l.field != Recipient {
+		if l.field != Sender && l.field != Recipient && l.field != RecipientLeft {
 			return p.errorf("<> is the null sender: it stands with sender and recipient only")
 		}
 		l.addWhole("")
@@ -122,16 +123,19 @@ func (l *leaf) matchEnvelope(e *queuefile.Envelope, scratch *[]byte) bool {
 		return l.matchValue(e.Sender, scratch)
 	case SASLUser:
 		return e.Login != "" && l.matchValue(e.Login, scratch)
-	case Recipient:
-		if e.Redirect != "" && l.matchValue(e.Redirect, scratch) {
-			return true
-		}
+	case Recipient, RecipientLeft:
+		left := false
 		for i := range e.Recipients {
 			r := &e.Recipients[i]
+			if l.field == RecipientLeft && r.State != queuefile.ToDo {
+				continue
+			}
+			left = true
 			if l.matchValue(r.Address, scratch) || r.Original != "" && r.Original != r.Address && l.matchValue(r.Original, scratch) {
 				return true
 			}
 		}
+		return e.Redirect != "" && (left || l.field == Recipient) && l.matchValue(e.Redirect, scratch)
 	case Client:
 		return l.matchClient(e, scratch)
 	}

@@ -161,7 +161,8 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 }
 
 // Look runs one stage that changes nothing, and leaves no record. aside names
-// a run whose set-aside mail classify looks at; else dirs, else the live queues.
+// a run whose set-aside mail classify looks at; else the queues that it names,
+// else all live ones.
 func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
 	row, ok := stage.Find(step.Stage)
 	if !ok || row.Changes || len(row.After) > 0 {
@@ -175,29 +176,30 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if err != nil {
 		return nil, err
 	}
+	h := &stage.Host{Postfix: p, Vars: v}
 	if c, ok := args.(*stage.ClassifyArgs); ok {
-		if c.Directories, err = e.directories(p, v, aside, c.Directories); err != nil {
-			return nil, err
+		for _, name := range c.Directories {
+			if _, err := spool.ParseQueue(name); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case aside != "":
+			if h.Aside, err = e.aside(p, v, aside); err != nil {
+				return nil, err
+			}
+		case len(c.Directories) == 0:
+			for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
+				c.Directories = append(c.Directories, string(q))
+			}
 		}
 	}
-	return row.Run(ctx, &stage.Host{Postfix: p, Vars: v}, args, emit)
+	return row.Run(ctx, h, args, emit)
 }
 
-func (e *Env) directories(p *spool.Postfix, v stage.Vars, aside string, named []string) ([]string, error) {
-	if aside == "" && len(named) == 0 {
-		for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
-			named = append(named, string(q))
-		}
-	}
-	for _, name := range named {
-		if _, err := spool.ParseQueue(name); err != nil {
-			return nil, err
-		}
-	}
-	if aside == "" {
-		return named, nil
-	}
-	dir, err := e.dir(v, aside)
+// aside is what a run has set aside; never nil.
+func (e *Env) aside(p *spool.Postfix, v stage.Vars, id string) ([]spool.Set, error) {
+	dir, err := e.dir(v, id)
 	if err != nil {
 		return nil, err
 	}
@@ -205,16 +207,7 @@ func (e *Env) directories(p *spool.Postfix, v stage.Vars, aside string, named []
 		return nil, err
 	}
 	sets, err := spool.AsideOf(p, dir)
-	if err != nil {
-		return nil, err
-	}
-	var dirs []string
-	for _, s := range sets {
-		if s.Queue != spool.Defer {
-			dirs = append(dirs, s.Aside)
-		}
-	}
-	return dirs, nil
+	return append([]spool.Set{}, sets...), err
 }
 
 // Preview is what a put back of a run would send.

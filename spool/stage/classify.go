@@ -3,9 +3,6 @@ package stage
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"spoolsweep/spool"
@@ -17,13 +14,38 @@ import (
 type ClassifyArgs struct {
 	Spam any `json:"spam"` // rules, see package pattern
 	Ham  any `json:"ham"`
-	// Directories are what a command looks at, such as "incoming"; a run looks
-	// at what it has set aside.
+
+	// The rest is for the command, which leaves no record; a run looks at what it
+	// has set aside, and passes by all that would show mail.
+
+	// Directories are the live queues to look at, such as "incoming".
 	Directories []string `json:"directories,omitempty" playbook:"-"`
+	// Samples is how many messages are shown, of ham and of near misses, and
+	// TextLines how many lines of the text of each.
+	Samples   int `json:"samples,omitempty" playbook:"-"`
+	TextLines int `json:"text_lines,omitempty" playbook:"-"`
+	// List tells the verdict of every message, by events of the kind "judged".
+	List bool `json:"list_messages,omitempty" playbook:"-"`
+	// Explain is the id of the one message that is judged, and explained.
+	Explain string `json:"explain,omitempty" playbook:"-"`
 }
+
+// MaxSamples and MaxTextLines keep a result within one frame.
+const (
+	MaxSamples   = 20
+	MaxTextLines = 20
+)
 
 // Check compiles the rules.
 func (a *ClassifyArgs) Check() error {
+	switch {
+	case a.Samples < 0 || a.Samples > MaxSamples:
+		return fmt.Errorf("samples: %d is no number from 0 to %d", a.Samples, MaxSamples)
+	case a.TextLines < 0 || a.TextLines > MaxTextLines:
+		return fmt.Errorf("text lines: %d is no number from 0 to %d", a.TextLines, MaxTextLines)
+	case a.Explain != "" && !queuefile.ValidID(a.Explain):
+		return fmt.Errorf("explain: %.40q is no queue id", a.Explain)
+	}
 	_, err := pattern.Compile(a.Spam, a.Ham)
 	return err
 }
@@ -40,182 +62,256 @@ var classify = Row{
 		if err != nil {
 			return nil, err
 		}
-		dirs := args.Directories
-		if h.Work != nil {
-			sets, err := h.Work.SetsAside()
-			if err != nil {
-				return nil, err
-			}
-			dirs = nil
-			for _, s := range sets {
-				if s.Queue != spool.Defer {
-					dirs = append(dirs, s.Aside)
-				}
-			}
-		}
-		c, err := judgeAll(ctx, h, rules, dirs, emit)
+		places, err := h.places(args.Directories)
 		if err != nil {
 			return nil, err
 		}
-		if rules.Empty() && h.Work != nil && c.Messages > 0 {
-			return c, &Ask{Kind: "rules", Data: c}
+		c := newClassification(h, args, rules, emit)
+		if rules.NeedsSources() {
+			if err := c.countSources(ctx, places); err != nil {
+				return nil, err
+			}
 		}
-		return c, nil
+		if c.args.Explain != "" {
+			return c.explain(ctx, places)
+		}
+		r, err := c.judgeAll(ctx, places)
+		if err != nil {
+			return nil, err
+		}
+		if rules.Empty() && h.Work != nil && r.Messages > 0 {
+			return r, &Ask{Kind: "rules", Data: r}
+		}
+		return r, nil
 	},
 }
 
-// RuleCount is what one spam rule caught.
-type RuleCount struct {
-	Messages int64 `json:"messages"`
-	Alone    int64 `json:"alone"` // no other spam rule caught these
+// place is a directory whose messages are judged, and what rules need to know
+// of it.
+type place struct {
+	dir    string
+	queue  spool.Queue // that its messages lie in, or lay in
+	moment time.Time   // at which they have the age that rules ask for
 }
 
-// Verdicts counts messages by verdict.
-type Verdicts struct {
-	Spam       int64 `json:"spam"`
-	Ham        int64 `json:"ham"`
-	Unreadable int64 `json:"unreadable"`
-	Incomplete int64 `json:"incomplete"`
-}
-
-// Classified is the result of classify.
-type Classified struct {
-	Messages int64 `json:"messages"`
-	Verdicts
-	ByRule map[string]RuleCount `json:"by_rule"`
-	// RuleOrder lists the rules as they were given.
-	RuleOrder []string            `json:"rule_order"`
-	ByQueue   map[string]Verdicts `json:"by_queue"`
-	// Left are the sources on the ham side that look like a flood.
-	Left []Source `json:"sources_left"`
-	// Largest is the largest source there of each kind, however small.
-	Largest []Source `json:"largest_sources"`
-	// Hit are local senders of messages judged spam, HitAll how many there are;
-	// Rescued is what a ham rule kept.
-	Hit     []string `json:"local_senders"`
-	HitAll  int      `json:"local_senders_hit"`
-	Rescued int64    `json:"rescued"`
-	// Unread are the first unreadable messages, with what is wrong.
-	Unread  []string `json:"unreadable_samples,omitempty"`
-	Slow    []string `json:"slow_rules,omitempty"`
-	List    string   `json:"list,omitempty"` // names the list of verdicts
-	Bytes   int64    `json:"bytes"`
-	Seconds float64  `json:"seconds"`
-}
-
-// Lines tells the sums, each rule, and what is left. Without rules nothing was
-// judged, and it tells only what there is much of.
-func (c *Classified) Lines() []Line {
-	lines := []Line{{Label: "in all", Number: c.Messages, Unit: "messages"}}
-	left := "of one source"
-	if len(c.RuleOrder) > 0 {
-		left = "left among ham"
-		lines = append(lines,
-			Line{Label: "spam", Number: c.Spam, Unit: "messages"},
-			Line{Label: "ham", Number: c.Ham, Unit: "messages"})
-	}
-	if c.Unreadable > 0 {
-		lines = append(lines, Line{Label: "unreadable", Number: c.Unreadable, Unit: "messages"})
-	}
-	if c.Incomplete > 0 {
-		lines = append(lines, Line{Label: "half-written, never accepted", Number: c.Incomplete, Unit: "messages"})
-	}
-	for _, name := range c.RuleOrder {
-		r := c.ByRule[name]
-		lines = append(lines, Line{Label: "rule", Number: r.Messages, Unit: "messages", Text: fmt.Sprintf("%s (alone %d)", name, r.Alone)})
-	}
-	if c.Rescued > 0 {
-		lines = append(lines, Line{Label: "kept by a ham rule", Number: c.Rescued, Unit: "messages"})
-	}
-	for _, s := range c.Left {
-		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: s.Kind + " " + s.Value})
-	}
-	return lines
-}
-
-const (
-	localSendersKept  = 100000 // more are not told apart
-	localSendersShown = 20
-	unreadKept        = 5
-	progressEvery     = 500 * time.Millisecond
-)
-
-// judgeAll reads every message of the directories once, in parallel, and
-// writes the list of verdicts where the run has a folder.
-func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string, emit Emit) (*Classified, error) {
-	began := time.Now()
-	var list *listWriter
+// places are what a run has set aside, or what a command looks at.
+func (h *Host) places(live []string) ([]place, error) {
+	now := time.Now()
+	sets := h.Aside
 	if h.Work != nil {
 		var err error
-		if list, err = newList(h.Dir); err != nil {
+		if sets, err = h.Work.SetsAside(); err != nil {
+			return nil, err
+		}
+	} else if sets == nil {
+		for _, name := range live {
+			sets = append(sets, spool.Set{Queue: spool.Queue(name), Aside: name})
+		}
+	}
+	var all []place
+	for _, s := range sets {
+		if s.Queue == spool.Defer {
+			continue
+		}
+		p := place{dir: s.Aside, queue: s.Queue, moment: now}
+		if s.When > 0 {
+			p.moment = time.Unix(s.When, 0)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+const progressEvery = 500 * time.Millisecond
+
+// classification is the work of one classify.
+type classification struct {
+	host    *Host
+	args    ClassifyArgs
+	rules   *pattern.Rules
+	emit    Emit
+	judges  []*pattern.Judge
+	all     *tally // sources of all messages, where rules ask for them
+	shown   time.Time
+	samples sampler
+}
+
+func newClassification(h *Host, args *ClassifyArgs, rules *pattern.Rules, emit Emit) *classification {
+	c := &classification{host: h, args: *args, rules: rules, emit: emit, judges: make([]*pattern.Judge, workers()), shown: time.Now()}
+	if h.Work != nil { // its events and results are kept: no mail in them
+		c.args.Samples, c.args.TextLines, c.args.List, c.args.Explain = 0, 0, false, ""
+	}
+	for i := range c.judges {
+		c.judges[i] = rules.Judge()
+	}
+	c.samples = sampler{keep: c.args.Samples, textLines: c.args.TextLines, rules: rules.Spam()}
+	return c
+}
+
+// message is what rules need to know of a file in p.
+func (c *classification) message(p *place) pattern.Message {
+	m := pattern.Message{Queue: string(p.queue), Moment: p.moment}
+	if c.all != nil {
+		m.Sources = c.all.countOf // nothing is added to it any more
+	}
+	return m
+}
+
+// progress tells counts at most twice a second.
+func (c *classification) progress(counts map[string]int64) {
+	if now := time.Now(); now.Sub(c.shown) >= progressEvery {
+		c.shown = now
+		c.emit("progress", counts)
+	}
+}
+
+// countSources reads all envelopes: how many messages of a source there are is
+// known only when the last was seen.
+func (c *classification) countSources(ctx context.Context, places []place) error {
+	none, err := pattern.Compile(nil, nil)
+	if err != nil {
+		return err
+	}
+	judges, tallies := make([]*pattern.Judge, workers()), make([]*tally, workers())
+	for i := range judges {
+		judges[i], tallies[i] = none.Judge(), newTally(c.host.Postfix.Networks)
+	}
+	var counted int64
+	p := &pass[reading]{
+		postfix: c.host.Postfix, dirs: dirs(places),
+		read: func(w int, m *mail, r *reading) error {
+			r.read(judges[w], m, c.message(&places[m.Place]), func(f *pattern.Finding) { tallies[w].add("", "", f.Envelope) })
+			return nil
+		},
+		gather: func(found []reading) error {
+			counted += int64(len(found))
+			c.progress(map[string]int64{"counted": counted})
+			return nil
+		},
+	}
+	if err := p.run(ctx); err != nil {
+		return fmt.Errorf("classify %w", err)
+	}
+	c.all = merged(tallies)
+	return nil
+}
+
+func dirs(places []place) []string {
+	var all []string
+	for _, p := range places {
+		all = append(all, p.dir)
+	}
+	return all
+}
+
+// judgeAll reads every message of the directories once, and writes the list of
+// verdicts where the run has a folder.
+func (c *classification) judgeAll(ctx context.Context, places []place) (*Classified, error) {
+	began := time.Now()
+	var list *listWriter
+	if c.host.Work != nil {
+		var err error
+		if list, err = newList(c.host.Dir); err != nil {
 			return nil, err
 		}
 		defer list.drop()
 	}
-	c := &Classified{ByRule: map[string]RuleCount{}, ByQueue: map[string]Verdicts{}, Slow: rules.Slow(), RuleOrder: rules.Spam()}
-	for _, name := range c.RuleOrder {
-		c.ByRule[name] = RuleCount{}
+	r := newResult(c.rules)
+	tallies := make([]*tally, workers())
+	for i := range tallies {
+		tallies[i] = newTally(c.host.Postfix.Networks)
 	}
-	local := map[string]bool{}
-	judges, tallies := make([]*pattern.Judge, workers()), make([]*tally, workers())
-	for i := range judges {
-		judges[i], tallies[i] = rules.Judge(), newTally(h.Postfix.Networks)
-	}
-	shown := began
 	p := &pass[reading]{
-		postfix: h.Postfix, dirs: dirs,
-		read: func(w int, m *mail, r *reading) error {
-			r.read(judges[w], m, func(e *queuefile.Envelope) { tallies[w].add(m.Aside, m.ID, e) })
+		postfix: c.host.Postfix, dirs: dirs(places),
+		read: func(w int, m *mail, one *reading) error {
+			one.read(c.judges[w], m, c.message(&places[m.Place]), func(f *pattern.Finding) {
+				if f.Verdict == pattern.Ham {
+					tallies[w].add(m.Aside, m.ID, f.Envelope)
+				}
+				c.samples.offer(c.judges[w], m.Aside, m.ID, f)
+			})
 			return nil
 		},
 		gather: func(found []reading) error {
+			if c.args.List {
+				c.list(found)
+			}
 			for i := range found {
-				r := &found[i]
-				c.count(r, local, h.Postfix.Domains)
-				if rules.Empty() && r.Verdict == pattern.Ham {
+				one := &found[i]
+				r.count(one, places[one.place].queue, c.host.Postfix.Domains)
+				if c.rules.Empty() && one.Verdict == pattern.Ham {
 					continue // nobody judged it: a list that says ham is what restore and putback send
 				}
-				if err := list.add(&r.judged); err != nil {
+				if err := list.add(&one.judged); err != nil {
 					return err
 				}
 			}
-			if now := time.Now(); now.Sub(shown) >= progressEvery {
-				shown = now
-				emit("progress", map[string]int64{"messages": c.Messages, "spam": c.Spam, "ham": c.Ham})
-			}
+			c.progress(map[string]int64{"messages": r.Messages, "spam": r.Spam, "ham": r.Ham})
 			return nil
 		},
 	}
 	if err := p.run(ctx); err != nil {
 		return nil, fmt.Errorf("classify %w", err)
 	}
-	sources := merged(tallies)
-	c.Left = sources.over(maxSource)
-	if len(c.Left) > sourcesShown {
-		c.Left = c.Left[:sourcesShown]
-	}
-	c.Largest = sources.largest()
-	c.Hit, c.HitAll = slices.AppendSeq([]string{}, maps.Keys(local)), len(local)
-	slices.Sort(c.Hit)
-	c.Hit = c.Hit[:min(len(c.Hit), localSendersShown)]
-	c.Seconds = time.Since(began).Seconds()
+	r.finish(merged(tallies))
+	r.HamSamples, r.NearMisses = c.samples.ham.kept, c.samples.near.kept
+	r.Seconds = time.Since(began).Seconds()
 	var err error
-	c.List, err = list.commit()
-	return c, err
+	r.List, err = list.commit()
+	return r.Classified, err
+}
+
+// Judged is the data of an event of that kind: some messages of a directory.
+type Judged struct {
+	Directory string          `json:"directory"`
+	Messages  []JudgedMessage `json:"messages"`
+}
+
+// JudgedMessage is one message's line of a list. Lines is how many lines matched,
+// over all spam rules.
+type JudgedMessage struct {
+	ID      string          `json:"id"`
+	Lines   int             `json:"lines"`
+	Verdict pattern.Verdict `json:"verdict"`
+}
+
+// list tells what became of each message of a batch: none is kept.
+func (c *classification) list(found []reading) {
+	if len(found) == 0 {
+		return
+	}
+	j := Judged{Directory: found[0].Aside}
+	for i := range found {
+		r := &found[i]
+		j.Messages = append(j.Messages, JudgedMessage{r.ID, r.lines(), r.Verdict})
+	}
+	c.emit("judged", &j)
 }
 
 // reading is what is kept of one message.
 type reading struct {
 	judged
+	place   int // of the pass
 	rescued bool
+	hits    []pattern.Hit // and near misses, behind judged.Rules
+	ham     []int
 	sender  string // only of spam
 	why     string // only of unreadable
 }
 
-// read judges a message. ham is told the envelopes of ham, which are valid until
-// it returns.
-func (r *reading) read(j *pattern.Judge, m *mail, ham func(*queuefile.Envelope)) {
-	*r = reading{judged: judged{Mail: m.Mail, Rules: r.Rules[:0]}}
+// lines is how many lines matched, over all spam rules.
+func (r *reading) lines() int {
+	n := 0
+	for _, h := range r.hits {
+		n += h.Lines
+	}
+	return n
+}
+
+// read judges a message. of says what the file does not, but for its size. seen
+// is called, while the file is open, for what is whole.
+func (r *reading) read(j *pattern.Judge, m *mail, of pattern.Message, seen func(*pattern.Finding)) {
+	*r = reading{judged: judged{Mail: m.Mail, Rules: r.Rules[:0]}, place: m.Place, hits: r.hits[:0], ham: r.ham[:0]}
 	switch {
 	case m.Broken != nil:
 		r.Verdict, r.why = pattern.Unreadable, m.Broken.Error()
@@ -230,63 +326,21 @@ func (r *reading) read(j *pattern.Judge, m *mail, ham func(*queuefile.Envelope))
 		r.Verdict, r.why = pattern.Unreadable, fmt.Sprintf("mode %04o: marked corrupt", m.Mode)
 		return
 	}
-	found := j.Read(m.File, m.Mail.Size, m.maildrop())
+	of.Size = m.Mail.Size
+	found := j.Read(m.File, of)
 	r.Verdict, r.rescued = found.Verdict, found.Rescued
+	if found.Verdict == pattern.Unreadable {
+		r.why = found.Why.Error()
+		return
+	}
 	for _, hit := range found.Rules {
 		r.Rules = append(r.Rules, hit.Index)
 	}
-	switch {
-	case found.Verdict == pattern.Unreadable:
-		r.why = found.Why.Error()
-	case found.Envelope != nil:
-		r.Born = found.Envelope.Arrival.Unix()
-		if found.Verdict == pattern.Ham {
-			ham(found.Envelope)
-		} else {
-			r.sender = found.Envelope.Sender
-		}
+	r.hits = append(append(r.hits, found.Rules...), found.Near...)
+	r.ham = append(r.ham, found.Ham...)
+	r.Born = found.Envelope.Arrival.Unix()
+	if found.Verdict == pattern.Spam {
+		r.sender = found.Envelope.Sender // one string with the rest of the envelope, kept for a batch
 	}
-}
-
-func (v *Verdicts) add(verdict pattern.Verdict) {
-	switch verdict {
-	case pattern.Spam:
-		v.Spam++
-	case pattern.Ham:
-		v.Ham++
-	case pattern.Unreadable:
-		v.Unreadable++
-	case pattern.Incomplete:
-		v.Incomplete++
-	}
-}
-
-func (c *Classified) count(r *reading, local map[string]bool, domains []string) {
-	c.Messages++
-	c.Bytes += r.Size
-	c.Verdicts.add(r.Verdict)
-	queue, _, _ := strings.Cut(r.Aside, ".")
-	q := c.ByQueue[queue]
-	q.add(r.Verdict)
-	c.ByQueue[queue] = q
-	if r.rescued {
-		c.Rescued++
-	}
-	for _, i := range r.Rules {
-		name := c.RuleOrder[i]
-		n := c.ByRule[name]
-		n.Messages++
-		if len(r.Rules) == 1 {
-			n.Alone++
-		}
-		c.ByRule[name] = n
-	}
-	if r.why != "" && len(c.Unread) < unreadKept {
-		c.Unread = append(c.Unread, r.Aside+"/"+r.ID+": "+r.why)
-	}
-	if _, domain, ok := strings.Cut(strings.ToLower(r.sender), "@"); ok && slices.Contains(domains, domain) && !local[strings.ToLower(r.sender)] {
-		if len(local) < localSendersKept {
-			local[strings.ToLower(r.sender)] = true
-		}
-	}
+	seen(&found)
 }

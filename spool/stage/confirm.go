@@ -74,7 +74,18 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 		why = append(why, fmt.Sprintf("%d messages are unreadable, such as %s", c.Unreadable, strings.Join(c.Unread, ", ")))
 	}
 	if c.Rescued > int64(a.MaxRescued) {
-		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take", c.Rescued))
+		most := ""
+		for _, name := range c.HamOrder {
+			if most == "" || c.ByHam[name].Messages > c.ByHam[most].Messages {
+				most = name
+			}
+		}
+		if most != "" && len(c.HamOrder) > 1 {
+			most = fmt.Sprintf(": %d of them %s", c.ByHam[most].Messages, most)
+		} else if most != "" {
+			most = ": " + most
+		}
+		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take%s", c.Rescued, most))
 	}
 	sources := slices.Clone(c.Left) // of more than maxSource; max_source may be lower
 	for _, s := range c.Largest {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 
 	"spoolsweep/spool"
@@ -43,13 +42,11 @@ type pass[R any] struct {
 type mail struct {
 	spool.Mail // Born is not known yet
 	spool.Stat
-	File *spool.MailFile
+	File  *spool.MailFile
+	Place int // index of its directory in the pass
 	// Broken says why it cannot be opened, if so.
 	Broken error
 }
-
-// maildrop says that pickup's rules hold for the file.
-func (m *mail) maildrop() bool { return strings.HasPrefix(m.Aside, string(spool.Maildrop)) }
 
 // workers is how many read at the same time.
 func workers() int { return runtime.GOMAXPROCS(0) }
@@ -58,7 +55,7 @@ func workers() int { return runtime.GOMAXPROCS(0) }
 type batch[R any] struct {
 	number int
 	dir    *os.File
-	name   string
+	place  int
 	sub    string
 	ids    []string
 	found  []R
@@ -108,7 +105,7 @@ func (p *pass[R]) run(ctx context.Context) error {
 // until its messages are read.
 func (p *pass[R]) list(ctx context.Context, free <-chan *batch[R], full chan<- *batch[R], busy *sync.WaitGroup) error {
 	number := 0
-	for _, name := range p.dirs {
+	for place, name := range p.dirs {
 		var dir *os.File
 		of := "\x00" // no subdirectory's
 		done := func() {
@@ -131,7 +128,7 @@ func (p *pass[R]) list(ctx context.Context, free <-chan *batch[R], full chan<- *
 				n := min(passBatch, len(ids))
 				select {
 				case b := <-free:
-					*b = batch[R]{number, dir, name, c.Sub, ids[:n], b.found[:0]}
+					*b = batch[R]{number, dir, place, c.Sub, ids[:n], b.found[:0]}
 					number++
 					busy.Add(1)
 					full <- b
@@ -150,19 +147,17 @@ func (p *pass[R]) list(ctx context.Context, free <-chan *batch[R], full chan<- *
 	return nil
 }
 
-// readBatch reads the messages of a batch. One that the queue manager has taken
-// meanwhile is passed over.
+// readBatch reads the messages of a batch.
 func (p *pass[R]) readBatch(w int, b *batch[R], m *mail) error {
 	for _, id := range b.ids {
-		s, err := m.File.Open(b.dir, id)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if errors.Is(err, os.ErrPermission) {
+		m.Place = b.place
+		gone, err := m.open(b.dir, p.dirs[b.place], b.sub, id)
+		if err != nil {
 			return err
 		}
-		m.Stat, m.Broken = s, err
-		m.Mail = spool.Mail{Aside: b.name, Sub: b.sub, ID: id, Inode: s.Inode, Size: s.Size, Mtime: s.Mtime}
+		if gone {
+			continue
+		}
 		n := len(b.found)
 		if n < cap(b.found) {
 			b.found = b.found[:n+1]
@@ -177,6 +172,21 @@ func (p *pass[R]) readBatch(w int, b *batch[R], m *mail) error {
 		}
 	}
 	return nil
+}
+
+// open opens the message id of the directory dir, which is sub below aside. One
+// that the queue manager has taken meanwhile is gone.
+func (m *mail) open(dir *os.File, aside, sub, id string) (gone bool, err error) {
+	s, err := m.File.Open(dir, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return false, err
+	}
+	m.Stat, m.Broken = s, err
+	m.Mail = spool.Mail{Aside: aside, Sub: sub, ID: id, Inode: s.Inode, Size: s.Size, Mtime: s.Mtime}
+	return false, nil
 }
 
 // hand gathers a batch, and those that waited for it.

@@ -7,11 +7,11 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
-	"spoolsweep/spool/queuefile"
 )
 
 // RestoreArgs are the arguments of restore.
@@ -213,9 +213,10 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 		return nil, err
 	}
 	var dirs []string
+	var queues []spool.Queue
 	for _, s := range sets {
 		if s.Queue != spool.Defer {
-			dirs = append(dirs, s.Aside)
+			dirs, queues = append(dirs, s.Aside), append(queues, s.Queue)
 		}
 	}
 	judges, tallies := make([]*pattern.Judge, workers()), make([]*tally, workers())
@@ -227,7 +228,7 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 	first := &pass[reading]{
 		postfix: p, dirs: dirs,
 		read: func(i int, m *mail, r *reading) error {
-			r.read(judges[i], m, func(e *queuefile.Envelope) { tallies[i].add(m.Aside, m.ID, e) })
+			r.read(judges[i], m, pattern.Message{Queue: string(queues[m.Place])}, func(f *pattern.Finding) { tallies[i].add(m.Aside, m.ID, f.Envelope) })
 			return nil
 		},
 		gather: func(found []reading) error {
@@ -299,7 +300,8 @@ func (w *Preview) decide(ctx context.Context, p *spool.Postfix, unsure []doubtfu
 			if d.wanted {
 				var r reading
 				d.flood = true
-				r.read(judges[i], m, func(e *queuefile.Envelope) { d.flood = sources.isOver(e, maxSource) })
+				queue, _, _ := strings.Cut(m.Aside, ".")
+				r.read(judges[i], m, pattern.Message{Queue: queue}, func(f *pattern.Finding) { d.flood = sources.isOver(f.Envelope, maxSource) })
 			}
 			return nil
 		},

@@ -170,6 +170,19 @@ func (t *tally) largest() []Source {
 	return all
 }
 
+// countOf is how many messages the largest source of a message has: what the
+// rules call source_count. It is never too high.
+func (t *tally) countOf(e *queuefile.Envelope) int64 {
+	var most int64
+	t.sourcesOf(e, func(kind, value string) {
+		most = max(most, 1) // the message itself, also where the tally let its source go
+		if s := t.counts[kind][value]; s != nil {
+			most = max(most, s.Count)
+		}
+	})
+	return most
+}
+
 // isOver says whether any source of a message has more than limit messages.
 func (t *tally) isOver(e *queuefile.Envelope, limit int64) bool {
 	var over bool

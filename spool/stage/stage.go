@@ -213,6 +213,9 @@ func (v Vars) Warn() int64 {
 type Host struct {
 	Postfix *spool.Postfix
 	Vars    Vars
+	// Aside is what a run has set aside, where a command that changes nothing
+	// looks at that; nil: it looks at live queues.
+	Aside []spool.Set
 	// Of a run; Work is nil for what changes nothing.
 	Work      *spool.Work
 	Run       string

@@ -227,11 +227,21 @@ func TestResultJSON(t *testing.T) {
 		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
 		"classify": &Classified{
 			Messages: 10, Verdicts: Verdicts{Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1},
-			ByRule: map[string]RuleCount{"sender a@b.c": {Messages: 5, Alone: 5}}, RuleOrder: []string{"sender a@b.c"},
+			ByRule: map[string]RuleCount{
+				"sender:a@b.c": {Messages: 5, Alone: 3, Lines: map[string]int64{}},
+				"body:x":       {Messages: 2, Lines: map[string]int64{"0": 5, "1": 1, "2": 1, "3+": 1}},
+			},
+			RuleOrder: []string{"sender:a@b.c", "body:x"}, Overlap: [][]int64{{5, 2}, {2, 2}},
+			ByHam: map[string]HamCount{"subject:y": {Messages: 2, Alone: 2}}, HamOrder: []string{"subject:y"},
 			ByQueue: map[string]Verdicts{"incoming": {Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1}},
 			Left:    []Source{{Kind: "login", Value: "eve", Count: 101, Samples: []string{"incoming.spamfull/4XK"}}},
 			Largest: []Source{}, Hit: []string{"eve@chavez"}, HitAll: 1, Rescued: 2, Unread: []string{"incoming.spamfull/4XL: no end"},
-			List: "abc", Bytes: 1000, Seconds: 0.1,
+			HamSamples: []Sample{{Message: "incoming/4XN", Envelope: Addressed{Sender: "a@b", Recipients: []string{"c@d"}, Count: 3, Bytes: 5}, Subject: "hello", Text: []string{"dear all"}}},
+			NearMisses: []Sample{{
+				Message: "incoming/4XP", Envelope: Addressed{Recipients: []string{"c@d"}, Count: 1, Login: "u", Client: "h[192.0.2.1]"}, Subject: "pills",
+				Rule: "body:x lines:3", RuleLines: 2,
+			}},
+			Slow: []string{"body:/\\d/"}, List: "abc", Bytes: 1000, Seconds: 0.1,
 		},
 		"confirm": &Confirmed{Answer: "yes", By: "ana@laptop", List: "abc"},
 		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1},

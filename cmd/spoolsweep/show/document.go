@@ -13,6 +13,7 @@ import (
 
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
 )
 
 // Statuses of a host.
@@ -71,7 +72,8 @@ type Host struct {
 	Asks     *string         `json:"asks"`
 	Error    *Failure        `json:"error"`
 	Stages   []*Stage        `json:"stages"`
-	Result   json.RawMessage `json:"result,omitempty"` // of a command with one stage
+	Result   json.RawMessage `json:"result,omitempty"`   // of a command with one stage
+	Messages []stage.Judged  `json:"messages,omitempty"` // of classify --list
 	Notes    []string        `json:"notes,omitempty"`
 	Pushed   int64           `json:"pushed_bytes"` // of the agent
 
@@ -94,6 +96,19 @@ type Stage struct {
 	Changed bool            `json:"changed"`
 	Seconds float64         `json:"seconds"`
 	Result  json.RawMessage `json:"result"`
+}
+
+// Judged takes in verdicts of a list.
+func (h *Host) Judged(e wire.Event) {
+	var j stage.Judged
+	if json.Unmarshal(e.Data, &j) != nil {
+		return
+	}
+	if n := len(h.Messages); n > 0 && h.Messages[n-1].Directory == j.Directory {
+		h.Messages[n-1].Messages = append(h.Messages[n-1].Messages, j.Messages...)
+		return
+	}
+	h.Messages = append(h.Messages, j)
 }
 
 // Event takes in what a host reported.

@@ -75,6 +75,8 @@ func (p *Printer) Event(e wire.Event) {
 		if p.due(e.Host) {
 			p.Note(e.Host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
 		}
+	case wire.Judged:
+		p.judged(e)
 	case wire.Result:
 		p.Result(e.Host, e.Stage, e.Data)
 	case wire.Warn:
@@ -93,6 +95,17 @@ func (p *Printer) Event(e wire.Event) {
 		case e.Index < 0 && end.Status == "ok":
 			p.Note(e.Host, "done")
 		}
+	}
+}
+
+// judged prints a line a message, as a loop of strings and grep -c does.
+func (p *Printer) judged(e wire.Event) {
+	var j stage.Judged
+	if json.Unmarshal(e.Data, &j) != nil {
+		return
+	}
+	for _, m := range j.Messages {
+		p.Line(e.Host, "%s: %d %s", Clean(j.Directory+"/"+m.ID), m.Lines, Clean(string(m.Verdict)))
 	}
 }
 
