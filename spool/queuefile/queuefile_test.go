@@ -154,8 +154,8 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
-// TestMilterEdits builds what src/cleanup/cleanup_milter.c leaves behind.
-func TestMilterEdits(t *testing.T) {
+// edited is what src/cleanup/cleanup_milter.c leaves behind.
+func edited() *file {
 	f := new(file)
 	f.begin()
 	sender := f.Len()
@@ -195,7 +195,11 @@ func TestMilterEdits(t *testing.T) {
 	heap = f.Len()
 	f.line("").line("new body").ptr(toX)
 	f.put(body, pointer(heap))
+	return f
+}
 
+func TestMilterEdits(t *testing.T) {
+	f := edited()
 	var r Reader
 	e, content, err := read(t, &r, f.Bytes(), false)
 	if err != nil {
@@ -702,6 +706,7 @@ func FuzzFile(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add(plain().Bytes())
+	f.Add(edited().Bytes())
 	var r, small Reader
 	small.buffer = make([]byte, 300)
 	f.Fuzz(func(t *testing.T, b []byte) {
