@@ -644,7 +644,7 @@ func sameTwice(t testing.TB, r, small *Reader, b []byte) bool {
 		}
 		checkRecords(t, r, e, b)
 		e, content, err = read(t, small, b, maildrop)
-		header, body, err2 = headerBody(small)
+		header, _, err2 = headerBody(small)
 		records, err3 = recordsOf(small)
 		if second := fmt.Sprintf("%+v %q %v %q %v %q %v", deref(e), content, err, header, err2, records, err3); first != second {
 			t.Fatalf("read differently through a small window:\n%s\n%s\nof %q", first, second, b)
