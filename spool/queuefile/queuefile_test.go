@@ -354,14 +354,51 @@ func TestManyRecipients(t *testing.T) {
 	}
 }
 
+// whole are whole queue files of all kinds, and whether they stand in maildrop.
+func whole(t testing.TB) map[string]struct {
+	b        []byte
+	maildrop bool
+} {
+	t.Helper()
+	all := map[string]struct {
+		b        []byte
+		maildrop bool
+	}{"plain": {plain().Bytes(), false}, "edited": {edited().Bytes(), false}}
+	names, _ := filepath.Glob("testdata/postfix/*/*")
+	if len(names) == 0 {
+		t.Fatal("no files in testdata/postfix")
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".postcat") {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = struct {
+			b        []byte
+			maildrop bool
+		}{b, strings.Contains(name, "/maildrop/")}
+	}
+	return all
+}
+
 // TestEveryCut: no beginning of a file is whole, and none makes the reader fail
-// otherwise than by saying so.
+// otherwise than by saying so. Behind the record E only text that pointers lead to
+// may stand, so that there the envelope can be whole and the content not.
 func TestEveryCut(t *testing.T) {
 	var r Reader
-	b := plain().Bytes()
-	for n := range len(b) {
-		if _, _, err := read(t, &r, b[:n], false); err == nil {
-			t.Errorf("cut at %d of %d was accepted", n, len(b))
+	for name, f := range whole(t) {
+		for n := range len(f.b) {
+			_, _, err := read(t, &r, f.b[:n], f.maildrop)
+			var broken *Broken
+			if !errors.As(err, &broken) {
+				t.Errorf("%s cut at %d of %d: %v", name, n, len(f.b), err)
+			}
+		}
+		if _, _, err := read(t, &r, f.b, f.maildrop); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -450,6 +487,85 @@ func TestPostfixFiles(t *testing.T) {
 	}
 }
 
+// mutate is a copy of a file with a few things done to it.
+func mutate(rng *rand.Rand, orig []byte) []byte {
+	b := bytes.Clone(orig)
+	for range 1 + rng.Intn(3) {
+		switch at := rng.Intn(len(b)); rng.Intn(6) {
+		case 0:
+			b[at] = byte(rng.Intn(256))
+		case 1:
+			b[at] ^= 1 << rng.Intn(8)
+		case 2:
+			copy(b[at:], pointer(rng.Intn(len(b))))
+		case 3:
+			b = b[:at+1]
+		case 4:
+			b = append(b[:at:at], b[min(len(b)-1, at+1+rng.Intn(8)):]...)
+		case 5:
+			copy(b[at:], b[rng.Intn(len(b)):])
+		}
+	}
+	return b
+}
+
+// counting counts what is read of a file.
+type counting struct {
+	*bytes.Reader
+	bytes int64
+}
+
+func (c *counting) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.Reader.ReadAt(b, off)
+	c.bytes += int64(n)
+	return n, err
+}
+
+// TestBounds: 100,000 files that something happened to, each read four times over,
+// end as whole or as broken; in each pass no more is looked at than twice the file,
+// and what the reader keeps stays small.
+func TestBounds(t *testing.T) {
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewSource(seed))
+	files := whole(t)
+	var r Reader
+	sound := 0
+	for i := 0; i < 100_000; {
+		for name, f := range files {
+			i++
+			b := mutate(rng, f.b)
+			src := &counting{Reader: bytes.NewReader(b)}
+			given := 0
+			take := func(piece []byte, eol bool) error { given += len(piece) + 2; return nil }
+			r.Reset(src, int64(len(b)), f.maildrop)
+			_, err := r.Envelope()
+			for _, err := range []error{err, r.Content(take), r.HeaderBody(take, take), r.Records(func(rec Record) error { given += len(rec.Value) + 2; return nil })} {
+				var broken *Broken
+				if err != nil && !errors.As(err, &broken) {
+					t.Fatalf("%s: %v; of %q", name, err, b)
+				}
+			}
+			if err == nil {
+				sound++
+			}
+			limit := 2*len(b) + 4096
+			if given > 3*limit {
+				t.Fatalf("%s: %d bytes given of a file of %d: %q", name, given, len(b), b)
+			}
+			if src.bytes > int64(len(b)) {
+				t.Fatalf("%s: %d bytes read of a file of %d, which the window holds whole: %q", name, src.bytes, len(b), b)
+			}
+		}
+	}
+	if cap(r.text)+cap(r.value)+recipientCost*cap(r.spans) > 1<<20 {
+		t.Errorf("the reader has grown to %d, %d bytes and %d recipients", cap(r.text), cap(r.value), cap(r.spans))
+	}
+	if sound == 0 {
+		t.Error("no file was whole")
+	}
+}
+
 // TestMutations: whatever happens to a file, it is read to an end, again the same
 // way, and what is whole reads as postcat reads it.
 func TestMutations(t *testing.T) {
@@ -464,19 +580,7 @@ func TestMutations(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3000 {
-			b := bytes.Clone(orig)
-			for range 1 + rng.Intn(3) {
-				switch at := rng.Intn(len(b)); rng.Intn(4) {
-				case 0:
-					b[at] = byte(rng.Intn(256))
-				case 1:
-					b[at] ^= 1 << rng.Intn(8)
-				case 2:
-					copy(b[at:], pointer(rng.Intn(len(b))))
-				case 3:
-					b = b[:at+1]
-				}
-			}
+			b := mutate(rng, orig)
 			if sameTwice(t, &r, &small, b) {
 				whole++
 				if whole%40 == 0 {
