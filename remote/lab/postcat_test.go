@@ -167,6 +167,13 @@ func (e *edits) EndOfMessage(m milter.Modifier) (*milter.Response, error) {
 	return milter.RespAccept, err
 }
 
+// toEdit is a message that the milter edits in these ways.
+func toEdit(what int) lab.Message {
+	m := raw("X-Milter: %d\nSubject: a subject\nX-Long: a\nX-Gone: away\nTo: x@y.example\n\nSome text\nof some lines\n", what)
+	m.ID, m.Sender, m.Recipients = fmt.Sprintf("milter-%d", what), "somebody@members.example", []string{"first@elsewhere.example", "second@elsewhere.example"}
+	return m
+}
+
 // milterOn has the host's mail pass the milter, over a socket in its spool, until
 // the test ends.
 func milterOn(t *testing.T, h *lab.Host) {
@@ -215,8 +222,8 @@ func kick(t *testing.T, h *lab.Host, what string) {
 	inside(t, h, "for try in 1 2 3 4 5; do timeout 5 postkick public qmgr "+what+" && exit; done; exit 1")
 }
 
-// everyKind fills a host's queues with files of every kind, and stops its Postfix.
-func everyKind(t *testing.T, h *lab.Host) {
+// configure makes a host ready for messages of every kind.
+func configure(t *testing.T, h *lab.Host) {
 	t.Helper()
 	var table strings.Builder
 	for _, c := range checks {
@@ -225,6 +232,12 @@ func everyKind(t *testing.T, h *lab.Host) {
 	must(t, os.WriteFile(filepath.Join(h.Dir, "upper/etc/postfix/header_checks"), []byte(table.String()), 0o644))
 	must(t, h.Postconf(t.Context(), "header_checks = regexp:/etc/postfix/header_checks", "delay_warning_time = 1h",
 		"smtpd_authorized_xforward_hosts = 0.0.0.0/0, [::]/0", fmt.Sprintf("minimal_backoff_time = %ds", int(backoff.Seconds()))))
+}
+
+// everyKind fills a host's queues with files of every kind, and stops its Postfix.
+func everyKind(t *testing.T, h *lab.Host) {
+	t.Helper()
+	configure(t, h)
 	must(t, h.Inject(t.Context(), messagesOf(150, "short")))
 	settled(t, h) // a reload while mail is tried leaves some of it for later
 
@@ -248,9 +261,7 @@ func everyKind(t *testing.T, h *lab.Host) {
 	milterOn(t, h)
 	var milters []lab.Message
 	for i := range 1 << edited {
-		m := raw("X-Milter: %d\nSubject: a subject\nX-Long: a\nX-Gone: away\nTo: x@y.example\n\nSome text\nof some lines\n", i)
-		m.ID, m.Sender, m.Recipients = fmt.Sprintf("milter-%d", i), "somebody@members.example", []string{"first@elsewhere.example", "second@elsewhere.example"}
-		milters = append(milters, m)
+		milters = append(milters, toEdit(i))
 	}
 	must(t, h.Inject(t.Context(), milters))
 

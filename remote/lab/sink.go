@@ -170,7 +170,7 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
 		switch verb {
 		case "EHLO":
-			reply = "250-sink.lab.test\r\n250-PIPELINING\r\n250 8BITMIME"
+			reply = "250-sink.lab.test\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250 8BITMIME"
 		case "DATA":
 			if taken == 0 { // Postfix has sent it before it read the answers
 				reply = "554 5.5.1 no recipients"
