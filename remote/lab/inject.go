@@ -219,9 +219,18 @@ func (c *client) send(m Message) error {
 	if err := c.pretend(m.Login, m.Client); err != nil {
 		return err
 	}
-	commands := []string{fmt.Sprintf("MAIL FROM:<%s> BODY=8BITMIME", m.Sender)}
+	if m.Forward != "" {
+		if err := c.ask(250, "XFORWARD "+m.Forward); err != nil {
+			return err
+		}
+	}
+	params := m.Params
+	if params == "" {
+		params = "BODY=8BITMIME"
+	}
+	commands := []string{fmt.Sprintf("MAIL FROM:<%s> %s", m.Sender, params)}
 	for _, to := range m.Recipients {
-		commands = append(commands, fmt.Sprintf("RCPT TO:<%s>", to))
+		commands = append(commands, strings.TrimSpace(fmt.Sprintf("RCPT TO:<%s> %s", to, m.RcptParams)))
 	}
 	commands = append(commands, "DATA")
 	// RFC 2920: all of these may go out before the first answer is read.

@@ -24,11 +24,20 @@ type Message struct {
 	Body       string   // plain text
 	Encoding   string   // of the body: 8bit (or ""), base64, quoted-printable
 	Returned   string   // makes it a bounce: a report that returns this message
+	Raw        []byte   // all of the message as it is sent, newlines plain, instead of what the fields above say
 	Spam       bool     // what a right verdict is
+
+	// SMTP's further words, for queue files of every kind.
+	Params     string // parameters of MAIL FROM; "" is BODY=8BITMIME
+	RcptParams string // parameters of each RCPT TO
+	Forward    string // XFORWARD attributes: the client that a content filter passes on
 }
 
 // text is the message as it is sent, with plain newlines.
 func (m Message) text() []byte {
+	if m.Raw != nil {
+		return m.Raw
+	}
 	var b bytes.Buffer
 	from := m.Sender
 	if from == "" {

@@ -28,7 +28,8 @@ const (
 	// Hold: connections are taken and never spoken to; mail stays in active, and
 	// above qmgr_message_active_limit in incoming.
 	Hold State = "hold"
-	// Deliver: mail is taken and stored as files in the host's delivered directory.
+	// Deliver: mail is taken and stored as files in the host's delivered directory,
+	// save for recipients whose address begins with "later." or "never.".
 	Deliver State = "deliver"
 )
 
@@ -157,7 +158,7 @@ type mailStore struct {
 
 // serve speaks as much SMTP as Postfix's client needs.
 func (s *mailStore) serve(c *textproto.Conn) error {
-	reply := "220 sink.lab.test ESMTP"
+	reply, taken := "220 sink.lab.test ESMTP", 0
 	for {
 		if err := c.PrintfLine("%s", reply); err != nil {
 			return err
@@ -169,8 +170,12 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
 		switch verb {
 		case "EHLO":
-			reply = "250-sink.lab.test\r\n250-PIPELINING\r\n250 8BITMIME"
+			reply = "250-sink.lab.test\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250 8BITMIME"
 		case "DATA":
+			if taken == 0 { // Postfix has sent it before it read the answers
+				reply = "554 5.5.1 no recipients"
+				break
+			}
 			if err := c.PrintfLine("354 go on"); err != nil {
 				return err
 			}
@@ -182,6 +187,19 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 				return err
 			}
 			reply = "250 2.0.0 stored"
+		case "MAIL":
+			reply, taken = "250 2.1.0 ok", 0
+		case "RCPT":
+			address := strings.TrimPrefix(strings.ToLower(line[len(verb):]), " to:<")
+			switch {
+			case strings.HasPrefix(address, "later."):
+				reply = "450 4.2.1 not now"
+			case strings.HasPrefix(address, "never."):
+				reply = "550 5.1.1 nobody here"
+			default:
+				reply = "250 2.1.5 ok"
+				taken++
+			}
 		case "QUIT":
 			return c.PrintfLine("221 2.0.0 bye")
 		default:

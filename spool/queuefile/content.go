@@ -13,12 +13,37 @@ import (
 // The envelope is read first, if it was not. An error of type [*Broken] says that
 // no delivery agent could read the content either.
 func (r *Reader) Content(text func(piece []byte, eol bool) error) error {
+	return r.readContent(nil, text)
+}
+
+// HeaderBody is [Reader.Content] with the header's pieces to one function and the
+// body's to another, as postcat -h and -b print them: the empty line between them
+// belongs to the body.
+//
+// The body begins with the first record that is no header field and does not go
+// on with one, as in cleanup (src/global/mime_state.c). A message that begins with
+// a blank therefore has no header, whereas postcat takes its beginning for one and
+// says so itself ("This is wrong when the message starts with whitespace"). In a
+// maildrop file there are such messages; in front of others cleanup has put a
+// Received field.
+func (r *Reader) HeaderBody(header, body func(piece []byte, eol bool) error) error {
+	return r.readContent(header, body)
+}
+
+// readContent passes all on to body where header is nil.
+func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) error {
 	if r.content == 0 {
 		if _, err := r.Envelope(); err != nil {
 			return err
 		}
 	}
 	r.begin(r.content)
+	text, inHeader := body, header != nil
+	if inHeader {
+		text = header
+	}
+	open := false // a line whose end was not seen
+	first := true
 	for {
 		rec, err := r.next()
 		if err == io.EOF {
@@ -28,7 +53,21 @@ func (r *Reader) Content(text func(piece []byte, eol bool) error) error {
 		}
 		switch rec.kind {
 		case recText, recLong:
-			if err := r.textRecord(rec, text); err != nil {
+			if inHeader && !open {
+				if inHeader, err = r.isHeader(rec, !first); err != nil {
+					return err
+				}
+				if !inHeader {
+					text = body
+				}
+			}
+			open, first = rec.kind == recLong, false
+			if i := rec.data - r.at; !open && i >= 0 && i+rec.n <= int64(len(r.window)) { // nearly always
+				err = text(r.window[i:i+rec.n], true)
+			} else {
+				err = r.textRecord(rec, text)
+			}
+			if err != nil {
 				return err
 			}
 		case recPointer:
@@ -37,6 +76,9 @@ func (r *Reader) Content(text func(piece []byte, eol bool) error) error {
 			}
 		case recPadding:
 		case recExtracted:
+			if open { // delivery agents end it too (src/smtp/smtp_proto.c, "missing newline")
+				return text(nil, true)
+			}
 			return nil
 		default:
 			return &Broken{rec.at, fmt.Sprintf("record type %q inside the content", rec.kind)}
@@ -67,4 +109,36 @@ func (r *Reader) textRecord(rec record, text func([]byte, bool) error) error {
 			return err
 		}
 	}
+}
+
+// isHeader tells whether a record that begins a line is a header field (is_header
+// of src/global/is_header.c), or goes on with the one before.
+func (r *Reader) isHeader(rec record, before bool) (bool, error) {
+	name, blank := false, false
+	for done := int64(0); done < rec.n; {
+		b, err := r.Window(rec.data + done)
+		if err == io.EOF {
+			return false, &Broken{rec.at, "the file ends inside a record"}
+		} else if err != nil {
+			return false, err
+		}
+		b = b[:min(int64(len(b)), rec.n-done)]
+		done += int64(len(b))
+		for _, c := range b {
+			switch {
+			case c == ':':
+				return name, nil
+			case c == ' ' || c == '\t':
+				if !name {
+					return before, nil
+				}
+				blank = true
+			case c < ' ' || c >= 0x7f || blank:
+				return false, nil
+			default:
+				name = true
+			}
+		}
+	}
+	return false, nil
 }

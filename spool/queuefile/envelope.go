@@ -140,7 +140,7 @@ func (r *Reader) readQueued(f *found) error {
 	case f.offset == 0:
 		return &Broken{0, "no size record"}
 	}
-	r.content = f.offset
+	r.content, r.extracted = f.offset, f.offset+f.size
 	return nil
 }
 
@@ -149,6 +149,7 @@ func (r *Reader) readQueued(f *found) error {
 // are followed, for the sake of postsuper -r. A missing arrival time is made up
 // by pickup from the file's own.
 func (r *Reader) readMaildrop(f *found) error {
+	var end int64 // where the section's last record stands
 	for _, allowed := range [...]string{inEnvelope, inContent, inExtracted} {
 		for {
 			rec, err := r.next()
@@ -167,6 +168,7 @@ func (r *Reader) readMaildrop(f *found) error {
 				return &Broken{rec.at, fmt.Sprintf("record type %q where one of %s must stand", rec.kind, allowed)}
 			}
 			if rec.kind == allowed[0] {
+				end = rec.at
 				break
 			}
 			if allowed != inContent && rec.kind != recSize {
@@ -175,11 +177,14 @@ func (r *Reader) readMaildrop(f *found) error {
 				}
 			}
 		}
-		if allowed == inEnvelope {
+		switch allowed {
+		case inEnvelope:
 			r.content = r.pos
 			if !f.sender.set {
 				return &Broken{0, "no sender record"}
 			}
+		case inContent:
+			r.extracted = end
 		}
 	}
 	f.size = r.size

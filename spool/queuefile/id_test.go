@@ -1,6 +1,8 @@
 package queuefile
 
 import (
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -43,4 +45,68 @@ func TestID(t *testing.T) {
 			t.Errorf("ValidID(%q) is not %v", name, want)
 		}
 	}
+}
+
+// encode is safe_ultostr of src/global/safe_ultostr.c, by which Postfix makes the
+// parts of a long id.
+func encode(n, base uint64, width int) string {
+	s := ""
+	for ; n > 0 || s == ""; n /= base {
+		s = string(safe52[n%base]) + s
+	}
+	return strings.Repeat("0", max(0, width-len(s))) + s
+}
+
+// FuzzID: a folder deeper down begins with the one above, and leads nowhere but
+// down; an inode written into an id again gives the same id; and both kinds of id
+// give back what Postfix would make them of.
+func FuzzID(f *testing.F) {
+	names, _ := filepath.Glob("testdata/postfix/*/*")
+	if len(names) == 0 {
+		f.Fatal("no seeds in testdata/postfix")
+	}
+	for _, name := range names {
+		f.Add(filepath.Base(name), uint64(1795454283), uint64(528131), uint64(778283))
+	}
+	for _, id := range []string{"4jYCXd473Mz6PXd", "4jYCXdAAAAz6PXd", "long_host_name", "ABCDE1FFFFFFFFFFFFFFFF", "zzzzzzzzzzzz", "", "a/../b"} {
+		f.Add(id, uint64(0), uint64(999_999), ^uint64(0))
+	}
+	f.Fuzz(func(t *testing.T, id string, sec, usec, inode uint64) {
+		above := ""
+		for depth := range 8 {
+			dir := HashDir(id, depth)
+			if !strings.HasPrefix(dir, above) || len(dir) != max(0, 2*depth-1) {
+				t.Fatalf("HashDir(%q, %d) is %q, one less deep %q", id, depth, dir, above)
+			}
+			if ValidID(id) && !filepath.IsLocal(filepath.Join("deferred", dir, id)) {
+				t.Fatalf("HashDir(%q, %d) is %q, which leads away", id, depth, dir)
+			}
+			above = dir
+		}
+		if n, ok := Inode(id); ok {
+			base, from := uint64(16), shortTime
+			if i := separator(id); i >= 0 {
+				base, from = 51, i+1
+			}
+			again := fmt.Sprintf("%X", n)
+			if base == 51 {
+				again = encode(n, 51, 1)
+			}
+			if n2, ok := Inode(id[:from] + again); !ok || n2 != n {
+				t.Fatalf("Inode(%q) is %d, of %q %d, %v", id, n, id[:from]+again, n2, ok)
+			}
+		}
+
+		usec %= 1_000_000
+		short := fmt.Sprintf("%05X%X", usec, inode)
+		long := encode(sec, 52, 6) + encode(usec, 52, 4) + "z" + encode(inode, 51, 1)
+		for _, id := range []string{short, long} {
+			if n, ok := Inode(id); !ok || n != inode || !ValidID(id) {
+				t.Fatalf("%s was made with inode %d, read as %d, %v", id, inode, n, ok)
+			}
+			if got, want := strings.ReplaceAll(HashDir(id, 5), "/", ""), fmt.Sprintf("%05X", usec); got != want {
+				t.Fatalf("HashDir(%s, 5) is %q, want %q", id, got, want)
+			}
+		}
+	})
 }

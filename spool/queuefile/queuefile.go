@@ -10,8 +10,9 @@
 // it panic or loop.
 //
 // It opens nothing and changes nothing: it reads from an [io.ReaderAt]. Start
-// with [Reader.Reset], [Reader.Envelope] and [Reader.Content]; one Reader is
-// meant to be used for many files, one after the other.
+// with [Reader.Reset], [Reader.Envelope] and [Reader.Content]; [Reader.HeaderBody]
+// tells header from body, and [Reader.Records] shows every record of the envelope.
+// One Reader is meant to be used for many files, one after the other.
 package queuefile
 
 import (
@@ -90,11 +91,12 @@ type Reader struct {
 	at     int64
 
 	walk
-	content int64 // where the content begins; 0 until the envelope was read and found whole
-	env     Envelope
-	text    []byte // what the envelope's strings are made of
-	value   []byte // a record that crosses the window's end
-	spans   []recipientSpan
+	content   int64 // where the content begins; 0 until the envelope was read and found whole
+	extracted int64 // where the record X stands, that ends it
+	env       Envelope
+	text      []byte // what the envelope's strings are made of
+	value     []byte // a record that crosses the window's end
+	spans     []recipientSpan
 }
 
 // walk is the state of one pass over the records.

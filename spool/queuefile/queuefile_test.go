@@ -87,6 +87,32 @@ func read(t testing.TB, r *Reader, b []byte, maildrop bool) (*Envelope, string, 
 	return e, s, err
 }
 
+// headerBody is what HeaderBody gives, and recordsOf what Records gives, a line a
+// record.
+func headerBody(r *Reader) (header, body string, err error) {
+	into := func(s *strings.Builder) func([]byte, bool) error {
+		return func(b []byte, eol bool) error {
+			s.Write(b)
+			if eol {
+				s.WriteByte('\n')
+			}
+			return nil
+		}
+	}
+	var h, b strings.Builder
+	err = r.HeaderBody(into(&h), into(&b))
+	return h.String(), b.String(), err
+}
+
+func recordsOf(r *Reader) (string, error) {
+	var s strings.Builder
+	err := r.Records(func(rec Record) error {
+		fmt.Fprintf(&s, "%d %s: %s\n", rec.Offset, rec.Name(), rec.Value)
+		return nil
+	})
+	return s.String(), err
+}
+
 func contentOf(r *Reader) (string, error) {
 	var s strings.Builder
 	err := r.Content(func(b []byte, eol bool) error {
@@ -128,8 +154,8 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
-// TestMilterEdits builds what src/cleanup/cleanup_milter.c leaves behind.
-func TestMilterEdits(t *testing.T) {
+// edited is what src/cleanup/cleanup_milter.c leaves behind.
+func edited() *file {
 	f := new(file)
 	f.begin()
 	sender := f.Len()
@@ -169,7 +195,11 @@ func TestMilterEdits(t *testing.T) {
 	heap = f.Len()
 	f.line("").line("new body").ptr(toX)
 	f.put(body, pointer(heap))
+	return f
+}
 
+func TestMilterEdits(t *testing.T) {
+	f := edited()
 	var r Reader
 	e, content, err := read(t, &r, f.Bytes(), false)
 	if err != nil {
@@ -188,7 +218,7 @@ func TestMilterEdits(t *testing.T) {
 	if want := "Subject: new\nX: 1\nX-Added: by milter\n\nnew body\n"; content != want {
 		t.Errorf("content %q, want %q", content, want)
 	}
-	if got := postcat(t, f.Bytes()); got != content {
+	if got := postcat(t, "-hb", f.Bytes()); got != content {
 		t.Errorf("postcat says %q, we say %q", got, content)
 	}
 }
@@ -324,14 +354,51 @@ func TestManyRecipients(t *testing.T) {
 	}
 }
 
+// whole are whole queue files of all kinds, and whether they stand in maildrop.
+func whole(t testing.TB) map[string]struct {
+	b        []byte
+	maildrop bool
+} {
+	t.Helper()
+	all := map[string]struct {
+		b        []byte
+		maildrop bool
+	}{"plain": {plain().Bytes(), false}, "edited": {edited().Bytes(), false}}
+	names, _ := filepath.Glob("testdata/postfix/*/*")
+	if len(names) == 0 {
+		t.Fatal("no files in testdata/postfix")
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".postcat") {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = struct {
+			b        []byte
+			maildrop bool
+		}{b, strings.Contains(name, "/maildrop/")}
+	}
+	return all
+}
+
 // TestEveryCut: no beginning of a file is whole, and none makes the reader fail
-// otherwise than by saying so.
+// otherwise than by saying so. Behind the record E only text that pointers lead to
+// may stand, so that there the envelope can be whole and the content not.
 func TestEveryCut(t *testing.T) {
 	var r Reader
-	b := plain().Bytes()
-	for n := range len(b) {
-		if _, _, err := read(t, &r, b[:n], false); err == nil {
-			t.Errorf("cut at %d of %d was accepted", n, len(b))
+	for name, f := range whole(t) {
+		for n := range len(f.b) {
+			_, _, err := read(t, &r, f.b[:n], f.maildrop)
+			var broken *Broken
+			if !errors.As(err, &broken) {
+				t.Errorf("%s cut at %d of %d: %v", name, n, len(f.b), err)
+			}
+		}
+		if _, _, err := read(t, &r, f.b, f.maildrop); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -370,13 +437,13 @@ func TestLargeFile(t *testing.T) {
 }
 
 // postcat is what Postfix itself makes of a queue file.
-func postcat(t testing.TB, b []byte) string {
+func postcat(t testing.TB, flag string, b []byte) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(needs.Program(t, "postcat"), "-hb", name).Output()
+	out, err := exec.Command(needs.Program(t, "postcat"), flag, name).Output()
 	if err != nil {
 		t.Fatalf("postcat: %v", err)
 	}
@@ -420,6 +487,85 @@ func TestPostfixFiles(t *testing.T) {
 	}
 }
 
+// mutate is a copy of a file with a few things done to it.
+func mutate(rng *rand.Rand, orig []byte) []byte {
+	b := bytes.Clone(orig)
+	for range 1 + rng.Intn(3) {
+		switch at := rng.Intn(len(b)); rng.Intn(6) {
+		case 0:
+			b[at] = byte(rng.Intn(256))
+		case 1:
+			b[at] ^= 1 << rng.Intn(8)
+		case 2:
+			copy(b[at:], pointer(rng.Intn(len(b))))
+		case 3:
+			b = b[:at+1]
+		case 4:
+			b = append(b[:at:at], b[min(len(b)-1, at+1+rng.Intn(8)):]...)
+		case 5:
+			copy(b[at:], b[rng.Intn(len(b)):])
+		}
+	}
+	return b
+}
+
+// counting counts what is read of a file.
+type counting struct {
+	*bytes.Reader
+	bytes int64
+}
+
+func (c *counting) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.Reader.ReadAt(b, off)
+	c.bytes += int64(n)
+	return n, err
+}
+
+// TestBounds: 100,000 files that something happened to, each read four times over,
+// end as whole or as broken; in each pass no more is looked at than twice the file,
+// and what the reader keeps stays small.
+func TestBounds(t *testing.T) {
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewSource(seed))
+	files := whole(t)
+	var r Reader
+	sound := 0
+	for i := 0; i < 100_000; {
+		for name, f := range files {
+			i++
+			b := mutate(rng, f.b)
+			src := &counting{Reader: bytes.NewReader(b)}
+			given := 0
+			take := func(piece []byte, eol bool) error { given += len(piece) + 2; return nil }
+			r.Reset(src, int64(len(b)), f.maildrop)
+			_, err := r.Envelope()
+			for _, err := range []error{err, r.Content(take), r.HeaderBody(take, take), r.Records(func(rec Record) error { given += len(rec.Value) + 2; return nil })} {
+				var broken *Broken
+				if err != nil && !errors.As(err, &broken) {
+					t.Fatalf("%s: %v; of %q", name, err, b)
+				}
+			}
+			if err == nil {
+				sound++
+			}
+			limit := 2*len(b) + 4096
+			if given > 3*limit {
+				t.Fatalf("%s: %d bytes given of a file of %d: %q", name, given, len(b), b)
+			}
+			if src.bytes > int64(len(b)) {
+				t.Fatalf("%s: %d bytes read of a file of %d, which the window holds whole: %q", name, src.bytes, len(b), b)
+			}
+		}
+	}
+	if cap(r.text)+cap(r.value)+recipientCost*cap(r.spans) > 1<<20 {
+		t.Errorf("the reader has grown to %d, %d bytes and %d recipients", cap(r.text), cap(r.value), cap(r.spans))
+	}
+	if sound == 0 {
+		t.Error("no file was whole")
+	}
+}
+
 // TestMutations: whatever happens to a file, it is read to an end, again the same
 // way, and what is whole reads as postcat reads it.
 func TestMutations(t *testing.T) {
@@ -434,25 +580,13 @@ func TestMutations(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3000 {
-			b := bytes.Clone(orig)
-			for range 1 + rng.Intn(3) {
-				switch at := rng.Intn(len(b)); rng.Intn(4) {
-				case 0:
-					b[at] = byte(rng.Intn(256))
-				case 1:
-					b[at] ^= 1 << rng.Intn(8)
-				case 2:
-					copy(b[at:], pointer(rng.Intn(len(b))))
-				case 3:
-					b = b[:at+1]
-				}
-			}
+			b := mutate(rng, orig)
 			if sameTwice(t, &r, &small, b) {
 				whole++
 				if whole%40 == 0 {
 					compared++
 					_, got, _ := read(t, &r, b, false)
-					if want := postcat(t, b); got != want {
+					if want := postcat(t, "-hb", b); got != want {
 						t.Errorf("content %q, postcat says %q", got, want)
 					}
 				}
@@ -464,6 +598,138 @@ func TestMutations(t *testing.T) {
 	}
 }
 
+// TestHeaderBody: where the header ends, decided as postcat -h and -b decide it,
+// save where the content begins with a blank.
+func TestHeaderBody(t *testing.T) {
+	long := strings.Repeat("x", 2048)
+	for _, c := range []struct {
+		name         string
+		write        func(*file)
+		header, body string
+		postcat      string // its header, where it is wrong
+	}{
+		{"plain", func(f *file) { f.line("A: b").line("").line("c") }, "A: b\n", "\nc\n", ""},
+		{"folded", func(f *file) { f.line("A: b").line("\tc").line(" d").line("").line("e: f") }, "A: b\n\tc\n d\n", "\ne: f\n", ""},
+		{"no empty line", func(f *file) { f.line("A: b").line("some text").line("C: d") }, "A: b\n", "some text\nC: d\n", ""},
+		{"blank before colon", func(f *file) { f.line("A \t: b").line("A b: c") }, "A \t: b\n", "A b: c\n", ""},
+		{"no name", func(f *file) { f.line("A: b").line(": c") }, "A: b\n", ": c\n", ""},
+		{"eight bits", func(f *file) { f.line("A: b").line("Ä: c") }, "A: b\n", "Ä: c\n", ""},
+		{"control", func(f *file) { f.line("A: b").line("A\x7f: c") }, "A: b\n", "A\x7f: c\n", ""},
+		{"NUL in a name", func(f *file) { f.line("A: \x00").line("A\x00: c") }, "A: \x00\n", "A\x00: c\n", ""},
+		{"long lines", func(f *file) { f.line("A: " + long + "no header").line("").line(long + long) },
+			"A: " + long + "no header\n", "\n" + long + long + "\n", ""},
+		{"a long line that begins no header", func(f *file) { f.line(long + ": b").line("C: d") }, "", long + ": b\nC: d\n", ""},
+		{"a long line of blanks", func(f *file) { f.line("A: b").line(strings.Repeat(" ", 2048) + "c").line("D: e") },
+			"A: b\n" + strings.Repeat(" ", 2048) + "c\nD: e\n", "", ""},
+		{"padding", func(f *file) { f.rec('N', "A: b").rec('w', "xx").rec('N', "\tc").ptr(0).rec('N', "") }, "A: b\n\tc\n", "\n", ""},
+		{"a name longer than the window", func(f *file) { f.rec('N', strings.Repeat("n", 3*windowSize)+": v").line("") },
+			strings.Repeat("n", 3*windowSize) + ": v\n", "\n", ""},
+		{"no header", func(f *file) { f.line("").line("A: b") }, "", "\nA: b\n", ""},
+		{"nothing", func(f *file) { f.rec('N', "") }, "", "\n", ""},
+		{"a header only", func(f *file) { f.line("A: b") }, "A: b\n", "", ""},
+		{"no end of line", func(f *file) { f.line("A: b").line("").rec('L', "cut") }, "A: b\n", "\ncut\n", ""},
+		{"no end of a header", func(f *file) { f.rec('L', "A: b") }, "A: b\n", "", ""},
+		{"begins with a blank", func(f *file) { f.line(" A: b").line("C: d") }, "", " A: b\nC: d\n", " A: b\nC: d\n"},
+	} {
+		f := new(file)
+		f.begin().rec('S', "a@b.test").rec('R', "c@d.test").mesg()
+		c.write(f)
+		f.extracted().rec('E', "")
+		var r Reader
+		_, content, err := read(t, &r, f.Bytes(), false)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		header, body, err := headerBody(&r)
+		if err != nil || header != c.header || body != c.body {
+			t.Errorf("%s: header %q, body %q, %v; want %q, %q", c.name, header, body, err, c.header, c.body)
+		}
+		if content != header+body {
+			t.Errorf("%s: content %q is not header and body", c.name, content)
+		}
+		// What postcat prints when it meets X stays in its buffer, unless it goes on
+		// to print more.
+		lost := ""
+		if strings.HasPrefix(c.name, "no end") {
+			lost = "\n"
+		}
+		if got := postcat(t, "-hb", f.Bytes()) + lost; got != content {
+			t.Errorf("%s: postcat says %q, we say %q", c.name, got, content)
+		}
+		if got := postcat(t, "-hbe", f.Bytes()); !strings.Contains(got, " ***\n"+content+"*** ") {
+			t.Errorf("%s: postcat says %q, we say %q", c.name, got, content)
+		}
+		want := c.header
+		if c.postcat != "" {
+			want = c.postcat
+		}
+		if c.body == "" {
+			want = strings.TrimSuffix(want, lost)
+		}
+		if got := postcat(t, "-h", f.Bytes()); got != want {
+			t.Errorf("%s: the header is %q to postcat, want %q", c.name, got, want)
+		}
+	}
+}
+
+// TestRecords: every record but the content's, with unknown attributes, the way
+// that the pointers lead.
+func TestRecords(t *testing.T) {
+	f := plain()
+	at := func(s string) int { return bytes.Index(f.Bytes(), []byte(s)) }
+	var r Reader
+	if _, _, err := read(t, &r, f.Bytes(), false); err != nil {
+		t.Fatal(err)
+	}
+	got, err := recordsOf(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"0 message_size: ", "\n97 message_arrival_time: 1795454283 528131\n",
+		"named_attribute: dsn_orig_rcpt=rfc822;u4@elsewhere.test\n",
+		fmt.Sprintf("\n%d recipient: u4@elsewhere.test\n", at("R\x11u4@")),
+		fmt.Sprintf("\n%d done_recipient: u5@elsewhere.test\n", at("D\x11u5@")),
+		fmt.Sprintf("\n%d message_content: \n%d extracted_info: \n", at("M\x00N"), at("X\x00R")),
+		"recipient: bcc@elsewhere.test\n", fmt.Sprintf("\n%d message_end: \n", f.Len()-2),
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	var login string
+	err = r.Records(func(rec Record) error {
+		if name, value := rec.Attribute(); string(name) == "sasl_username" {
+			login = string(value)
+			return errDisk
+		}
+		return nil
+	})
+	if login != "spam-account" || !errors.Is(err, errDisk) {
+		t.Errorf("login %q, %v", login, err)
+	}
+	b := []byte("T\x01#S\x01\x00M\x00N\x01RX\x02\x00\x00R\x03a\x00bE\x00")
+	r.Reset(bytes.NewReader(b), int64(len(b)), true)
+	got, err = recordsOf(&r)
+	if want := "0 message_arrival_time: #\n3 sender: \n6 message_content: \n11 extracted_info: \n15 recipient: a\n20 message_end: \n"; err != nil || got != want {
+		t.Errorf("of a maildrop file: %q, %v; want %q", got, err, want)
+	}
+	f = new(file)
+	f.begin().rec('S', "a@b.test").rec('A', "note="+strings.Repeat("v", 2*maxValue)).mesg().line("").extracted().rec('E', "")
+	r.Reset(bytes.NewReader(f.Bytes()), int64(f.Len()), false)
+	cut := 0
+	err = r.Records(func(rec Record) error {
+		if rec.Cut {
+			cut += len(rec.Value)
+		}
+		return nil
+	})
+	if err != nil || cut != maxValue {
+		t.Errorf("a long value: %d bytes, %v; want %d", cut, err, maxValue)
+	}
+}
+
 // sameTwice reads b as a queue file and a maildrop file, with a large window and a
 // small one, and tells whether it is a whole queue file with sound content.
 func sameTwice(t testing.TB, r, small *Reader, b []byte) bool {
@@ -471,9 +737,20 @@ func sameTwice(t testing.TB, r, small *Reader, b []byte) bool {
 	var whole bool
 	for _, maildrop := range []bool{true, false} {
 		e, content, err := read(t, r, b, maildrop)
-		first := fmt.Sprintf("%+v %q %v", deref(e), content, err)
-		e2, content2, err2 := read(t, small, b, maildrop)
-		if second := fmt.Sprintf("%+v %q %v", deref(e2), content2, err2); first != second {
+		header, body, err2 := headerBody(r)
+		records, err3 := recordsOf(r)
+		first := fmt.Sprintf("%+v %q %v %q %v %q %v", deref(e), content, err, header, err2, records, err3)
+		if (e == nil) != (err3 != nil) {
+			t.Fatalf("the envelope: %v; its records: %v; of %q", err, err3, b)
+		}
+		if err == nil && (err2 != nil || content != header+body) {
+			t.Fatalf("content %q is not header %q and body %q: %v; of %q", content, header, body, err2, b)
+		}
+		checkRecords(t, r, e, b)
+		e, content, err = read(t, small, b, maildrop)
+		header, _, err2 = headerBody(small)
+		records, err3 = recordsOf(small)
+		if second := fmt.Sprintf("%+v %q %v %q %v %q %v", deref(e), content, err, header, err2, records, err3); first != second {
 			t.Fatalf("read differently through a small window:\n%s\n%s\nof %q", first, second, b)
 		}
 		if len(content) > 4*len(b)+8192 {
@@ -482,6 +759,33 @@ func sameTwice(t testing.TB, r, small *Reader, b []byte) bool {
 		whole = err == nil
 	}
 	return whole
+}
+
+// checkRecords: the envelope's sender and recipients are those of its records.
+func checkRecords(t testing.TB, r *Reader, e *Envelope, b []byte) {
+	t.Helper()
+	if e == nil || e.Truncated {
+		return
+	}
+	got := Envelope{Recipients: []Recipient{}}
+	original, sender := "", false
+	err := r.Records(func(rec Record) error {
+		switch rec.Type {
+		case recSender:
+			if !sender {
+				got.Sender, sender = string(rec.Value), true
+			}
+		case recOriginal:
+			original = string(rec.Value)
+		case recRecipient, recDone, recCanceled:
+			got.Recipients = append(got.Recipients, Recipient{string(rec.Value), original, State(rec.Type)})
+			original = ""
+		}
+		return nil
+	})
+	if got, want := fmt.Sprintf("%q %v", got.Sender, got.Recipients), fmt.Sprintf("%q %v", e.Sender, e.Recipients); err != nil || got != want {
+		t.Fatalf("the records have %s, %v; the envelope %s; of %q", got, err, want, b)
+	}
 }
 
 func deref(e *Envelope) any {
@@ -506,6 +810,7 @@ func FuzzFile(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add(plain().Bytes())
+	f.Add(edited().Bytes())
 	var r, small Reader
 	small.buffer = make([]byte, 300)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -531,6 +836,25 @@ func BenchmarkEnvelope(b *testing.B) {
 	for b.Loop() {
 		r.Reset(src, int64(len(data)), false)
 		if _, err := r.Envelope(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkContent(b *testing.B) {
+	data, err := os.ReadFile("testdata/postfix/queue/05F41984281")
+	if err != nil {
+		b.Fatal(err)
+	}
+	src := bytes.NewReader(data)
+	var r Reader
+	n := 0
+	text := func(b []byte, eol bool) error { n += len(b); return nil }
+	b.ReportAllocs()
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		r.Reset(src, int64(len(data)), false)
+		if err := r.Content(text); err != nil {
 			b.Fatal(err)
 		}
 	}

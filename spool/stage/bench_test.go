@@ -45,7 +45,7 @@ var (
 	benchRules = `{"any": [
 		{"sasl_user": "spam-account"}, {"all": [{"sender": "<>"}, {"recipient": "spam-account@"}]},
 		{"sender": "@.spammers.example"}, {"client": "203.0.113.0/28"},
-		{"body": "quarterly prize draw"}, {"body": "BulkBlaster 2.0"},
+		{"subject": "quarterly prize draw"}, {"header.X-Mailer": "BulkBlaster 2.0"},
 		{"body": "/https?:\\S+\\/media\\.php/"}, {"body": "swiftvalue@yahoo.cn"},
 		{"body": "/(?i)wallet\\s+[13][a-km-z1-9]{25,34}/"}, {"body": "unclaimed inheritance"}]}`
 	benchEnvelope = `{"any": [
