@@ -203,8 +203,8 @@ func (j *Judge) collect(kind textKind, limit int) (text []byte, whole bool, err 
 	case headerLines:
 		var d mimeText
 		d.reset(&out, nil, 0)
-		err = j.reader.Content(func(b []byte, eol bool) error {
-			if d.piece(b, eol); !d.top {
+		err = j.reader.Blocks(func(b []byte) error {
+			if d.block(b); !d.top {
 				return io.EOF
 			}
 			return enough()
@@ -216,8 +216,8 @@ func (j *Judge) collect(kind textKind, limit int) (text []byte, whole bool, err 
 	case bodyText:
 		var d mimeText
 		d.reset(nil, &out, 0)
-		err = j.reader.Content(func(b []byte, eol bool) error {
-			d.piece(b, eol)
+		err = j.reader.Blocks(func(b []byte) error {
+			d.block(b)
 			return enough()
 		})
 		d.end()

@@ -59,7 +59,7 @@ type Judge struct {
 	mime    mimeText
 	scratch []byte
 	finding Finding
-	take    func([]byte, bool) error
+	take    func([]byte) error
 }
 
 // verdict is what is known of a leaf or a node.
@@ -114,7 +114,7 @@ var errEnough = errors.New("nothing more is needed")
 // Judge makes a Judge of these rules.
 func (r *Rules) Judge() *Judge {
 	j := &Judge{rules: r, leaves: make([]verdict, len(r.leaves)), place: make([][textKinds]int, len(r.leaves))}
-	j.take = j.piece
+	j.take = j.block
 	for kind := range textKinds {
 		t := &j.texts[kind]
 		t.overlap = r.overlap
@@ -221,7 +221,7 @@ func (j *Judge) readContent(want need) error {
 		body.reset()
 	}
 	j.mime.reset(head, body, 0)
-	if err := j.reader.Content(j.take); err == errEnough {
+	if err := j.reader.Blocks(j.take); err == errEnough {
 		return nil
 	} else if err != nil {
 		return err
@@ -237,10 +237,10 @@ func (j *Judge) readContent(want need) error {
 	return nil
 }
 
-// piece takes the next piece of the content. At the end of the header it is seen
+// block takes the next lines of the content. At the end of the header it is seen
 // whether the body can change anything still.
-func (j *Judge) piece(b []byte, eol bool) error {
-	j.mime.piece(b, eol)
+func (j *Judge) block(b []byte) error {
+	j.mime.block(b)
 	if j.wanted&needHeader != 0 && j.read&needHeader == 0 && !j.mime.top {
 		j.endHeader()
 		if j.missing()&needBody == 0 {

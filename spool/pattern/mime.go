@@ -198,13 +198,19 @@ func (m *mimeText) piece(b []byte, eol bool) {
 		m.gather(b, eol)
 	}
 	m.returned = m.returned && len(b) == 0 && !eol
-	if m.body != nil && m.state != inAttached {
-		if len(m.encoded) >= blockSize {
-			m.decodeBase64()
-		}
-		if m.shownIn == nil && (len(m.body.text)-m.from >= blockSize || len(m.raw) >= blockSize) {
-			m.convert(false)
-		}
+	m.converted()
+}
+
+// converted converts what was gathered, once there is a block of it.
+func (m *mimeText) converted() {
+	if m.body == nil || m.state == inAttached {
+		return
+	}
+	if len(m.encoded) >= blockSize {
+		m.decodeBase64()
+	}
+	if m.shownIn == nil && (len(m.body.text)-m.from >= blockSize || len(m.raw) >= blockSize) {
+		m.convert(false)
 	}
 }
 

@@ -99,13 +99,15 @@ func (r *Reader) Envelope() (*Envelope, error) {
 	return &r.env, nil
 }
 
+// besidesContent are the records of envelope and extracted section.
+var besidesContent = set(inEnvelope + inExtracted)
+
 // readQueued is qmgr_message_read of src/qmgr/qmgr_message.c.
 func (r *Reader) readQueued(f *found) error {
 	for {
-		allowed := inEnvelope + inExtracted
-		if f.offset > 0 && r.pos == f.offset {
+		behind := f.offset > 0 && r.pos == f.offset
+		if behind {
 			r.pos += f.size
-			allowed = string(rune(recExtracted))
 		}
 		rec, err := r.next()
 		if err == io.EOF {
@@ -119,10 +121,13 @@ func (r *Reader) readQueued(f *found) error {
 			}
 			continue
 		}
-		if strings.IndexByte(allowed, rec.kind) < 0 {
-			if allowed == string(rune(recExtracted)) {
+		if behind {
+			if rec.kind != recExtracted {
 				return &Broken{rec.at, "the size record does not lead to the end of the content"}
 			}
+			continue
+		}
+		if !besidesContent[rec.kind] {
 			return &Broken{rec.at, fmt.Sprintf("record type %q where an envelope record must stand", rec.kind)}
 		}
 		if rec.kind == recEnd {
@@ -266,7 +271,7 @@ func attribute(b []byte) (name, value []byte, ok bool) {
 		b = b[1:]
 	}
 	end := 0
-	for end < len(b) && !isSpace(b[end]) && b[end] != '=' {
+	for end < len(b) && b[end] > ' ' && b[end] != '=' || end < len(b) && b[end] <= ' ' && !isSpace(b[end]) {
 		end++
 	}
 	name, b = b[:end], b[end:]

@@ -97,6 +97,7 @@ type Reader struct {
 	text      []byte // what the envelope's strings are made of
 	value     []byte // a record that crosses the window's end
 	spans     []recipientSpan
+	block     []byte // of Blocks
 }
 
 // walk is the state of one pass over the records.
@@ -272,6 +273,15 @@ func (r *Reader) jump(rec record) error {
 	}
 	r.pos, r.target = to, to
 	return nil
+}
+
+// set is a set of record types.
+func set(kinds string) *[256]bool {
+	var s [256]bool
+	for _, c := range []byte(kinds) {
+		s[c] = true
+	}
+	return &s
 }
 
 // isSpace is isspace(3) in the C locale.

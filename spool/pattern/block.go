@@ -1,0 +1,80 @@
+package pattern
+
+import "bytes"
+
+// block takes many lines at once, as [queuefile.Reader.Blocks] gives them, and
+// does what piece does for each. Lines of a body are taken together up to the next
+// that may be a boundary: most of a message costs nothing for being in lines.
+func (m *mimeText) block(b []byte) {
+	for len(b) > 0 && m.state != inNothing {
+		if n := m.together(b); n > 0 {
+			m.bulk(b[:n])
+			b = b[n:]
+			continue
+		}
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			m.piece(b, false)
+			return
+		}
+		m.piece(b[:i], true)
+		b = b[i+1:]
+	}
+}
+
+// together is how many bytes of b, whole lines, are body of this part and nothing
+// else; 0 where the next line has to be looked at.
+func (m *mimeText) together(b []byte) int {
+	if len(m.line) > 0 || m.long || m.returned || m.decoded > maxDecoded {
+		return 0
+	}
+	switch m.state {
+	case inPlain, inQuoted, inBase64:
+	default:
+		return 0
+	}
+	end := bytes.LastIndexByte(b, '\n') + 1
+	if len(m.bounds) > 0 {
+		if bytes.HasPrefix(b, hyphens) {
+			return 0
+		}
+		if i := bytes.Index(b[:end], boundaryLine); i >= 0 {
+			end = i + 1
+		}
+	}
+	// A carriage return ends a line too.
+	if i := bytes.IndexByte(b[:end], '\r'); i >= 0 {
+		end = bytes.LastIndexByte(b[:i], '\n') + 1
+	}
+	return end
+}
+
+var (
+	hyphens      = []byte("--")
+	boundaryLine = []byte("\n--")
+)
+
+// bulk takes whole lines of a part's body.
+func (m *mimeText) bulk(b []byte) {
+	switch m.state {
+	case inPlain:
+		m.emit(b)
+	case inQuoted:
+		for len(b) > 0 {
+			i := bytes.IndexByte(b, '\n')
+			if m.plain {
+				m.body.text = appendQuoted(m.body.text, b[:i], true)
+			} else {
+				m.raw = appendQuoted(m.raw, b[:i], true)
+			}
+			b = b[i+1:]
+		}
+	case inBase64:
+		for len(b) > 0 {
+			i := bytes.IndexByte(b, '\n')
+			m.encoded = append(m.encoded, b[:i]...)
+			b = b[i+1:]
+		}
+	}
+	m.converted()
+}
