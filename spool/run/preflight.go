@@ -176,7 +176,7 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if err != nil {
 		return nil, err
 	}
-	h := &stage.Host{Postfix: p, Vars: v}
+	h := &stage.Host{Postfix: p, Vars: v, Records: func() ([]stage.Record, error) { return e.records(p, v) }}
 	if c, ok := args.(*stage.ClassifyArgs); ok {
 		for _, name := range c.Directories {
 			if _, err := spool.ParseQueue(name); err != nil {

@@ -325,10 +325,11 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 		if set.Queue == spool.Defer {
 			continue
 		}
-		err := spool.Walk(p, set.Aside, func(c spool.Chunk) error { s.Aside += int64(len(c.IDs)); return nil })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a put back removes what is empty
+		n, err := spool.CountIn(p, set.Aside)
+		if err != nil {
 			return nil, err
 		}
+		s.Aside += n
 	}
 	return s, nil
 }
@@ -373,6 +374,43 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 			s = &State{Run: entry.Name(), Phase: Broken, Error: "its record cannot be read: " + err.Error()}
 		}
 		all = append(all, s)
+	}
+	return all, nil
+}
+
+// records lists the runs of this host for a stage, the newest first: without
+// counting what they have aside. One that cannot be read is passed over; it is
+// told by Runs.
+func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
+	entries, err := os.ReadDir(filepath.Join(e.state(v), "runs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []stage.Record
+	for _, entry := range slices.Backward(entries) {
+		if !idForm.MatchString(entry.Name()) {
+			continue
+		}
+		s, err := e.StateOf(nil, v, entry.Name())
+		if errors.Is(err, ErrNoRun) {
+			continue
+		}
+		dir := filepath.Join(e.state(v), "runs", entry.Name())
+		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken}
+		if err == nil {
+			r.Phase, r.Began, r.Finished = s.Phase, s.Began, s.Phase == Finished
+			if s.Ask != nil {
+				r.Asks = s.Ask.Kind
+			}
+			r.Sets, err = spool.AsideOf(p, dir)
+		}
+		if err != nil {
+			r.Phase = Broken
+		}
+		all = append(all, r)
 	}
 	return all, nil
 }

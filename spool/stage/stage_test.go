@@ -217,11 +217,23 @@ func TestSectionOf(t *testing.T) {
 // line in a golden file, a lost or renamed one breaks somebody's script.
 func TestResultJSON(t *testing.T) {
 	results := map[string]Result{
-		"count": &Counts{spool.Counts{
-			Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 3,
-			Queues:   map[spool.Queue]spool.Count{spool.Incoming: {Messages: 3}, spool.Hold: {Messages: 9, Partial: true}},
-			SetAside: map[string]spool.Count{"incoming.spamfull": {Messages: 7}},
-		}},
+		"count": &Counts{
+			Counts: spool.Counts{
+				Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 12, Partial: true,
+				Queues: map[spool.Queue]spool.Count{
+					spool.Incoming: {Messages: 3, Contents: &spool.Contents{Bytes: 12345, Oldest: 3700}},
+					spool.Hold:     {Messages: 9, Partial: true, Contents: &spool.Contents{Bytes: 950, Oldest: 59, Approximate: true}},
+					spool.Active:   {Contents: &spool.Contents{}},
+				},
+				Directories: map[string]int64{"defer": 2, "etc": 6},
+				SetAside: map[string]spool.Leftover{
+					"incoming.spamfull":   {Count: spool.Count{Messages: 7, Contents: &spool.Contents{Bytes: 7e6, Oldest: 90000}}, Run: runID, Age: 86400},
+					"incoming.spamfull.2": {Count: spool.Count{Messages: 1, Contents: &spool.Contents{}}, Age: 8 * 86400},
+				},
+			},
+			Level: LevelBusy, Why: []string{"incoming.spamfull.2 is aside since 8 d"}, Warn: 500, Crit: 5000,
+			Runs: []Waiting{{Run: runID, Phase: "waiting", Asks: "rules", Messages: 7, Age: 86400, Oldest: 90000}},
+		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
 		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
