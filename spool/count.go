@@ -81,6 +81,48 @@ func Census(p *Postfix, until time.Time, exact bool) (Counts, error) {
 	return c.take()
 }
 
+// CensusIn is Census of one directory, such as "incoming.spamfull". One that is
+// not there holds nothing.
+func CensusIn(p *Postfix, name string, until time.Time) (Count, error) {
+	s := newCensus(p, until, sampled)
+	root, err := openRoot(p)
+	if err != nil {
+		return Count{}, err
+	}
+	defer root.Close()
+	dir, err := openDir(root, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Count{Contents: &Contents{}}, nil
+	}
+	if err != nil {
+		return Count{}, err
+	}
+	defer dir.Close()
+	n, err := s.counter.messages(dir)
+	if err != nil {
+		return Count{}, err
+	}
+	c := Count{Messages: n.messages, Partial: n.partial}
+	c.Contents, err = s.look(root, name, n)
+	return c, err
+}
+
+// AsideNames lists the directories in which messages are set aside, whichever
+// run's, those for collisions included.
+func AsideNames(p *Postfix) ([]string, error) {
+	root, err := openRoot(p)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	names, err := root.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", p.QueueDirectory, err)
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(names, func(name string) bool { return !isAside(name) || kindAt(root, name) != directory }), nil
+}
+
 type census struct {
 	p        *Postfix
 	until    time.Time
@@ -283,6 +325,30 @@ func (s *census) message(dir *os.File, id string, maildrop bool) (size int64, ar
 		return stat.Size, time.Time{}, nil // classify says what is wrong with it
 	}
 	return stat.Size, e.Arrival, nil
+}
+
+// OpenMessage opens one message of a directory such as "incoming.spamfull": sub
+// is the hash subdirectories below it. It is valid until fn returns.
+func OpenMessage(p *Postfix, name, sub, id string, fn func(*MailFile, Stat) error) error {
+	root, err := openRoot(p)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := openDir(root, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return inSub(dir, sub, []place{{sub, id}}, func(in *os.File, id string) error {
+		var f MailFile
+		stat, err := f.Open(in, id)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return fn(&f, stat)
+	})
 }
 
 // eachPlace calls fn for the places, opening each subdirectory once.

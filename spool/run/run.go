@@ -157,9 +157,10 @@ type State struct {
 	Stages  int            `json:"stages"`
 	Ask     *AskRecord     `json:"ask,omitempty"`
 	Error   string         `json:"error,omitempty"`
-	Aside   int64          `json:"aside"` // messages that it has set aside and that are still there
-	Down    bool           `json:"down"`  // it was left between stop and start
-	Seen    int64          `json:"seen"`  // number of its last event
+	Aside   int64          `json:"aside"`                    // messages that it has set aside and that are still there
+	Oldest  int64          `json:"oldest_seconds,omitempty"` // age of the oldest of them; see History
+	Down    bool           `json:"down"`                     // it was left between stop and start
+	Seen    int64          `json:"seen"`                     // number of its last event
 	History []AnswerRecord `json:"history,omitempty"`
 }
 
@@ -376,6 +377,78 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// historyLimit is how long a history may look for the oldest messages.
+const historyLimit = 10 * time.Second
+
+// History is Runs that also looks how old the oldest message is that each run
+// has aside.
+func (e *Env) History(ctx context.Context, v stage.Vars) ([]*State, error) {
+	all, err := e.Runs(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	until := time.Now().Add(historyLimit)
+	for _, s := range all {
+		if s.Ask != nil {
+			s.Ask.Data = nil // of many runs it would not fit into one answer
+		}
+		if s.Aside == 0 {
+			continue
+		}
+		p, err := e.Postfix(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		dir, err := e.dir(v, s.Run)
+		if err != nil {
+			return nil, err
+		}
+		sets, err := spool.AsideOf(p, dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, set := range sets {
+			if set.Queue == spool.Defer {
+				continue
+			}
+			n, err := spool.CensusIn(p, set.Aside, until)
+			if err != nil {
+				return nil, err
+			}
+			s.Oldest = max(s.Oldest, n.Oldest)
+		}
+	}
+	return all, nil
+}
+
+// Report is one run on this host: what was asked for, and where it stands. Its
+// events so far are passed to each, and not waited for.
+func (e *Env) Report(ctx context.Context, v stage.Vars, id string, each func(line []byte) error) (*Report, error) {
+	dir, err := e.dir(v, id)
+	if err != nil {
+		return nil, err
+	}
+	info, err := readInfo(dir)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Info: info}
+	if r.State, err = e.StateOf(p, v, id); err != nil {
+		return nil, err
+	}
+	return r, eachEvent(dir, each)
+}
+
+// Report is what Report returns.
+type Report struct {
+	Info  *Info  `json:"info"`
+	State *State `json:"state"`
 }
 
 // records lists the runs of this host for a stage, the newest first: without

@@ -128,7 +128,7 @@ func (c *Counts) judge(leftover time.Duration) {
 		if c.Level == LevelOK {
 			c.Level = LevelBusy
 		}
-		c.Why = append(c.Why, fmt.Sprintf("%s is aside since %s", name, age(left.Age)))
+		c.Why = append(c.Why, fmt.Sprintf("%s is aside since %s", name, Age(left.Age)))
 	}
 }
 
@@ -163,25 +163,26 @@ func (c *Counts) Lines() []Line {
 		if c.Level == "" {
 			more = ""
 		} else {
-			more += ", since " + age(left.Age)
+			more += ", since " + Age(left.Age)
 		}
 		add(name, left.Count, more)
 	}
 	for _, r := range c.Runs {
 		text := "is " + r.Phase
 		if r.Asks != "" {
-			text = "waits for " + asked(r.Asks)
+			text = "waits for " + Asked(r.Asks)
 		}
-		text = r.Run + " " + text + ", begun " + age(r.Age) + " ago"
+		text = r.Run + " " + text + ", begun " + Age(r.Age) + " ago"
 		if r.Messages > 0 {
-			text += ", the oldest of them " + age(r.Oldest)
+			text += ", the oldest of them " + Age(r.Oldest)
 		}
 		lines = append(lines, Line{Label: "aside, run", Number: r.Messages, Unit: "messages", Text: text})
 	}
 	return lines
 }
 
-func asked(kind string) string {
+// Asked says what a run waits for that asks for kind.
+func Asked(kind string) string {
 	switch kind {
 	case "confirm":
 		return "a confirmation"
@@ -198,7 +199,7 @@ func told(n spool.Count, more string) string {
 		parts = append(parts, "at least")
 	}
 	if n.Contents != nil && n.Messages > 0 {
-		text := size(n.Bytes) + ", oldest " + age(n.Oldest)
+		text := size(n.Bytes) + ", oldest " + Age(n.Oldest)
 		if n.Approximate {
 			text = "about " + text
 		}
@@ -210,8 +211,8 @@ func told(n spool.Count, more string) string {
 	return strings.Join(parts, ", ")
 }
 
-// age is a number of seconds for people, in its two largest units.
-func age(seconds int64) string {
+// Age is a number of seconds for people, in its two largest units.
+func Age(seconds int64) string {
 	units := []struct {
 		name string
 		of   int64
