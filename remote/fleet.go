@@ -92,6 +92,45 @@ func (l *Link) drop() {
 // Close ends the link. Runs go on.
 func (l *Link) Close() { l.drop() }
 
+// Agents counts the agents that the login user has on the host. None is sent
+// there for it.
+func (l *Link) Agents(ctx context.Context) (n int, err error) {
+	err = l.connected(ctx, func(c *Conn) error {
+		n, err = push.Agents(c.client, l.target.AgentDirectory)
+		return err
+	})
+	return n, err
+}
+
+// RemoveAgents ends the session and removes the agents that the login user has
+// on the host. It returns how many there were.
+func (l *Link) RemoveAgents(ctx context.Context) (n int, err error) {
+	l.drop()
+	err = l.connected(ctx, func(c *Conn) error {
+		n, err = push.Remove(c.client, l.target.AgentDirectory)
+		return err
+	})
+	return n, err
+}
+
+// connected does something over a connection of its own.
+func (l *Link) connected(ctx context.Context, do func(*Conn) error) error {
+	conn, err := l.fleet.Dialer.Dial(ctx, l.target)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, release := conn.guard(ctx)
+	err = do(conn)
+	if ended := release(); ended != nil {
+		err = ended // it was closed, which is why the rest failed
+	}
+	if err != nil {
+		return fmt.Errorf("%s: agents: %w", l.target.Name, err)
+	}
+	return nil
+}
+
 // Call has the host's agent do name; see [Session.Call].
 func (l *Link) Call(ctx context.Context, name string, data, reply any) error {
 	return l.CallEvents(ctx, name, data, reply, nil)

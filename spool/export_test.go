@@ -28,6 +28,14 @@ func Every() bool { return *every }
 // Began says whether a section of this run has begun.
 func (w *Work) Began() bool { return len(w.wants) > 0 }
 
+// SampleAbove has a census sample n messages of a queue with more than limit, and
+// returns what puts that back.
+func SampleAbove(limit int64, n int) (restore func()) {
+	l, s := exactUpTo, sampled
+	exactUpTo, sampled = limit, n
+	return func() { exactUpTo, sampled = l, s }
+}
+
 func init() {
 	// Postfix takes seconds where a practice host takes milliseconds.
 	proveStart, poll, startEvery = 5*time.Millisecond, 4*time.Millisecond, 5*time.Millisecond

@@ -56,7 +56,7 @@ func TestCountAll(t *testing.T) {
 	if diff := cmp.Diff(want, c.Queues); diff != "" {
 		t.Errorf("queues (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]Count{"incoming.spamfull.2": {Messages: 1}}, c.SetAside); diff != "" {
+	if diff := cmp.Diff(map[string]Leftover{"incoming.spamfull.2": {Count: Count{Messages: 1}}}, c.SetAside); diff != "" {
 		t.Errorf("set aside (-want +got):\n%s", diff)
 	}
 	if c.Messages != 2 || c.Postfix != "stopped" {

@@ -2,7 +2,9 @@ package spool
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -17,6 +19,30 @@ func renameNoReplace(fromDir int, from string, toDir int, to string) error {
 
 func renameExchange(aDir int, a string, bDir int, b string) error {
 	return unix.RenameatxNp(aDir, a, bDir, b, unix.RENAME_SWAP)
+}
+
+func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error) error {
+	for {
+		entries, err := dir.ReadDir(chunkNames)
+		for _, e := range entries {
+			var kind fileKind
+			switch {
+			case e.Type().IsRegular():
+				kind = plainFile
+			case e.IsDir():
+				kind = directory
+			}
+			if err := fn([]byte(e.Name()), kind); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list %s: %w", dir.Name(), err)
+		}
+	}
 }
 
 func fileSystem(fd int) (unfit string, free, freeInodes uint64, err error) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -207,27 +206,3 @@ func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
 	}
 	return nil
 }
-
-// countIDs counts a directory's messages by their names alone.
-func countIDs(dir *os.File) (int64, error) {
-	var n int64
-	err := walk(dir, func(c Chunk) error { n += int64(len(c.IDs)); return nil })
-	return n, err
-}
-
-// countUntil is countIDs that gives up at a deadline and then says so.
-func countUntil(dir *os.File, deadline time.Time) (n int64, partial bool, err error) {
-	err = walk(dir, func(c Chunk) error {
-		n += int64(len(c.IDs))
-		if time.Now().After(deadline) {
-			return errDeadline
-		}
-		return nil
-	})
-	if errors.Is(err, errDeadline) {
-		return n, true, nil
-	}
-	return n, false, err
-}
-
-var errDeadline = errors.New("out of time")

@@ -161,11 +161,22 @@ func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
 	return args, nil
 }
 
-// look has a host do one stage that changes nothing, and takes in its result.
+// look has a host do one stage that changes nothing, and takes in and prints its
+// result.
 func (s *sweep) look(ctx context.Context, m *member, index int, name string, args stage.Args, aside string) error {
-	text, err := json.Marshal(args)
+	result, err := s.fetch(ctx, m, index, name, args, aside)
 	if err != nil {
 		return err
+	}
+	s.Result(m.host.Name, name, result)
+	return nil
+}
+
+// fetch is look that leaves the printing to the caller.
+func (s *sweep) fetch(ctx context.Context, m *member, index int, name string, args stage.Args, aside string) (json.RawMessage, error) {
+	text, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
 	}
 	var result json.RawMessage
 	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: name, Args: text}, Aside: aside}
@@ -176,9 +187,8 @@ func (s *sweep) look(ctx context.Context, m *member, index int, name string, arg
 		s.Event(e)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.Stages = append(m.Stages, &show.Stage{Index: index, Stage: name, Status: show.OK, Result: result})
-	s.Result(m.host.Name, name, result)
-	return nil
+	return result, nil
 }

@@ -59,6 +59,13 @@ func TestHelpExamples(t *testing.T) {
 			examples = append(examples, line)
 		}
 	}
+	inReadme := examplesOf(readme(t))
+	if len(inReadme) == 0 {
+		t.Error("README has no examples")
+	}
+	for _, line := range inReadme {
+		examples = append(examples, "spoolsweep "+line)
+	}
 	for _, line := range examples {
 		line, _, _ = strings.Cut(line, "   ") // what it is for
 		var called *cli.Context

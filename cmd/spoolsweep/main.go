@@ -96,7 +96,8 @@ spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
 2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
 and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
-			pingCommand(), runCommand(), resumeCommand(), attachCommand(),
+			pingCommand(), healthCommand(), sampleCommand(), findCommand(), runsCommand(), reportCommand(), uninstallCommand(), inventoryCommand(), stagesCommand(), versionCommand(),
+			runCommand(), resumeCommand(), attachCommand(),
 			classifyCommand(), putbackCommand(), demoCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,

@@ -30,7 +30,7 @@ import (
 // commonFlags are every command's that reaches hosts.
 func commonFlags(more ...cli.Flag) []cli.Flag {
 	return append(more,
-		&cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"},
+		inventoryFlag(),
 		&cli.StringFlag{Name: "limit", Aliases: []string{"l"}, Usage: "only the hosts that `PATTERN` names: hosts, groups, globs, with commas"},
 		&cli.BoolFlag{Name: "list-hosts", Usage: "list the hosts and do nothing"},
 		&cli.IntFlag{Name: "forks", Aliases: []string{"f"}, Value: 50, Usage: "work on `N` hosts at the same time"},
@@ -42,9 +42,14 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected"},
 		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
 		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
-		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text or json"},
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text, json (one document) or jsonl (one event a line)"},
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also when each stage begins and ends, and what was sent to hosts"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
 	)
+}
+
+func inventoryFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"}
 }
 
 // agentDirectory is a host variable that the controller itself uses.
@@ -85,7 +90,7 @@ type member struct {
 // touched. hosts is a playbook's own pattern, or "".
 func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*sweep, error) {
 	s := &sweep{
-		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet")},
+		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
 		in:      bufio.NewReader(c.App.Reader),
 		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
 	}
@@ -96,8 +101,10 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 	case "text":
 	case "json":
 		s.JSON = true
+	case "jsonl":
+		s.Stream = true
 	default:
-		return nil, fmt.Errorf("-o %s: the formats are text and json", c.String("output"))
+		return nil, fmt.Errorf("-o %s: the formats are text, json and jsonl", c.String("output"))
 	}
 	var err error
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
@@ -151,25 +158,10 @@ func (s *sweep) link(f *remote.Fleet) {
 
 // hosts are those of the inventory that playbook and limit name.
 func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) ([]*inventory.Host, error) {
-	paths := c.StringSlice("inventory")
 	s.again = again(c)
-	if len(paths) == 0 {
-		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
-			paths = strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' })
-		} else {
-			found, err := inventory.Find()
-			if err != nil {
-				return nil, err
-			}
-			paths = []string{found}
-		}
-	}
-	inv, warnings, err := inventory.Load(knownVars(), paths...)
+	inv, err := s.inventory(c)
 	if err != nil {
 		return nil, err
-	}
-	for _, w := range warnings {
-		s.Alert("", "warning: %s", show.Clean(w.String()))
 	}
 	of := "all"
 	if pattern != nil {
@@ -193,6 +185,31 @@ func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, er
 		return nil, fmt.Errorf("--limit %s leaves none of the hosts that the playbook is for (%s)", c.String("limit"), of)
 	}
 	return hosts, nil
+}
+
+// inventory is what -i, the environment or the usual places name. Its warnings
+// are printed.
+func (s *sweep) inventory(c *cli.Context) (*inventory.Inventory, error) {
+	paths := c.StringSlice("inventory")
+	if len(paths) == 0 {
+		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
+			paths = strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' })
+		} else {
+			found, err := inventory.Find()
+			if err != nil {
+				return nil, err
+			}
+			paths = []string{found}
+		}
+	}
+	inv, warnings, err := inventory.Load(knownVars(), paths...)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		s.Alert("", "warning: %s", show.Clean(w.String()))
+	}
+	return inv, nil
 }
 
 // again are the flags of this command line by which another one finds the same
@@ -268,6 +285,27 @@ func (s *sweep) each(do func(m *member) error) {
 
 func (s *sweep) eachOf(members []*member, do func(m *member) error) {
 	s.fleet.Each(len(members), func(i int) { members[i].fail(do(members[i])) })
+}
+
+// eachInOrder works on the hosts side by side, and then prints what was found
+// in their order, so that no host's lines stand between another's. A stream has
+// each when it comes.
+func (s *sweep) eachInOrder(members []*member, do func(m *member) (print func(), err error)) {
+	prints := make([]func(), len(members))
+	s.fleet.Each(len(members), func(i int) {
+		print, err := do(members[i])
+		members[i].fail(err)
+		if print != nil && s.Stream {
+			print()
+		} else {
+			prints[i] = print
+		}
+	})
+	for _, print := range prints {
+		if print != nil {
+			print()
+		}
+	}
 }
 
 // fail gives a host the status that an error means.

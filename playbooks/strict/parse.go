@@ -142,6 +142,7 @@ func (p *parser) scalar(v *Value, n *yaml.Node) error {
 		}
 	case "!!str", "!unsafe":
 		v.set(String, n.Value, n.Value)
+		v.Unsafe = tag == "!unsafe"
 	case "!!bool", "!!int", "!!float", "!!null", "!!timestamp":
 		if err := v.plainScalar(n.Value); err != nil {
 			return p.errorf(n, "%s: %v", quoteShort(n.Value), err)

@@ -43,6 +43,7 @@ type Value struct {
 	Line   int
 	Column int    // counted in characters, from 1
 	Text   string // of a scalar: as it was written, without quotes
+	Unsafe bool   // of a text: tagged !unsafe, which makes no difference but to Ansible
 
 	scalar  any // bool, int64, float64 or string, by Kind
 	items   []*Value

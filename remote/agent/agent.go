@@ -222,7 +222,7 @@ func toFault(err error) wire.Fault {
 // Data of calls. Each names the host by its variables; the agent keeps nothing
 // between two calls.
 type (
-	// HostCall is the data of "identify" and "runs".
+	// HostCall is the data of "identify", "runs", "history", "idle" and "forget".
 	HostCall struct {
 		Vars stage.Vars `json:"vars"`
 	}
@@ -231,10 +231,14 @@ type (
 		Vars  stage.Vars   `json:"vars"`
 		Steps []stage.Step `json:"steps"`
 	}
-	// RunCall is the data of "info", "state", "preview" and of a tail.
+	// RunCall is the data of "info", "report", "preview" and of a tail.
 	RunCall struct {
 		Vars stage.Vars `json:"vars"`
 		Run  string     `json:"run"`
+	}
+	// Forgotten answers "forget".
+	Forgotten struct {
+		Runs int `json:"runs"`
 	}
 	// LookCall is the data of "look": one stage that changes nothing.
 	LookCall struct {
@@ -261,6 +265,25 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 	}),
 	"runs": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
 		return f.env.Runs(ctx, c.Vars)
+	}),
+	"history": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		return f.env.History(ctx, c.Vars)
+	}),
+	"report": handle(func(f *front, ctx context.Context, id int, c RunCall) (any, error) {
+		return f.env.Report(ctx, c.Vars, c.Run, func(line []byte) error {
+			e := new(wire.Event)
+			if err := json.Unmarshal(line, e); err != nil {
+				return fmt.Errorf("events of %s: %w", c.Run, err)
+			}
+			return f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: e})
+		})
+	}),
+	"idle": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		return struct{}{}, f.env.Idle(ctx, c.Vars)
+	}),
+	"forget": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		n, err := f.env.Forget(ctx, c.Vars)
+		return Forgotten{n}, err
 	}),
 	"info": handle(func(f *front, _ context.Context, _ int, c RunCall) (any, error) {
 		return f.env.Info(c.Vars, c.Run)

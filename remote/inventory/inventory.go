@@ -35,6 +35,7 @@ type Host struct {
 	Connection Connection
 
 	origin map[string]*strict.Value
+	nulls  []string // known variables that are set to null
 	groups []*group // that list it, perhaps more than once
 	blocks []block  // its own variables, a later one wins
 }
@@ -54,6 +55,7 @@ type Connection struct {
 type Group struct {
 	Name     string
 	Children []string
+	direct   []*Host // in it itself, in the order in which they were put there
 	Hosts    []*Host // in it and below it, in the order of Inventory.Hosts
 }
 

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 var known = []string{
 	"postfix_config_directory", "postfix_stop", "postfix_start", "postfix_status",
-	"queue_warn", "state_directory", "agent_directory",
+	"queue_warn", "queue_crit", "leftover_warn", "state_directory", "agent_directory",
 }
 
 // parse loads texts as if they were files named f.yaml, f2.yaml and so on.
@@ -230,7 +230,7 @@ func TestExample(t *testing.T) {
 		}
 	}
 	// Each commented line must be right too, once it is no comment any more.
-	uncommented := strings.NewReplacer("# postfix_", "postfix_", "# queue_", "queue_", "# state_", "state_", "# agent_", "agent_").Replace(string(text))
+	uncommented := strings.NewReplacer("# postfix_", "postfix_", "# queue_", "queue_", "# leftover_", "leftover_", "# state_", "state_", "# agent_", "agent_").Replace(string(text))
 	inv, warnings, err = parse(uncommented)
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("uncommented: %v %v", err, warnings)

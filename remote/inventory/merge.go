@@ -86,6 +86,9 @@ func (b *builder) merge(h *Host) []*group {
 	}
 	for _, name := range b.known {
 		if h.Vars[name] == nil {
+			if _, set := h.Vars[name]; set {
+				h.nulls = append(h.nulls, name)
+			}
 			h.Vars[name] = ""
 			delete(h.origin, name)
 		}
@@ -97,6 +100,7 @@ func (h *Host) take(bl block) {
 	if bl.port != 0 {
 		h.Vars["ansible_port"] = bl.port
 		h.Connection.Port = int(bl.port)
+		delete(h.origin, "ansible_port") // of a group
 	}
 	if bl.vars == nil {
 		return

@@ -29,6 +29,7 @@ type group struct {
 	first    *strict.Value // where it first stands
 	blocks   []block       // its variables, a later one wins
 	children []edge
+	hosts    []*Host // in the order of the files
 
 	priority int64 // ansible_group_priority
 	depth    int   // the longest way from all
@@ -224,6 +225,9 @@ func (b *builder) readHosts(g *group, section strict.Entry) error {
 				b.hosts = append(b.hosts, h)
 			}
 			h.groups = append(h.groups, g)
+			if !slices.Contains(g.hosts, h) {
+				g.hosts = append(g.hosts, h)
+			}
 			if own.vars != nil || own.port != 0 {
 				h.blocks = append(h.blocks, own)
 			}
@@ -348,6 +352,17 @@ func (b *builder) finish() (*Inventory, []Warning, error) {
 		}
 		for _, g := range b.merge(h) {
 			made[g].Hosts = append(made[g].Hosts, h)
+		}
+	}
+	for _, g := range b.groups {
+		// Who was put into another group too is in ungrouped no more, and who is
+		// in no other was put there.
+		made[g].direct = slices.DeleteFunc(slices.Clone(g.hosts), func(h *Host) bool { return !slices.Contains(h.groups, g) })
+	}
+	lonely := made[b.groupBy[ungrouped]]
+	for _, h := range b.hosts {
+		if slices.Contains(h.groups, b.groupBy[ungrouped]) && !slices.Contains(lonely.direct, h) {
+			lonely.direct = append(lonely.direct, h)
 		}
 	}
 	return inv, b.warnings, nil

@@ -164,7 +164,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 // a run whose set-aside mail classify looks at; else the queues that it names,
 // else all live ones.
 func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
-	row, ok := stage.Find(step.Stage)
+	row, ok := stage.Lookup(step.Stage)
 	if !ok || row.Changes || len(row.After) > 0 {
 		return nil, fmt.Errorf("stage %q is none that only looks", step.Stage)
 	}
@@ -176,9 +176,16 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if err != nil {
 		return nil, err
 	}
-	h := &stage.Host{Postfix: p, Vars: v}
-	if c, ok := args.(*stage.ClassifyArgs); ok {
-		for _, name := range c.Directories {
+	h := &stage.Host{Postfix: p, Vars: v, Records: func() ([]stage.Record, error) { return e.records(p, v) }}
+	var live *[]string
+	switch a := args.(type) {
+	case *stage.ClassifyArgs:
+		live = &a.Directories
+	case *stage.SampleArgs:
+		live = &a.Directories
+	}
+	if live != nil {
+		for _, name := range *live {
 			if _, err := spool.ParseQueue(name); err != nil {
 				return nil, err
 			}
@@ -188,9 +195,9 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 			if h.Aside, err = e.aside(p, v, aside); err != nil {
 				return nil, err
 			}
-		case len(c.Directories) == 0:
+		case len(*live) == 0:
 			for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
-				c.Directories = append(c.Directories, string(q))
+				*live = append(*live, string(q))
 			}
 		}
 	}

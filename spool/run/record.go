@@ -136,6 +136,31 @@ func events(dir string) (int64, error) {
 	}
 }
 
+// eachEvent passes on the whole events that a run has so far.
+func eachEvent(dir string, each func(line []byte) error) error {
+	f, err := os.Open(filepath.Join(dir, eventsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReader(f)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := each(bytes.TrimSuffix(line, []byte("\n"))); err != nil {
+			return err
+		}
+	}
+}
+
 // last decodes the data of the latest result of a stage.
 func last(dir, stage string, into any) bool {
 	f, err := os.Open(filepath.Join(dir, eventsName))

@@ -157,9 +157,10 @@ type State struct {
 	Stages  int            `json:"stages"`
 	Ask     *AskRecord     `json:"ask,omitempty"`
 	Error   string         `json:"error,omitempty"`
-	Aside   int64          `json:"aside"` // messages that it has set aside and that are still there
-	Down    bool           `json:"down"`  // it was left between stop and start
-	Seen    int64          `json:"seen"`  // number of its last event
+	Aside   int64          `json:"aside"`                    // messages that it has set aside and that are still there
+	Oldest  int64          `json:"oldest_seconds,omitempty"` // age of the oldest of them; see History
+	Down    bool           `json:"down"`                     // it was left between stop and start
+	Seen    int64          `json:"seen"`                     // number of its last event
 	History []AnswerRecord `json:"history,omitempty"`
 }
 
@@ -325,10 +326,11 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 		if set.Queue == spool.Defer {
 			continue
 		}
-		err := spool.Walk(p, set.Aside, func(c spool.Chunk) error { s.Aside += int64(len(c.IDs)); return nil })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a put back removes what is empty
+		n, err := spool.CountIn(p, set.Aside)
+		if err != nil {
 			return nil, err
 		}
+		s.Aside += n
 	}
 	return s, nil
 }
@@ -373,6 +375,115 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 			s = &State{Run: entry.Name(), Phase: Broken, Error: "its record cannot be read: " + err.Error()}
 		}
 		all = append(all, s)
+	}
+	return all, nil
+}
+
+// historyLimit is how long a history may look for the oldest messages.
+const historyLimit = 10 * time.Second
+
+// History is Runs that also looks how old the oldest message is that each run
+// has aside.
+func (e *Env) History(ctx context.Context, v stage.Vars) ([]*State, error) {
+	all, err := e.Runs(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	until := time.Now().Add(historyLimit)
+	for _, s := range all {
+		if s.Ask != nil {
+			s.Ask.Data = nil // of many runs it would not fit into one answer
+		}
+		if s.Aside == 0 {
+			continue
+		}
+		p, err := e.Postfix(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		dir, err := e.dir(v, s.Run)
+		if err != nil {
+			return nil, err
+		}
+		sets, err := spool.AsideOf(p, dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, set := range sets {
+			if set.Queue == spool.Defer {
+				continue
+			}
+			n, err := spool.CensusIn(p, set.Aside, until)
+			if err != nil {
+				return nil, err
+			}
+			s.Oldest = max(s.Oldest, n.Oldest)
+		}
+	}
+	return all, nil
+}
+
+// Report is one run on this host: what was asked for, and where it stands. Its
+// events so far are passed to each, and not waited for.
+func (e *Env) Report(ctx context.Context, v stage.Vars, id string, each func(line []byte) error) (*Report, error) {
+	dir, err := e.dir(v, id)
+	if err != nil {
+		return nil, err
+	}
+	info, err := readInfo(dir)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Info: info}
+	if r.State, err = e.StateOf(p, v, id); err != nil {
+		return nil, err
+	}
+	return r, eachEvent(dir, each)
+}
+
+// Report is what Report returns.
+type Report struct {
+	Info  *Info  `json:"info"`
+	State *State `json:"state"`
+}
+
+// records lists the runs of this host for a stage, the newest first: without
+// counting what they have aside. One that cannot be read is passed over; it is
+// told by Runs.
+func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
+	entries, err := os.ReadDir(filepath.Join(e.state(v), "runs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []stage.Record
+	for _, entry := range slices.Backward(entries) {
+		if !idForm.MatchString(entry.Name()) {
+			continue
+		}
+		s, err := e.StateOf(nil, v, entry.Name())
+		if errors.Is(err, ErrNoRun) {
+			continue
+		}
+		dir := filepath.Join(e.state(v), "runs", entry.Name())
+		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken}
+		if err == nil {
+			r.Phase, r.Began, r.Finished = s.Phase, s.Began, s.Phase == Finished
+			if s.Ask != nil {
+				r.Asks = s.Ask.Kind
+			}
+			r.Sets, err = spool.AsideOf(p, dir)
+		}
+		if err != nil {
+			r.Phase = Broken
+		}
+		all = append(all, r)
 	}
 	return all, nil
 }

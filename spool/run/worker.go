@@ -107,7 +107,8 @@ func (r *runner) write(kind string, data any) error {
 func (r *runner) host() *stage.Host {
 	h := &stage.Host{
 		Postfix: r.pf, Vars: r.info.Vars, Work: r.work, Run: r.info.Run, Dir: r.dir, Yes: r.info.Yes,
-		Last: func(name string, into any) bool { return last(r.dir, name, into) },
+		Records: func() ([]stage.Record, error) { return r.env.records(r.pf, r.info.Vars) },
+		Last:    func(name string, into any) bool { return last(r.dir, name, into) },
 		Agree: func(n int64) error {
 			return r.write(kindAgreed, agreedRecord{Args: orEmpty(r.info.Steps[r.at.next].Args), Messages: n})
 		},

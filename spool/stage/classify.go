@@ -12,8 +12,9 @@ import (
 
 // ClassifyArgs are the arguments of classify.
 type ClassifyArgs struct {
-	Spam any `json:"spam"` // rules, see package pattern
-	Ham  any `json:"ham"`
+	// Rules, see package pattern.
+	Spam any `json:"spam" doc:"rules: what is spam"`
+	Ham  any `json:"ham" doc:"rules: what is ham all the same"`
 
 	// The rest is for the command, which leaves no record; a run looks at what it
 	// has set aside, and passes by all that would show mail.

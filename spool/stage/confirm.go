@@ -10,10 +10,10 @@ import (
 
 // ConfirmArgs are the arguments of confirm.
 type ConfirmArgs struct {
-	Show       string `json:"show,omitempty"`        // whose result is shown: classify
-	MaxSenders Number `json:"max_senders,omitempty"` // distinct local senders that rules may hit
-	MaxSource  Number `json:"max_source,omitempty"`  // messages of one source that may go back
-	MaxRescued Number `json:"max_rescued,omitempty"` // messages that a ham rule may keep from spam rules
+	Show       string `json:"show,omitempty" doc:"whose result is shown: classify"`
+	MaxSenders Number `json:"max_senders,omitempty" doc:"look again: rules hit more distinct local senders"`
+	MaxSource  Number `json:"max_source,omitempty" doc:"look again: more messages of one source would go back"`
+	MaxRescued Number `json:"max_rescued,omitempty" doc:"look again: a ham rule keeps more messages from spam rules"`
 }
 
 // Check refuses what has no result to show.

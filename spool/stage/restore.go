@@ -16,8 +16,8 @@ import (
 
 // RestoreArgs are the arguments of restore.
 type RestoreArgs struct {
-	Rate    Rate   `json:"rate"`     // messages a second at most; 0: no ceiling
-	LiveMax Number `json:"live_max"` // pause while incoming and active hold so many more than before; 0: no limit
+	Rate    Rate   `json:"rate" doc:"messages a second at most, or 3000/m; 0: no ceiling"`
+	LiveMax Number `json:"live_max" doc:"pause while incoming and active hold so many more than before; 0: no limit"`
 }
 
 // Check accepts: decoding has refused what is no rate.
@@ -112,8 +112,8 @@ func (r *Restored) Lines() []Line {
 
 // PutbackArgs are the arguments of putback.
 type PutbackArgs struct {
-	IncludeSpam bool    `json:"include_spam,omitempty"` // all of it, the flood too
-	Expect      *Number `json:"expect,omitempty"`       // how many messages must be about to go
+	IncludeSpam bool    `json:"include_spam,omitempty" doc:"all of it, the flood too"`
+	Expect      *Number `json:"expect,omitempty" doc:"how many messages must be about to go; without it the run asks, or waits"`
 	RestoreArgs
 }
 

@@ -52,7 +52,7 @@ func (s *Stopped) Lines() []Line {
 
 // SetAsideArgs are the arguments of set-aside.
 type SetAsideArgs struct {
-	Queues Queues `json:"queues"` // auto, or names
+	Queues Queues `json:"queues" doc:"auto: each that holds more than queue_warn messages; or names, of maildrop, incoming, active, deferred, hold"`
 }
 
 // Check refuses what cannot be set aside.

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"spoolsweep/spool"
 )
@@ -66,6 +67,22 @@ func Find(name string) (*Row, bool) {
 		return nil, false
 	}
 	return Table[i], true
+}
+
+// Looks are what commands have a host do in the way of a stage, and no playbook
+// may: what they find is people's mail, which does not stay in a run's record.
+var Looks = []*Row{&find, &sample}
+
+// Lookup returns the row of a stage, or of a look.
+func Lookup(name string) (*Row, bool) {
+	if row, ok := Find(name); ok {
+		return row, true
+	}
+	i := slices.IndexFunc(Looks, func(r *Row) bool { return r.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return Looks[i], true
 }
 
 // Names are the names of all stages.
@@ -195,11 +212,18 @@ type Vars struct {
 	Start           string `json:"postfix_start,omitempty"`
 	Status          string `json:"postfix_status,omitempty"`
 	QueueWarn       int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
-	StateDirectory  string `json:"state_directory,omitempty"`
+	QueueCrit       int64  `json:"queue_crit,omitempty"` // messages; 0: the default, 5000
+	// LeftoverWarn is how old what is set aside may get; 0: the default, 7d.
+	LeftoverWarn   time.Duration `json:"leftover_warn,omitempty"`
+	StateDirectory string        `json:"state_directory,omitempty"`
 }
 
-// DefaultQueueWarn is how many messages a queue may hold before it counts as full.
-const DefaultQueueWarn = 500
+// Defaults of the variables that say how full is full, and how old is old.
+const (
+	DefaultQueueWarn    = 500
+	DefaultQueueCrit    = 5000
+	DefaultLeftoverWarn = 7 * 24 * time.Hour
+)
 
 // Warn is how many messages a queue may hold before it counts as full.
 func (v Vars) Warn() int64 {
@@ -207,6 +231,33 @@ func (v Vars) Warn() int64 {
 		return v.QueueWarn
 	}
 	return DefaultQueueWarn
+}
+
+// Crit is how many messages a queue may hold before it counts as flooded.
+func (v Vars) Crit() int64 {
+	if v.QueueCrit > 0 {
+		return v.QueueCrit
+	}
+	return DefaultQueueCrit
+}
+
+// Leftover is how old what is set aside may get before health warns of it.
+func (v Vars) Leftover() time.Duration {
+	if v.LeftoverWarn > 0 {
+		return v.LeftoverWarn
+	}
+	return DefaultLeftoverWarn
+}
+
+// Record is what this host knows of one run, its own or an earlier one.
+type Record struct {
+	Run      string
+	Dir      string // its folder
+	Began    time.Time
+	Phase    string // see package run
+	Finished bool
+	Asks     string      // what it waits for
+	Sets     []spool.Set // what it has aside
 }
 
 // Host is what a stage works on.
@@ -223,6 +274,8 @@ type Host struct {
 	Yes       bool   // nobody is there to be asked
 	Answer    *Answer
 	Cancelled func() bool
+	// Records lists the runs of this host, the newest first; nil: none are known.
+	Records func() ([]Record, error)
 	// Last decodes the result of the latest stage of that name in this run.
 	Last func(stage string, into any) bool
 	// Agreed is how many messages were agreed to go when this very stage was

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -217,11 +218,39 @@ func TestSectionOf(t *testing.T) {
 // line in a golden file, a lost or renamed one breaks somebody's script.
 func TestResultJSON(t *testing.T) {
 	results := map[string]Result{
-		"count": &Counts{spool.Counts{
-			Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 3,
-			Queues:   map[spool.Queue]spool.Count{spool.Incoming: {Messages: 3}, spool.Hold: {Messages: 9, Partial: true}},
-			SetAside: map[string]spool.Count{"incoming.spamfull": {Messages: 7}},
-		}},
+		"count": &Counts{
+			Counts: spool.Counts{
+				Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 12, Partial: true,
+				Queues: map[spool.Queue]spool.Count{
+					spool.Incoming: {Messages: 3, Contents: &spool.Contents{Bytes: 12345, Oldest: 3700}},
+					spool.Hold:     {Messages: 9, Partial: true, Contents: &spool.Contents{Bytes: 950, Oldest: 59, Approximate: true}},
+					spool.Active:   {Contents: &spool.Contents{}},
+				},
+				Directories: map[string]int64{"defer": 2, "etc": 6},
+				SetAside: map[string]spool.Leftover{
+					"incoming.spamfull":   {Count: spool.Count{Messages: 7, Contents: &spool.Contents{Bytes: 7e6, Oldest: 90000}}, Run: runID, Age: 86400},
+					"incoming.spamfull.2": {Count: spool.Count{Messages: 1, Contents: &spool.Contents{}}, Age: 8 * 86400},
+				},
+			},
+			Level: LevelBusy, Why: []string{"incoming.spamfull.2 is aside since 8 d"}, Warn: 500, Crit: 5000,
+			Runs: []Waiting{{Run: runID, Phase: "waiting", Asks: "rules", Messages: 7, Age: 86400, Oldest: 90000}},
+		},
+		"sample": &Sampled{
+			Messages: 300, Unread: 1,
+			Samples: []ReadMessage{{
+				Message: "hold/4XL", Why: "1 of 9 from this sender",
+				Envelope: Addressed{Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, Count: 1, Bytes: 1234, Arrived: time.Date(2026, 11, 23, 23, 15, 0, 0, time.UTC)},
+				Header:   []string{"Subject: x"}, Text: []string{"hello", "", "attachment: a.pdf, application/pdf, 12 bytes"},
+			}},
+		},
+		"find": &Found{
+			Address: "ana@here.test", Messages: 3, Looked: 1000, Unread: 1,
+			Mail: []FoundMail{
+				{Where: "incoming.spamfull/4XK", As: []string{"sender"}, Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, More: 2,
+					Login: "ana", Arrived: time.Date(2026, 11, 23, 23, 15, 0, 0, time.UTC), Size: 1234, Run: runID, Verdict: "spam"},
+				{Where: "hold/4XL", As: []string{"recipient"}, Recipients: []string{"ana@here.test"}},
+			},
+		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
 		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
@@ -248,7 +277,11 @@ func TestResultJSON(t *testing.T) {
 		"putback": &Restored{Moved: spool.Moved{ByQueue: map[string]int64{}}, Left: 1, Kept: []string{"incoming.spamfull"}},
 	}
 	var b strings.Builder
-	for _, name := range Names() {
+	all := Names()
+	for _, row := range Looks {
+		all = append(all, row.Name)
+	}
+	for _, name := range all {
 		r, ok := results[name]
 		if !ok {
 			t.Errorf("%s: no result here", name)
@@ -262,7 +295,7 @@ func TestResultJSON(t *testing.T) {
 		for _, l := range r.Lines() {
 			fmt.Fprintf(&b, "  | %s | %d %s | %s\n", l.Label, l.Number, l.Unit, l.Text)
 		}
-		row, _ := Find(name)
+		row, _ := Lookup(name)
 		into := row.Result()
 		if err := json.Unmarshal(text, into); err != nil {
 			t.Errorf("%s is not read back: %v", name, err)
@@ -276,7 +309,7 @@ func TestResultJSON(t *testing.T) {
 		}
 	}
 	golden(t, "results.golden", b.String())
-	if extra := slices.DeleteFunc(slices.Collect(maps.Keys(results)), func(n string) bool { return slices.Contains(Names(), n) }); len(extra) > 0 {
+	if extra := slices.DeleteFunc(slices.Collect(maps.Keys(results)), func(n string) bool { return slices.Contains(all, n) }); len(extra) > 0 {
 		t.Errorf("results of no stage: %v", extra)
 	}
 	empty := &Counts{}

@@ -28,15 +28,20 @@ const maxText = 1000
 func Clean(s string) string { return clean.Text(s, maxText) }
 
 // Printer writes for people or for scripts. Results go to Out, everything else
-// to Err; as JSON Out gets one document at the end and nothing before.
+// to Err; as JSON Out gets one document at the end and nothing before, as a
+// stream one event a line, when it happens.
 type Printer struct {
 	Out, Err io.Writer
 	JSON     bool
+	Stream   bool
 	Quiet    bool
+	Verbose  bool
 	Width    int // of the host names' column
 
-	mu   sync.Mutex
-	last map[string]time.Time // of a host's progress
+	mu    sync.Mutex           // guards what follows, and the writers
+	last  map[string]time.Time // of a host's progress
+	ended map[string]bool      // hosts whose end was streamed
+	told  map[string]bool      // hosts of which a result was streamed
 }
 
 // progressEvery keeps a fleet's progress readable.
@@ -56,7 +61,7 @@ func (p *Printer) Note(host, format string, args ...any) {
 func (p *Printer) Alert(host, format string, args ...any) { p.line(p.Err, host, format, args...) }
 
 func (p *Printer) line(w io.Writer, host, format string, args ...any) {
-	if p.JSON && w == p.Out {
+	if (p.JSON || p.Stream) && w == p.Out {
 		return
 	}
 	p.mu.Lock()
@@ -70,7 +75,12 @@ func (p *Printer) line(w io.Writer, host, format string, args ...any) {
 
 // Event prints what a host reports.
 func (p *Printer) Event(e wire.Event) {
+	p.stream(e)
 	switch e.Kind {
+	case wire.Begin:
+		if p.Verbose {
+			p.Note(e.Host, "%s begins", Clean(e.Stage))
+		}
 	case wire.Progress:
 		if p.due(e.Host) {
 			p.Note(e.Host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
@@ -78,7 +88,7 @@ func (p *Printer) Event(e wire.Event) {
 	case wire.Judged:
 		p.judged(e)
 	case wire.Result:
-		p.Result(e.Host, e.Stage, e.Data)
+		p.Lines(e.Host, e.Stage, e.Data)
 	case wire.Warn:
 		p.Alert(e.Host, "warning: %s", Clean(warning(e.Data)))
 	case wire.End:
@@ -94,6 +104,8 @@ func (p *Printer) Event(e wire.Event) {
 			}
 		case e.Index < 0 && end.Status == "ok":
 			p.Note(e.Host, "done")
+		case e.Index >= 0 && p.Verbose:
+			p.Note(e.Host, "%s ended: %s, after %.2f s", Clean(e.Stage), Clean(end.Status), end.Seconds)
 		}
 	}
 }
@@ -122,9 +134,38 @@ func (p *Printer) due(host string) bool {
 	return true
 }
 
-// Result prints a stage's result line by line.
+// stream writes an event as one line of JSON.
+func (p *Printer) stream(e wire.Event) {
+	if !p.Stream {
+		return
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		return // a host's data is JSON, or it would not have been read
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended == nil {
+		p.ended, p.told = map[string]bool{}, map[string]bool{}
+	}
+	switch {
+	case e.Kind == wire.Result:
+		p.told[e.Host] = true
+	case e.Kind == wire.End && e.Index < 0:
+		p.ended[e.Host] = true
+	}
+	_, _ = p.Out.Write(append(escapeJSON(text), '\n')) // who reads is gone: the work goes on
+}
+
+// Result prints the result of a stage that a command has asked for, line by line.
 func (p *Printer) Result(host, name string, data json.RawMessage) {
-	row, ok := stage.Find(name)
+	p.stream(wire.Event{Host: host, Instance: "-", Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
+	p.Lines(host, name, data)
+}
+
+// Lines prints a stage's result that was told before, for people only.
+func (p *Printer) Lines(host, name string, data json.RawMessage) {
+	row, ok := stage.Lookup(name)
 	if !ok {
 		return
 	}
@@ -198,22 +239,30 @@ func escapeJSON(text []byte) []byte {
 	return b
 }
 
+// JSON writes v for scripts, and so that no terminal obeys it.
+func JSON(w io.Writer, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(escapeJSON(text), '\n'))
+	return err
+}
+
 // Document ends a command: as JSON all of it, for people a line a host.
 func (p *Printer) Document(d *Document) error {
 	d.Finish()
 	if p.JSON {
-		text, err := json.MarshalIndent(d, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = p.Out.Write(append(escapeJSON(text), '\n'))
+		return JSON(p.Out, d)
+	}
+	if err := p.streamEnd(d); err != nil {
 		return err
 	}
-	for _, h := range d.Hosts {
-		if h.Error != nil && !h.Error.Told {
-			p.Alert(h.Host, "%s: %s", strings.ToUpper(h.Status), Clean(h.Error.Message))
-			if h.Error.Remedy != "" {
-				p.Alert(h.Host, "  remedy: %s", Clean(h.Error.Remedy))
+	p.Failures(d)
+	if p.Verbose {
+		for _, h := range d.Hosts {
+			if h.Pushed > 0 {
+				p.Note(h.Host, "%s bytes of agent were sent there", humanize.Comma(h.Pushed))
 			}
 		}
 	}
@@ -221,4 +270,54 @@ func (p *Printer) Document(d *Document) error {
 		p.Note("", "%d hosts: %s", len(d.Hosts), d.Summary)
 	}
 	return nil
+}
+
+// Failures prints what went wrong with hosts and was not told when it happened.
+func (p *Printer) Failures(d *Document) {
+	for _, h := range d.Hosts {
+		if h.Error == nil || h.Error.Told {
+			continue
+		}
+		h.Error.Told = true
+		p.Alert(h.Host, "%s: %s", strings.ToUpper(h.Status), Clean(h.Error.Message))
+		if h.Error.Remedy != "" {
+			p.Alert(h.Host, "  remedy: %s", Clean(h.Error.Remedy))
+		}
+	}
+}
+
+// streamEnd streams what a document says that no event has said: results of
+// hosts, what became of those that no run has told of, and the sums.
+func (p *Printer) streamEnd(d *Document) error {
+	if !p.Stream {
+		return nil
+	}
+	now := time.Now().UTC()
+	for _, h := range d.Hosts {
+		if len(h.Result) > 0 && !p.told[h.Host] {
+			p.stream(wire.Event{Run: d.Run, Host: h.Host, Instance: h.Instance, Time: now, Stage: d.Command, Kind: wire.Result, Data: h.Result})
+		}
+		if p.ended[h.Host] && h.Status != Unreachable {
+			continue
+		}
+		data, err := json.Marshal(hostEnd{h.Status, h.Changed, h.Asks, h.Error})
+		if err != nil {
+			return err
+		}
+		p.stream(wire.Event{Run: d.Run, Host: h.Host, Instance: h.Instance, Time: now, Index: -1, Kind: wire.End, Data: data})
+	}
+	data, err := json.Marshal(d.Summary)
+	if err != nil {
+		return err
+	}
+	p.stream(wire.Event{Run: d.Run, Instance: "-", Time: now, Index: -1, Kind: wire.End, Data: data})
+	return nil
+}
+
+// hostEnd is what a stream says of a host at its end.
+type hostEnd struct {
+	Status  string   `json:"status"`
+	Changed bool     `json:"changed"`
+	Asks    *string  `json:"asks"`
+	Error   *Failure `json:"error"`
 }

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool/stage"
+)
+
+func findCommand() *cli.Command {
+	return &cli.Command{
+		Name: "find", Usage: "where is my mail: the messages of an address, live and set aside", ArgsUsage: "ADDRESS",
+		UsageText: `spoolsweep find ana@chavez.example.org
+spoolsweep find '@partner.example' -l chavez
+spoolsweep find 'newsletter@' -o json`,
+		Description: `Looks through every queue and everything that was set aside, by whichever run,
+for messages from the address, to it (delivered ones too) or of that login, and
+says what a run has judged them. ADDRESS is compared whole: an address,
+@domain, @.domain and below, user@, with * globs, or <> for the null sender.
+Of very many the newest 200 are listed. Nothing is changed.`,
+		Flags: commonFlags(), OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 || c.Args().First() == "" {
+				return usageError(c, errors.New("one address is wanted"), false)
+			}
+			args := &stage.FindArgs{Address: c.Args().First()}
+			if err := args.Check(); err != nil {
+				return err
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			s.eachInOrder(s.members, func(m *member) (func(), error) {
+				m.Status = show.OK
+				result, err := s.fetch(c.Context, m, 0, "find", args, "")
+				if err != nil {
+					return nil, err
+				}
+				m.Result = result
+				return func() { s.Result(m.host.Name, "find", result) }, nil
+			})
+			return s.end(c.Context)
+		},
+	}
+}

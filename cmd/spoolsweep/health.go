@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool/stage"
+)
+
+func healthCommand() *cli.Command {
+	return &cli.Command{
+		Name: "health", Usage: "how full the queues are, what is left aside, which runs wait",
+		UsageText: `spoolsweep health
+spoolsweep health -l 'mx*' --warn 1000 --crit 10000
+spoolsweep health --watch 30s -l chavez
+spoolsweep health --exit-status -q
+spoolsweep health -o json`,
+		Description: `Of each host: whether Postfix runs; the messages of every queue, their bytes and
+the age of the oldest; what was set aside and by which run; and runs that wait.
+A host is busy when a queue holds more than --warn messages (incoming and active
+count as one), or when something is aside for longer than leftover_warn (7d),
+and flooded above --crit. Host variables: queue_warn, queue_crit, leftover_warn.
+
+Counts are exact. Bytes and age of a queue with more than 50,000 messages come
+from a sample, and say so, unless --exact. Nothing is changed, and no file is
+left on a host but the agent.
+
+--exit-status ends as monitoring plugins do, its first line for their display:
+0 all is ok, 1 a host is busy, 2 one is flooded or its Postfix stopped, 3 one
+could not be asked.`,
+		Flags: commonFlags(
+			&cli.Int64Flag{Name: "warn", Usage: "busy: a queue holds more than `N` messages (default: the host's queue_warn, 500)"},
+			&cli.Int64Flag{Name: "crit", Usage: "flooded: a queue holds more than `N` messages (default: the host's queue_crit, 5000)"},
+			&cli.BoolFlag{Name: "exact", Usage: "look into every message, however long it takes"},
+			&cli.DurationFlag{Name: "watch", Usage: "look again every `TIME`, until interrupted"},
+			&cli.BoolFlag{Name: "exit-status", Usage: "end with the status of a monitoring plugin"},
+		),
+		OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			err := healthAction(c)
+			var status exit
+			if c.Bool("exit-status") && err != nil && !errors.As(err, &status) {
+				// A plugin's status for "could not look" is not a command's.
+				fmt.Fprintln(c.App.Writer, plugin(pluginUnknown, show.Clean(err.Error()), nil))
+				return exit(pluginUnknown)
+			}
+			return err
+		},
+	}
+}
+
+func healthAction(c *cli.Context) error {
+	every := c.Duration("watch")
+	switch {
+	case c.Args().Present():
+		return usageError(c, errArguments(c), false)
+	case c.IsSet("watch") && every < time.Second:
+		return fmt.Errorf("--watch %v: at least a second", every)
+	case c.IsSet("watch") && c.Bool("exit-status"):
+		return errors.New("--watch and --exit-status exclude each other")
+	case c.IsSet("watch") && c.String("output") == "json":
+		return errors.New("--watch has no one document: give -o jsonl")
+	case c.Int64("warn") < 0 || c.Int64("crit") < 0:
+		return errors.New("--warn and --crit are numbers of messages")
+	case c.IsSet("warn") && c.IsSet("crit") && c.Int64("crit") < c.Int64("warn"):
+		return fmt.Errorf("--crit %d is less than --warn %d", c.Int64("crit"), c.Int64("warn"))
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	args := &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(c.Int64("warn")), Crit: stage.Number(c.Int64("crit"))}
+	if c.Bool("exit-status") {
+		return s.plugin(c.Context, args)
+	}
+	for {
+		began := time.Now()
+		s.health(c.Context, args, true)
+		if every == 0 || c.Context.Err() != nil {
+			return s.end(c.Context)
+		}
+		s.Failures(s.doc)
+		select {
+		case <-time.After(time.Until(began.Add(every))):
+		case <-c.Context.Done():
+			return s.end(c.Context)
+		}
+		s.Note("", "%s", time.Now().Format(time.DateTime))
+	}
+}
+
+// health counts once on all hosts. It can be done again: what was before is
+// forgotten, the connections are kept.
+func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
+	s.eachInOrder(s.members, func(m *member) (func(), error) {
+		m.Status, m.Error, m.Result, m.Stages = show.OK, nil, nil, []*show.Stage{}
+		result, err := s.fetch(ctx, m, 0, "count", args, "")
+		m.Result = result
+		if err != nil || !print {
+			return nil, err
+		}
+		return func() { s.Result(m.host.Name, "count", result) }, nil
+	})
+}
+
+// Statuses of monitoring plugins.
+const (
+	pluginOK = iota
+	pluginWarning
+	pluginCritical
+	pluginUnknown
+)
+
+var pluginNames = []string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}
+
+// plugin is the first line of what a monitoring plugin prints: text and
+// performance data stand on either side of a bar.
+func plugin(status int, text string, data []string) string {
+	line := "SPOOLSWEEP " + pluginNames[status] + ": " + strings.ReplaceAll(text, "|", "/")
+	if len(data) > 0 {
+		line += "|" + strings.Join(data, " ")
+	}
+	return line
+}
+
+// plugin ends as a monitoring plugin: the worst of the hosts first, unknown
+// being less than critical and more than a warning.
+func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
+	s.health(ctx, args, false)
+	worst := pluginOK
+	rank := []int{pluginOK, pluginWarning, pluginUnknown, pluginCritical}
+	var bad, data []string
+	var messages int64
+	for _, m := range s.members {
+		var counts stage.Counts
+		status, why := pluginUnknown, ""
+		switch {
+		case m.Error != nil:
+			why = m.Status + " (" + m.Error.Message + ")"
+		case !decode(m.Result, &counts):
+			why = "answers what cannot be read"
+		default:
+			status, why = verdict(&counts)
+			label := "'" + strings.NewReplacer("'", "_", "=", "_", "|", "_").Replace(show.Clean(m.host.Name))
+			data = append(data, fmt.Sprintf("%s messages'=%d;;;0", label, counts.Messages),
+				fmt.Sprintf("%s fullest'=%d;%d;%d;0", label, counts.Fullest(), counts.Warn, counts.Crit))
+			messages += counts.Messages
+		}
+		if status != pluginOK {
+			bad = append(bad, show.Clean(m.host.Name)+" "+show.Clean(why))
+		}
+		if slices.Index(rank, status) > slices.Index(rank, worst) {
+			worst = status
+		}
+	}
+	text := strings.Join(bad, "; ")
+	if text == "" {
+		hosts := "1 host"
+		if n := len(s.members); n != 1 {
+			hosts = fmt.Sprintf("%d hosts", n)
+		}
+		text = fmt.Sprintf("%s, %s messages queued", hosts, humanize.Comma(messages))
+	}
+	s.Line("", "%s", plugin(worst, text, data))
+	for _, m := range s.members {
+		if m.Result != nil {
+			s.Result(m.host.Name, "count", m.Result)
+		}
+	}
+	if err := s.end(ctx); err != nil && !errors.As(err, new(exit)) {
+		return err
+	}
+	return exit(worst)
+}
+
+// verdict is a host's status as a plugin's.
+func verdict(c *stage.Counts) (status int, why string) {
+	why = c.Level + " (" + strings.Join(c.Why, ", ") + ")"
+	switch {
+	case c.Postfix != "running":
+		why = "Postfix is " + c.Postfix
+		if len(c.Why) > 0 {
+			why += ", " + strings.Join(c.Why, ", ")
+		}
+		return pluginCritical, why
+	case c.Level == stage.LevelFlooded:
+		return pluginCritical, why
+	case c.Level == stage.LevelBusy:
+		return pluginWarning, why
+	}
+	return pluginOK, ""
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/run"
+)
+
+func reportCommand() *cli.Command {
+	return &cli.Command{
+		Name: "report", Usage: "tell one run from its beginning: what was asked for, done and found", ArgsUsage: "[RUN]",
+		UsageText: `spoolsweep report
+spoolsweep report 20261123T231500Z-ab12 -l chavez
+spoolsweep report 20261123T231500Z-ab12 -o json`,
+		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
+laptop. No mail is quoted in it but the sources that classify names.`,
+		Flags: commonFlags(), OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 1 {
+				return usageError(c, errors.New("one run at most"), false)
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			ctx := c.Context
+			id := c.Args().First()
+			if id == "" {
+				if id, err = s.newest(ctx); err != nil {
+					return err
+				}
+			}
+			if id == "" {
+				s.nothing("no run")
+				return s.end(ctx)
+			}
+			_, on, err := s.find(ctx, id, nil)
+			if err != nil {
+				return err
+			}
+			s.doc.Run = id
+			s.eachInOrder(membersOf(s.members, on), func(m *member) (func(), error) { return s.report(c, m, id) })
+			return s.end(ctx)
+		},
+	}
+}
+
+// told is what report has as a host's result: what was asked for, without the
+// text of the playbook, and where the run stands.
+type told struct {
+	Began    time.Time          `json:"began"`
+	Who      string             `json:"who"`
+	Reason   string             `json:"reason"`
+	Playbook string             `json:"playbook"`
+	Hosts    []string           `json:"hosts"`
+	Extra    map[string]any     `json:"extra"`
+	Phase    string             `json:"phase"`
+	Asks     string             `json:"asks"`
+	Error    string             `json:"error"`
+	Aside    int64              `json:"aside"`
+	Answers  []run.AnswerRecord `json:"answers"`
+}
+
+// report takes in the events of a run on one host and tells them in order. How
+// the run ended is told, and is not how this command ends.
+func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err error) {
+	var r run.Report
+	began := map[int]time.Time{}
+	past := &show.Host{Host: m.host.Name}
+	err = m.link.CallEvents(c.Context, "report", agent.RunCall{Vars: m.vars, Run: id}, &r, func(e wire.Event) {
+		if e.Kind == wire.Begin {
+			began[e.Index] = e.Time
+		}
+		past.Event(e)
+		if s.Stream {
+			s.Event(e)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if r.Info == nil || r.State == nil {
+		return nil, fmt.Errorf("%s: the agent does not tell of run %s", m.host.Name, id)
+	}
+	m.Status, m.Stages, m.Notes = show.OK, past.Stages, past.Notes
+	if m.Stages == nil {
+		m.Stages = []*show.Stage{}
+	}
+	asks := ""
+	if r.State.Ask != nil {
+		asks = r.State.Ask.Kind
+	}
+	answers := r.State.History
+	if answers == nil {
+		answers = []run.AnswerRecord{}
+	}
+	m.Result, err = json.Marshal(told{
+		Began: r.Info.Began, Who: r.Info.Who, Reason: r.Info.Reason, Playbook: r.Info.Name, Hosts: r.Info.Hosts, Extra: r.Info.Extra,
+		Phase: r.State.Phase, Asks: asks, Error: r.State.Error, Aside: r.State.Aside, Answers: answers,
+	})
+	return func() { s.printReport(m, &r, began) }, err
+}
+
+func (s *sweep) printReport(m *member, r *run.Report, began map[int]time.Time) {
+	name := m.host.Name
+	s.Line(name, "run %s: %s, begun %s by %s, on %s", show.Clean(r.Info.Run), show.Clean(r.Info.Name),
+		r.Info.Began.Local().Format(time.DateTime), show.Clean(r.Info.Who), show.Clean(strings.Join(r.Info.Hosts, ", ")))
+	if r.Info.Reason != "" {
+		s.Line(name, "reason: %s", show.Clean(r.Info.Reason))
+	}
+	for _, st := range m.Stages {
+		at := ""
+		if t, ok := began[st.Index]; ok {
+			at = t.Local().Format(time.DateTime)
+		}
+		status := st.Status
+		if status == "" {
+			status = "not ended"
+		}
+		s.Line(name, "%s  %s: %s after %.2f s", at, show.Clean(st.Stage), show.Clean(status), st.Seconds)
+		if len(st.Result) > 2 {
+			s.Lines(name, st.Stage, st.Result)
+		}
+	}
+	for _, n := range m.Notes {
+		s.Line(name, "warning: %s", show.Clean(n))
+	}
+	for _, a := range r.State.History {
+		s.Line(name, "question %d (%s) was answered by %s at %s", a.Number, show.Clean(a.Kind), show.Clean(a.By), a.At.Local().Format(time.DateTime))
+	}
+	s.Line(name, "%s", runLine(r.State))
+}

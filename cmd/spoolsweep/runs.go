@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func runsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "runs", Usage: "list the runs that the hosts have records of",
+		UsageText: `spoolsweep runs
+spoolsweep runs -l chavez -o json`,
+		Description: `The newest first: when it began and who began it, where it stands, and what it
+has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
+		Flags: commonFlags(), OnUsageError: usageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError(c, errArguments(c), false)
+			}
+			s, err := begin(c, nil)
+			if err != nil {
+				return err
+			}
+			s.eachInOrder(s.members, func(m *member) (func(), error) {
+				var runs []*run.State
+				if err := m.link.Call(c.Context, "history", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+					return nil, err
+				}
+				if runs == nil {
+					runs = []*run.State{}
+				}
+				m.Status = show.OK
+				var err error
+				m.Result, err = json.Marshal(runs)
+				return func() {
+					for _, r := range runs {
+						s.Line(m.host.Name, "%s", runLine(r))
+					}
+					if len(runs) == 0 {
+						s.Line(m.host.Name, "no runs")
+					}
+				}, err
+			})
+			return s.end(c.Context)
+		},
+	}
+}
+
+// runLine is one run on one host.
+func runLine(r *run.State) string {
+	if r.Stages == 0 { // its record cannot be read
+		return fmt.Sprintf("%s  %s: %s", show.Clean(r.Run), show.Clean(r.Phase), show.Clean(r.Error))
+	}
+	text := fmt.Sprintf("%s  %s, begun %s by %s: %s", show.Clean(r.Run), show.Clean(r.Name), r.Began.Local().Format(time.DateTime), show.Clean(r.Who), standing(r))
+	if r.Aside > 0 {
+		text += fmt.Sprintf("; %s aside", messages(r.Aside))
+		if r.Oldest > 0 {
+			text += ", the oldest " + stage.Age(r.Oldest)
+		}
+	}
+	return text
+}
+
+// standing says where a run stands.
+func standing(r *run.State) string {
+	switch {
+	case r.Phase == run.Waiting && r.Ask != nil:
+		return "waits for " + show.Clean(stage.Asked(r.Ask.Kind))
+	case r.Phase == run.Broken:
+		return "broken off at stage " + humanize.Comma(int64(r.Next+1)) + ", resume carries it on"
+	case r.Error != "":
+		return show.Clean(r.Phase) + ": " + show.Clean(r.Error)
+	}
+	return show.Clean(r.Phase)
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func sampleCommand() *cli.Command {
+	return &cli.Command{
+		Name: "sample", Usage: "decode some messages for reading; changes nothing",
+		UsageText: `spoolsweep sample -l chavez
+spoolsweep sample --aside 20261123T231500Z-ab12 -n 10
+spoolsweep sample --queue deferred --redact
+spoolsweep sample --queue hold --raw
+spoolsweep sample --save samples
+spoolsweep sample --forget samples`,
+		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
+what the one unfinished run of these hosts has aside, else the live queues.
+
+A third of the sample is of senders and a third of recipients, each with the
+same chance however much mail it has, so that a flood does not hide what is none;
+the rest is of all messages. Headers and text are decoded, an attachment is one
+line. --redact gives addresses, logins and clients numbers in their place before
+anything leaves the host; names in the text stay.
+
+Nothing stays on disk, here or there, unless --save DIR: a new folder, for you
+alone. --forget DIR removes what --save wrote there, and nothing else.`,
+		Flags: commonFlags(
+			&cli.IntFlag{Name: "messages", Aliases: []string{"n"}, Value: 5, Usage: "show `N` messages of each host, at most 20"},
+			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
+			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
+			&cli.BoolFlag{Name: "raw", Usage: "as strings prints the queue file, not decoded"},
+			&cli.BoolFlag{Name: "redact", Usage: "mask addresses, logins and clients"},
+			&cli.StringFlag{Name: "save", Usage: "write each to a file in `DIR`, which must be new or of --save"},
+			&cli.StringFlag{Name: "forget", Usage: "remove what --save wrote to `DIR`, and do nothing else"},
+		),
+		OnUsageError: usageError,
+		Action:       sampleAction,
+	}
+}
+
+func sampleAction(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError(c, errArguments(c), false)
+	}
+	if c.IsSet("forget") {
+		n, err := forgetSamples(c.String("forget"))
+		if err == nil {
+			fmt.Fprintf(c.App.ErrWriter, "%d files removed\n", n)
+		}
+		return err
+	}
+	args := &stage.SampleArgs{
+		Messages: stage.Number(c.Int("messages")), Raw: c.Bool("raw"), Redact: c.Bool("redact"), Directories: c.StringSlice("queue"),
+	}
+	aside := c.String("aside")
+	switch {
+	case aside != "" && len(args.Directories) > 0:
+		return errors.New("--aside and --queue exclude each other")
+	case args.Raw && args.Redact:
+		return errors.New("--raw and --redact exclude each other: what is encoded there cannot be masked")
+	}
+	if err := args.Check(); err != nil {
+		return err
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	var save *saved
+	if c.IsSet("save") {
+		if save, err = saveSamples(c.String("save")); err != nil {
+			return err
+		}
+		defer save.close()
+	}
+	members := s.members
+	if len(args.Directories) == 0 {
+		unfinished := func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 }
+		var on map[*member]*run.State
+		if aside, on, err = s.find(c.Context, aside, unfinished); err != nil {
+			return err
+		}
+		if aside != "" { // the other hosts have nothing of it
+			members = membersOf(s.members, on)
+		}
+	}
+	switch {
+	case aside != "":
+		s.Note("", "what run %s has set aside:", show.Clean(aside))
+	case len(args.Directories) > 0:
+		s.Note("", "the live queues %s:", show.Clean(strings.Join(args.Directories, ", ")))
+	default:
+		s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+	}
+	s.eachInOrder(members, func(m *member) (func(), error) {
+		if m.Error != nil {
+			return nil, nil
+		}
+		m.Status = show.OK
+		result, err := s.fetch(c.Context, m, 0, "sample", args, aside)
+		if err != nil {
+			return nil, err
+		}
+		m.Result = result
+		if save != nil {
+			var r stage.Sampled
+			if !decode(result, &r) {
+				return nil, fmt.Errorf("%s: its samples cannot be read", m.host.Name)
+			}
+			for i := range r.Samples {
+				if err := save.write(m.host.Name, &r.Samples[i]); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return func() { s.Result(m.host.Name, "sample", result) }, nil
+	})
+	return s.end(c.Context)
+}
+
+// saved is a folder of samples. A file is named in its marker before any mail is
+// in it, so that what is to be forgotten is known whatever happens.
+type saved struct {
+	dir    string
+	mu     sync.Mutex // guards the marker
+	marker *os.File
+}
+
+const (
+	sampleMarker = ".spoolsweep-samples"
+	sampleTitle  = "samples of mail, written by spoolsweep sample --save; 'spoolsweep sample --forget DIR' removes what is listed here"
+)
+
+// saveSamples makes the folder, or opens one that --save made.
+func saveSamples(dir string) (*saved, error) {
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		if _, err := readMarker(dir); err != nil {
+			return nil, fmt.Errorf("--save: %w", err)
+		}
+	case err != nil:
+		return nil, fmt.Errorf("--save: %w", err)
+	}
+	s := &saved{dir: dir}
+	path := filepath.Join(dir, sampleMarker)
+	if err == nil { // it is new
+		s.marker, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(s.marker, sampleTitle)
+		}
+	} else {
+		s.marker, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--save: %w", err)
+	}
+	return s, nil
+}
+
+func (s *saved) close() { s.marker.Close() }
+
+// write writes one message, cleaned: a file is shown on a terminal too.
+func (s *saved) write(host string, m *stage.ReadMessage) error {
+	plain := func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '_'
+	}
+	name := strings.Map(plain, host) + "." + strings.Map(plain, m.Message) + ".txt"
+	var b strings.Builder
+	one := stage.Sampled{Messages: 1, Samples: []stage.ReadMessage{*m}}
+	for _, l := range one.Lines()[1:] {
+		fmt.Fprintln(&b, strings.TrimRight(strings.TrimSpace(show.Clean(l.Label))+" "+show.Clean(l.Text), " "))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // drawn before
+	}
+	if err != nil {
+		return err
+	}
+	_, listed := fmt.Fprintln(s.marker, name)
+	_, err = f.WriteString(b.String())
+	return errors.Join(listed, err, f.Close())
+}
+
+// readMarker lists what a folder's marker names. The folder must be ours and
+// closed to others, or its marker could be anybody's.
+func readMarker(dir string) ([]string, error) {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	sys, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() || int(sys.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s is no folder that sample --save made: that is yours and closed to others", dir)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, sampleMarker), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is no folder that sample --save made: there is no %s in it", dir, sampleMarker)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	if !lines.Scan() || lines.Text() != sampleTitle {
+		return nil, fmt.Errorf("%s/%s is not of this program", dir, sampleMarker)
+	}
+	var names []string
+	for lines.Scan() {
+		if name := lines.Text(); name == filepath.Base(name) && strings.HasSuffix(name, ".txt") {
+			names = append(names, name)
+		}
+	}
+	return names, lines.Err()
+}
+
+// forgetSamples removes what --save wrote to a folder, and the folder if nothing
+// else is in it.
+func forgetSamples(dir string) (n int, err error) {
+	names, err := readMarker(dir)
+	if err != nil {
+		return 0, fmt.Errorf("--forget: %w", err)
+	}
+	for _, name := range names {
+		err := os.Remove(filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return n, fmt.Errorf("--forget: %w", err)
+		}
+		if err == nil {
+			n++
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, sampleMarker)); err != nil {
+		return n, fmt.Errorf("--forget: %w", err)
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return n, fmt.Errorf("--forget: %w", err)
+	}
+	return n, nil
+}

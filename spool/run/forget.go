@@ -1,0 +1,105 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
+)
+
+// InTheWayError names the run because of which records stay.
+type InTheWayError struct {
+	Run, Why string
+}
+
+func (e *InTheWayError) Error() string {
+	return fmt.Sprintf("run %s is in the way, nothing was removed: %s", e.Run, e.Why)
+}
+
+// Idle returns an error that names a run which works at this moment: its agent
+// must not be taken from under it.
+func (e *Env) Idle(ctx context.Context, v stage.Vars) error {
+	runs, err := e.Runs(ctx, v)
+	if err != nil {
+		return err
+	}
+	for _, s := range runs {
+		switch {
+		case s.Phase == Working:
+			return &InTheWayError{s.Run, "it works just now; 'spoolsweep attach " + s.Run + "' follows it"}
+		case s.Down:
+			return &InTheWayError{s.Run, "it was left between stop and start; 'spoolsweep resume " + s.Run + "' ends that"}
+		}
+	}
+	return nil
+}
+
+// Forget removes the records of all runs, and the state directory where nothing
+// else is in it. While any run works, waits, or has a message or a log aside,
+// all stay: its record is what tells whose the mail is. It returns how many runs
+// it removed.
+func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
+	state := e.state(v)
+	folder := filepath.Join(state, "runs")
+	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err := makeRuns(folder); err != nil { // or it is not ours
+		return 0, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return 0, err
+	}
+	lock, err := e.lock(ctx, p, v) // nobody begins a run meanwhile
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	if err := e.Idle(ctx, v); err != nil {
+		return 0, err
+	}
+	runs, err := e.Runs(ctx, v)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range runs {
+		if s.Phase == Waiting {
+			return 0, &InTheWayError{s.Run, "it waits; 'spoolsweep resume " + s.Run + "' carries it on"}
+		}
+		if s.Stages == 0 {
+			return 0, &InTheWayError{s.Run, s.Error}
+		}
+		dir, err := e.dir(v, s.Run)
+		if err != nil {
+			return 0, err
+		}
+		sets, err := spool.AsideOf(p, dir)
+		if err != nil {
+			return 0, err
+		}
+		for _, set := range sets {
+			n, err := spool.CountIn(p, set.Aside)
+			if err != nil {
+				return 0, err
+			}
+			if n > 0 {
+				return 0, &InTheWayError{s.Run, fmt.Sprintf("%d files are in %s; 'spoolsweep putback %s' sends back what is mail", n, set.Aside, s.Run)}
+			}
+		}
+	}
+	for _, s := range runs {
+		if err := os.RemoveAll(filepath.Join(folder, s.Run)); err != nil {
+			return 0, err
+		}
+	}
+	// Where something else is in them they stay.
+	_ = os.Remove(folder)
+	_ = os.Remove(state)
+	return len(runs), nil
+}
