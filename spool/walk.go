@@ -99,6 +99,13 @@ type Chunk struct {
 	Odd []string // everything else that is no hash subdirectory
 }
 
+// Mail is a message of the chunk as it is now; aside is the directory that is
+// listed.
+func (c Chunk) Mail(aside, id string) (Mail, error) {
+	s, err := statAt(c.Dir, id)
+	return Mail{Aside: aside, Sub: c.Sub, ID: id, Inode: s.Inode, Size: s.Size, Mtime: s.Mtime}, err
+}
+
 const (
 	chunkNames   = 4096 // bounds a chunk's memory
 	maxHashDepth = 16   // more levels than a queue id has digits are a trap
