@@ -192,6 +192,9 @@ func judgeAll(ctx context.Context, h *Host, rules *pattern.Rules, dirs []string,
 					continue
 				}
 				c.count(r, queue, local, h.Postfix.Domains)
+				if h.seen != nil {
+					h.seen(&r.judged)
+				}
 				if rules.Empty() && r.Verdict == pattern.Ham {
 					continue // nobody judged it: a list that says ham is what restore and putback send
 				}
