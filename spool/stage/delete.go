@@ -63,15 +63,22 @@ var remove = Row{
 	},
 }
 
-// judge shows each message that the rules take. All of it, and what is taken by
-// mistake, is gone for good: without rules, and with Postfix down, nothing is.
-func (a *DeleteArgs) judge(ctx context.Context, h *Host, emit Emit, each func(*judged) error) error {
+// Rules compiles the rules, of which there must be some: what is deleted is
+// asked for.
+func (a *DeleteArgs) Rules() (*pattern.Rules, error) {
 	rules, err := pattern.Compile(a.Spam, a.Ham)
+	if err == nil && len(rules.Spam()) == 0 {
+		err = errors.New("delete: there are no rules for spam: say what is to be deleted, by -m FIELD:PATTERN or spam in -e @rules.yaml")
+	}
+	return rules, err
+}
+
+// judge shows each message that the rules take. All of it, and what is taken by
+// mistake, is gone for good: with Postfix down nothing is.
+func (a *DeleteArgs) judge(ctx context.Context, h *Host, emit Emit, each func(*judged) error) error {
+	rules, err := a.Rules()
 	if err != nil {
 		return err
-	}
-	if len(rules.Spam()) == 0 {
-		return errors.New("delete: there are no rules: what is deleted must be asked for (-m FIELD:PATTERN, or spam in -e @rules.yaml)")
 	}
 	if _, running := h.Postfix.Running(); !running {
 		return fmt.Errorf("delete: %w", spool.ErrDown)

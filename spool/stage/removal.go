@@ -100,7 +100,7 @@ func agree(h *Host, stage string, expect *Number, n int64, list string) error {
 		return fmt.Errorf("%s: %d messages would be deleted, not the %d that were expected: nothing was deleted", stage, n, *expect)
 	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == list:
 	default:
-		return &Ask{Kind: "confirm", Data: &Confirm{Delete: true, Reasons: []string{stage + " deletes"}, Ham: n, List: list}}
+		return &Ask{Kind: "confirm", Data: &Confirm{Delete: true, Reasons: []string{"what " + stage + " deletes cannot be taken back"}, Ham: n, List: list}}
 	}
 	if h.Agreed != nil {
 		return nil

@@ -272,7 +272,7 @@ func TestDeleteStage(t *testing.T) {
 		t.Errorf("preview with a ham rule: %+v, %v", w, err)
 	}
 	for args, want := range map[string]string{
-		`{}`: "there are no rules", `{"ham": {"sender": "x@y.z"}}`: "there are no rules", `{` + rules + `, "expect": 4}`: "nothing was deleted",
+		`{}`: "no rules for spam", `{"ham": {"sender": "x@y.z"}}`: "no rules for spam", `{` + rules + `, "expect": 4}`: "nothing was deleted",
 	} {
 		if r, err := k.run("delete", args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, %v, want %s", args, r, err, want)
