@@ -55,6 +55,7 @@ func environment() *Env {
 			return nil, errors.New("postconf: a test broke it")
 		}
 		p.Stop, p.Start = held(v.ConfigDirectory, "stop", p.Stop), held(v.ConfigDirectory, "start", p.Start)
+		p.Super = held(v.ConfigDirectory, "super", p.Super)
 		return p, nil
 	}}
 }
@@ -92,7 +93,7 @@ func newHost(t *testing.T, messages int) *host {
 	}
 	h := &host{Host: p, Env: environment(), t: t, vars: stage.Vars{ConfigDirectory: dir, StateDirectory: p.State(), QueueWarn: 50}}
 	t.Cleanup(func() {
-		for _, name := range []string{"stop", "start"} {
+		for _, name := range []string{"stop", "start", "super"} {
 			h.letGo(name)
 		}
 		for _, role := range []string{"section", "worker"} {
