@@ -249,49 +249,64 @@ func isHashDir(sub string) bool {
 	return true
 }
 
-// companions are the logs of a message: those that were set aside with it, and
-// those in live directories. Where any other message has the name too, live or
-// aside, whose they are is not known, and they stay.
+// companions are the logs of a message: the one that was set aside with it, and
+// those in live directories. Where another message has the name too, whose a log
+// is is not known, and it stays: of one that was set aside only what this run has
+// aside counts, as a restore takes it along into a collision.
 func (p *purger) companions(m Mail) ([]unlinking, error) {
-	var paths []string
-	for _, k := range p.stand {
-		if k.Queue == Defer {
-			paths = append(paths, k.path(m.ID))
-		}
-	}
-	for _, q := range logs {
-		paths = append(paths, p.w.home(q, m.ID))
-	}
 	var all []unlinking
-	for _, path := range paths {
-		dir, err := p.dir(path)
-		if errors.Is(err, fs.ErrNotExist) {
+	var mine []string
+	for _, k := range p.stand {
+		if k.Queue != Defer {
+			mine = append(mine, k.Aside)
 			continue
 		}
+		log, err := p.log(k.path(m.ID), m.ID)
 		if err != nil {
 			return nil, err
 		}
-		s, err := statAt(dir, m.ID)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && (!s.Regular() || s.UID != p.w.Postfix.Owner) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(all) == 0 { // it is looked for once, and only where there is a log
-			if shared, err := p.shared(m); err != nil || shared {
-				return nil, err
-			}
-		}
-		all = append(all, unlinking{intention{From: path, ID: m.ID, Inode: s.Inode, Size: s.Size}, 0})
+		all = append(all, log...)
 	}
-	return all, nil
+	if len(all) > 0 {
+		if shared, err := p.shared(m, mine); err != nil {
+			return nil, err
+		} else if shared {
+			all = nil
+		}
+	}
+	var live []unlinking
+	for _, q := range logs {
+		log, err := p.log(p.w.home(q, m.ID), m.ID)
+		if err != nil {
+			return nil, err
+		}
+		live = append(live, log...)
+	}
+	if len(live) > 0 {
+		if shared, err := p.shared(m, p.others); err != nil || shared {
+			return all, err
+		}
+	}
+	return append(all, live...), nil
 }
 
-// shared says whether a message that stays has the id of m, in whatever depth
-// of subdirectories its queue was hashed.
-func (p *purger) shared(m Mail) (bool, error) {
-	for _, name := range p.others {
+// log finds the log of an id in one directory.
+func (p *purger) log(path, id string) ([]unlinking, error) {
+	dir, err := p.dir(path)
+	var s Stat
+	if err == nil {
+		s, err = statAt(dir, id)
+	}
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (!s.Regular() || s.UID != p.w.Postfix.Owner) {
+		return nil, nil
+	}
+	return []unlinking{{intention{From: path, ID: id, Inode: s.Inode, Size: s.Size}, 0}}, err
+}
+
+// shared says whether a message that stays has the id of m in one of the
+// directories, in whatever depth of subdirectories it was hashed.
+func (p *purger) shared(m Mail, dirs []string) (bool, error) {
+	for _, name := range dirs {
 		for depth := range maxHashDepth {
 			path := name
 			if sub := queuefile.HashDir(m.ID, depth); sub != "" {
