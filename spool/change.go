@@ -98,6 +98,17 @@ func removeDir(parent *os.File, name string) error {
 	return nil
 }
 
+// unlinkFile removes one name of a file: of a message, or of its log.
+func unlinkFile(dir *os.File, name string) error {
+	if err := step("unlink " + name); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
+		return &fs.PathError{Op: "unlink", Path: dir.Name() + "/" + name, Err: err}
+	}
+	return nil
+}
+
 // probe proves, with two directories of its own, that root's file system can
 // rename without replacing and exchange names.
 func probe(root *os.File, a, b string) (exchanges bool, err error) {

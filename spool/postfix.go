@@ -42,6 +42,8 @@ type Postfix struct {
 	// Stop and Start are the commands; none: whatever owns the running master,
 	// its systemd unit or postfix(1) itself.
 	Stop, Start []string
+	// Super is postsuper(1) with the arguments that name the instance.
+	Super []string
 	// Status, if set, is asked too: exit status 0 means that it runs.
 	Status []string
 	// Master and Manager are the command names of master(8) and qmgr(8) in the
@@ -101,7 +103,8 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 			QueueDirectory: value["queue_directory"], DaemonDirectory: value["daemon_directory"], HashNames: words(value["hash_queue_names"]),
 			LogFile: value["maillog_file"], Networks: networks(value["mynetworks"]),
 		},
-		Stop: shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
+		Super: append([]string{filepath.Join(filepath.Dir(postfix), "postsuper")}, with[1:]...),
+		Stop:  shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
 		Master: "master", Manager: "qmgr",
 	}
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {

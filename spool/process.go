@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -103,19 +104,61 @@ func command(ctx context.Context, limit time.Duration, started func(group int) e
 		return fmt.Errorf("%s: %w", argv[0], err)
 	}
 	defer out.Close()
-	const normal = `{ echo 0 > ` + oomFile + `; renice -n 0 -p $$; } >/dev/null 2>&1; exec "$@"`
-	cmd := exec.Command("/bin/sh", append([]string{"-c", normal, "sh"}, argv...)...)
+	return launch{started: started, out: out}.run(ctx, limit, argv)
+}
+
+// launch is how a command is started.
+type launch struct {
+	started func(group int) error
+	// gated holds argv back until started has returned, for good where that is
+	// with an error, or by our death.
+	gated   bool
+	in, out *os.File // what it reads, nil for nothing, and what it prints
+}
+
+func (l launch) run(ctx context.Context, limit time.Duration, argv []string) error {
+	const normal = `{ echo 0 > ` + oomFile + `; renice -n 0 -p $$; } >/dev/null 2>&1; `
+	script := normal + `exec "$@"`
+	var gate *os.File
+	if l.gated {
+		wait, open, err := os.Pipe()
+		if err != nil {
+			return &commandError{argv: argv, err: err}
+		}
+		defer wait.Close()
+		defer open.Close()
+		gate, script = wait, normal+`read -r go <&3 || exit 1; exec 3<&-; exec "$@"`
+		inner := l.started
+		l.started = func(group int) error {
+			err := inner(group)
+			if err == nil {
+				_, err = open.Write([]byte("go\n"))
+			}
+			return errors.Join(err, open.Close())
+		}
+	}
+	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, argv...)...)
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = out, out
+	if l.in != nil {
+		cmd.Stdin = l.in
+	}
+	if gate != nil {
+		cmd.ExtraFiles = []*os.File{gate}
+	}
+	cmd.Stdout, cmd.Stderr = l.out, l.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startCommand(cmd); err != nil {
 		return &commandError{argv: argv, err: err}
 	}
 	group := cmd.Process.Pid
-	if started != nil {
-		// Not fatal: the group's number only helps whoever settles after our death.
-		_ = started(group)
+	var noted error
+	if l.started != nil {
+		noted = l.started(group)
 	}
+	if !l.gated {
+		noted = nil // the group's number only helps whoever settles after our death
+	}
+	var err error
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	timer := time.NewTimer(limit)
@@ -131,12 +174,12 @@ func command(ctx context.Context, limit time.Duration, started func(group int) e
 		<-done
 		err = ctx.Err()
 	}
-	if err == nil {
+	if err = errors.Join(noted, err); err == nil {
 		return nil
 	}
 	text := make([]byte, maxOutput)
-	size, _ := out.Seek(0, 2)
-	n, _ := out.ReadAt(text, max(0, size-maxOutput))
+	size, _ := l.out.Seek(0, 2)
+	n, _ := l.out.ReadAt(text, max(0, size-maxOutput))
 	return &commandError{argv: argv, output: string(bytes.TrimSpace(text[:n])), err: err}
 }
 

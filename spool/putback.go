@@ -28,17 +28,9 @@ func (w *Work) PutBack(ctx context.Context, list []Mail, o Options, progress fun
 			return done, nil, err
 		}
 	}
-	for _, k := range r.stand {
-		full, err := w.removeAside(k)
-		if err != nil {
-			return done, left, err
-		}
-		if full {
-			left = append(left, k.Aside)
-		}
-	}
+	left, err = w.removeAsides()
 	done.Failures = append(done.Failures, r.done.Failures...)
-	return done, left, nil
+	return done, left, err
 }
 
 // strayLogs returns the logs in defer's set-aside directory whose message was
@@ -172,6 +164,21 @@ func (w *Work) removeAside(k want) (full bool, err error) {
 	if err != nil || full {
 		return full, err
 	}
+	// First: a death between the two must not leave a name and an inode, soon
+	// given to others, as this run's.
+	if err := w.write(kindRemoved, Set{Queue: k.Queue, Aside: k.Aside}); err != nil {
+		return false, err
+	}
+	return w.removeGone(k)
+}
+
+// removeGone removes a directory that the journal calls removed, which it is
+// not after a death: only while it is empty.
+func (w *Work) removeGone(k want) (full bool, err error) {
+	inode, err := inodeAt(w.root, k.Aside)
+	if err != nil || inode == 0 || inode != k.Old {
+		return false, err
+	}
 	err = removeDir(w.root, k.Aside)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		return true, nil
@@ -179,10 +186,33 @@ func (w *Work) removeAside(k want) (full bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := syncDir(w.root); err != nil {
-		return false, err
+	return false, syncDir(w.root)
+}
+
+// removeAsides removes what is empty of all that this run has set aside, and
+// names what is not.
+func (w *Work) removeAsides() (left []string, err error) {
+	for _, k := range w.wants {
+		if k.gone {
+			if _, err := w.removeGone(k); err != nil {
+				return left, err
+			}
+		}
 	}
-	return false, w.write(kindRemoved, Set{Queue: k.Queue, Aside: k.Aside})
+	stand, err := w.standing()
+	if err != nil {
+		return left, err
+	}
+	for _, k := range stand {
+		full, err := w.removeAside(k)
+		if err != nil {
+			return left, err
+		}
+		if full {
+			left = append(left, k.Aside)
+		}
+	}
+	return left, nil
 }
 
 func removeEmpty(dir *os.File, depth int) (full bool, err error) {

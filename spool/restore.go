@@ -48,6 +48,8 @@ type Moved struct {
 	Failed     int64            `json:"failed"` // still aside: another file than the one judged, or a name taken twice
 	ByQueue    map[string]int64 `json:"by_queue"`
 	Failures   []string         `json:"failures,omitempty"` // the first few, with their reasons
+
+	removed int64 // by a purge or a delete, whose result is a Removed
 }
 
 const (
@@ -67,10 +69,11 @@ type batchRecord struct {
 }
 
 type intention struct {
-	From  string `json:"f"` // incoming.spamfull or deferred.spamfull/A
-	To    string `json:"t"` // incoming, deferred/B, incoming.name-collisions
+	From  string `json:"f"`           // incoming.spamfull or deferred.spamfull/A
+	To    string `json:"t,omitempty"` // incoming, deferred/B, incoming.name-collisions; "": it is to be removed
 	ID    string `json:"q"`
 	Inode uint64 `json:"i"`
+	Size  int64  `json:"z,omitempty"` // of what is to be removed, for the account
 }
 
 // outcomeRecord closes a batch: the intentions, by index, that were not done.
@@ -181,21 +184,16 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 	for _, b := range w.moves {
 		o, closed := w.done[b.seq]
 		if !closed {
+			if err := w.endLast(); err != nil {
+				return sum, err
+			}
 			o = outcomeRecord{Intent: b.seq}
 			for i, m := range b.Moves {
-				from, err := w.openPath(m.From)
-				if errors.Is(err, fs.ErrNotExist) {
-					continue
-				}
+				stands, err := w.stands(m)
 				if err != nil {
 					return sum, err
 				}
-				inode, err := inodeAt(from, m.ID)
-				from.Close()
-				if err != nil {
-					return sum, err
-				}
-				if inode == m.Inode {
+				if stands {
 					o.Not = append(o.Not, i)
 				} else if err := w.present(m); err != nil {
 					return sum, err
@@ -220,10 +218,40 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 	return sum, nil
 }
 
+// stands says that a move or a removal was not done: the file is where it was.
+// A message that was to be removed from a live queue may have gone on into
+// another, which is no removal either.
+func (w *Work) stands(m intention) (bool, error) {
+	paths := []string{m.From}
+	queue, _, _ := strings.Cut(m.From, "/")
+	if m.To == "" && slices.Contains(live, Queue(queue)) {
+		for _, q := range live {
+			paths = append(paths, w.home(q, m.ID))
+		}
+	}
+	for _, path := range paths {
+		dir, err := w.openPath(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		inode, err := inodeAt(dir, m.ID)
+		dir.Close()
+		if err != nil || inode == m.Inode {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 func (m *Moved) count(i intention) {
 	queue, _, _ := strings.Cut(i.To, "/")
 	switch {
 	case i.isLog():
+	case i.To == "":
+		m.removed++
 	case strings.HasSuffix(queue, collisions):
 		m.Collisions++
 	default:
@@ -232,10 +260,10 @@ func (m *Moved) count(i intention) {
 	}
 }
 
-// isLog tells the move of a log from that of a message.
+// isLog tells a log from a message.
 func (i intention) isLog() bool {
-	queue, _, _ := strings.Cut(i.To, "/")
-	return queue == string(Defer) || queue == string(Defer)+collisions
+	path, _, _ := strings.Cut(i.From, "/")
+	return slices.Contains(logs, asideQueue(path))
 }
 
 func (m *Moved) fail(what string, err error) {
@@ -302,7 +330,10 @@ func presentIn(dir *os.File, m intention) error {
 func (w *Work) syncMoves(moves []intention) error {
 	paths := map[string]bool{}
 	for _, m := range moves {
-		paths[m.From], paths[m.To] = true, true
+		paths[m.From] = true
+		if m.To != "" {
+			paths[m.To] = true
+		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(paths)) {
 		dir, err := w.openPath(path)

@@ -57,13 +57,16 @@ type Started struct {
 // journaled runs a command of the host and journals its process group, so
 // that whoever settles after our death can end it.
 func (w *Work) journaled(ctx context.Context, limit time.Duration, argv []string) error {
-	return command(ctx, limit, func(group int) error {
-		p, err := processOf(group)
-		if err != nil {
-			return err
-		}
-		return w.write(kindCommand, commandRecord{Group: group, Started: p.started})
-	}, argv...)
+	return command(ctx, limit, w.noteGroup, argv...)
+}
+
+// noteGroup journals the process group of a command that was started.
+func (w *Work) noteGroup(group int) error {
+	p, err := processOf(group)
+	if err != nil {
+		return err
+	}
+	return w.write(kindCommand, commandRecord{Group: group, Started: p.started})
 }
 
 // Stop stops Postfix and proves it: the lock on pid/master.pid is ours, and no

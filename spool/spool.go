@@ -16,11 +16,16 @@
 //	start                     both names            Postfix down          Settle: started
 //	restore, a batch          its intents           some moved            resume: each looked at
 //	restore, batch closed     both directories      all moved             resume: the next batch
+//	purge, a batch            its intents           some unlinked         resume: each looked at
+//	purge, batch closed       the directories       all unlinked          resume: the next batch
+//	directory removed         that it is empty      it may be there       resume: removed
+//	delete, a batch           its intents           postsuper at work     resume: ended, each looked at
 //
 // To act, to finish after a death and to do nothing the second time are one
 // thing here: the journal says which inode shall stand at each name, and the
 // names are made so. A move whose intent has no outcome is settled by looking:
-// what is still aside was not moved, all else was. The tests of this package
+// what is still aside was not moved, all else was. Nothing is unlinked but what a
+// list names, file by file, with inode, size and time. The tests of this package
 // stop at each step, settle, and look.
 package spool
 
@@ -54,6 +59,9 @@ var Queues = []Queue{Maildrop, Incoming, Active, Deferred, Hold, Corrupt}
 // live are the queues in which a taken id makes a restore a collision: from
 // each of them Postfix renames into another without looking.
 var live = []Queue{Maildrop, Incoming, Active, Deferred, Hold}
+
+// logs are the directories of companions, the per-message logs.
+var logs = []Queue{Defer, "bounce", "trace"}
 
 // ParseQueue accepts the queues that can be set aside.
 func ParseQueue(name string) (Queue, error) {

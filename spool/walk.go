@@ -87,23 +87,36 @@ type MailFile struct {
 // closed.
 func (m *MailFile) Open(dir *os.File, name string) (Stat, error) {
 	m.Close()
-	var err error
+	fd, s, err := openHandle(dir, name)
+	m.fd, m.open = fd, err == nil
+	return s, err
+}
+
+// openMail is Open for a file that is kept.
+func openMail(dir *os.File, name string) (*os.File, Stat, error) {
+	fd, s, err := openHandle(dir, name)
+	if err != nil {
+		return nil, Stat{}, err
+	}
+	return os.NewFile(uintptr(fd), dir.Name()+"/"+name), s, nil
+}
+
+func openHandle(dir *os.File, name string) (fd int, s Stat, err error) {
 	for {
-		m.fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 		if err != unix.EINTR {
 			break
 		}
 	}
 	if err != nil {
-		return Stat{}, &fs.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
+		return -1, Stat{}, &fs.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
 	}
-	m.open = true
-	var s unix.Stat_t
-	if err := unix.Fstat(m.fd, &s); err != nil {
-		m.Close()
-		return Stat{}, &fs.PathError{Op: "stat", Path: dir.Name() + "/" + name, Err: err}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		unix.Close(fd)
+		return -1, Stat{}, &fs.PathError{Op: "stat", Path: dir.Name() + "/" + name, Err: err}
 	}
-	return toStat(&s), nil
+	return fd, toStat(&stat), nil
 }
 
 // ReadAt reads the open file, as [io.ReaderAt] wants it.
@@ -142,6 +155,13 @@ type Chunk struct {
 
 // Keep opens the chunk's directory once more, for longer than the callback.
 func (c Chunk) Keep() (*os.File, error) { return openDir(c.Dir, ".") }
+
+// Mail is a message of the chunk as it is now; aside is the directory that is
+// listed.
+func (c Chunk) Mail(aside, id string) (Mail, error) {
+	s, err := statAt(c.Dir, id)
+	return Mail{Aside: aside, Sub: c.Sub, ID: id, Inode: s.Inode, Size: s.Size, Mtime: s.Mtime}, err
+}
 
 const (
 	chunkNames   = 4096 // bounds a chunk's memory

@@ -93,7 +93,7 @@ const (
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
 	kindIntent   = "intent"    // batchRecord
 	kindOutcome  = "outcome"   // outcomeRecord
-	kindRemoved  = "removed"   // Set: what was aside is empty and gone, its inode anybody's
+	kindRemoved  = "removed"   // Set: what was aside is empty and about to go, its inode anybody's from then on
 )
 
 type freshRecord struct {

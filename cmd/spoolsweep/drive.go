@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -121,6 +122,7 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
 		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
 	}
+	m.asked = &c
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
 	if d.expect != nil {
 		return yes, nil // counted before, over all hosts
@@ -132,6 +134,13 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	}
 	if d.yes || !d.tty {
 		return nil, nil
+	}
+	if c.Delete {
+		typed, err := d.ask(ctx, show.Clean(m.host.Name)+": "+typeNumber("delete", c.Ham))
+		if err != nil || typed != strconv.FormatInt(c.Ham, 10) {
+			return nil, err
+		}
+		return yes, nil
 	}
 	typed, err := d.ask(ctx, fmt.Sprintf("%s: send %d messages, leave %d aside? What was sent cannot be taken back. [y/N] ", show.Clean(m.host.Name), c.Ham, c.Spam))
 	if err != nil || !strings.HasPrefix(strings.ToLower(typed), "y") {
@@ -165,13 +174,23 @@ func (d *driver) whatNext(ctx context.Context) {
 		d.Alert("", "                       (a rules.yaml to begin with: spoolsweep run --help)")
 	}
 	var ham int64
+	deletes := false
 	for _, m := range kinds["confirm"] {
+		if m.asked != nil && m.asked.Delete {
+			deletes = true
+			ham += m.asked.Ham
+			d.Alert(m.host.Name, "waits to be confirmed: %s would be deleted", messages(m.asked.Ham))
+			continue
+		}
 		var c stage.Classified
 		m.Latest("classify", &c)
 		ham += c.Ham
 		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
 	}
-	if len(kinds["confirm"]) > 0 {
+	switch {
+	case deletes:
+		d.Alert("", "next: delete them      spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
+	case len(kinds["confirm"]) > 0:
 		d.Alert("", "next: better rules     spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
 		d.Alert("", "      or all the same  spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
 	}

@@ -84,6 +84,8 @@ type member struct {
 	vars stage.Vars
 	link *remote.Link
 	*show.Host
+
+	asked *stage.Confirm // what it waits to have confirmed
 }
 
 // begin reads everything that can be wrong on this side, before any host is

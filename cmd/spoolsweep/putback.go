@@ -77,7 +77,7 @@ func putbackAction(c *cli.Context) error {
 	for _, n := range going {
 		sum += n
 	}
-	if err := s.agree(ctx, c, sum); err != nil {
+	if err := s.agree(ctx, c, "send", sum); err != nil {
 		s.close()
 		return err
 	}
@@ -120,15 +120,16 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, all b
 	return going, nil
 }
 
-// agree has the number typed, or compares it with --expect.
-func (s *sweep) agree(ctx context.Context, c *cli.Context, sum int64) error {
+// agree has the number typed, or compares it with --expect. does is what is about
+// to be done with the messages.
+func (s *sweep) agree(ctx context.Context, c *cli.Context, does string, sum int64) error {
 	if c.IsSet("expect") {
 		if n := c.Int64("expect"); n != sum {
 			return fmt.Errorf("--expect %d: %d messages would go: nothing was done", n, sum)
 		}
 		return nil
 	}
-	typed, err := s.ask(ctx, fmt.Sprintf("Type the number of messages to send (%d): ", sum))
+	typed, err := s.ask(ctx, typeNumber(does, sum))
 	if err != nil {
 		return err
 	}
@@ -138,21 +139,34 @@ func (s *sweep) agree(ctx context.Context, c *cli.Context, sum int64) error {
 	return nil
 }
 
+func typeNumber(does string, n int64) string {
+	return fmt.Sprintf("Type the number of messages to %s (%d): ", does, n)
+}
+
 // putback appends the stage to the run's plan and follows it.
 func (d *driver) putback(ctx context.Context, m *member, args stage.PutbackArgs, expect int64) error {
-	var info run.Info
-	if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
-		return err
-	}
 	n := stage.Number(expect)
 	args.Expect = &n
 	text, err := json.Marshal(args)
 	if err != nil {
 		return err
 	}
-	steps := slices.DeleteFunc(info.Steps, func(s stage.Step) bool { return s.Stage == "putback" })
+	return d.add(ctx, m, stage.Step{Stage: "putback", Args: text})
+}
+
+// add appends a stage to the run's plan, in the place of an earlier try of the
+// same at its end, and follows it.
+func (d *driver) add(ctx context.Context, m *member, step stage.Step) error {
+	var info run.Info
+	if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
+		return err
+	}
+	steps := info.Steps
+	for len(steps) > 0 && steps[len(steps)-1].Stage == step.Stage {
+		steps = steps[:len(steps)-1]
+	}
 	at := len(steps)
-	steps = append(steps, stage.Step{Stage: "putback", Args: text})
+	steps = append(steps, step)
 	q := run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Steps: steps, At: &at}
 	from, err := d.seen(ctx, m)
 	if err != nil {

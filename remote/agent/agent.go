@@ -240,6 +240,12 @@ type (
 	Forgotten struct {
 		Runs int `json:"runs"`
 	}
+	// RemovalCall is the data of "removal": what a stage would remove.
+	RemovalCall struct {
+		Vars stage.Vars `json:"vars"`
+		Run  string     `json:"run,omitempty"` // whose mail, else that of live queues
+		Step stage.Step `json:"step"`
+	}
 	// LookCall is the data of "look": one stage that changes nothing.
 	LookCall struct {
 		Vars  stage.Vars `json:"vars"`
@@ -290,6 +296,9 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 	}),
 	"preview": handle(func(f *front, ctx context.Context, _ int, c RunCall) (any, error) {
 		return f.env.Preview(ctx, c.Vars, c.Run)
+	}),
+	"removal": handle(func(f *front, ctx context.Context, _ int, c RemovalCall) (any, error) {
+		return f.env.Removal(ctx, c.Vars, c.Run, c.Step)
 	}),
 	"look": handle(func(f *front, ctx context.Context, id int, c LookCall) (any, error) {
 		return f.env.Look(ctx, c.Vars, c.Step, c.Aside, func(kind string, data any) {

@@ -29,7 +29,8 @@ const (
 )
 
 // Main is the practice Postfix: 'practice start DIR' and 'practice stop DIR' are
-// what postfix(1) does; start runs 'practice master DIR', and that 'practice
+// what postfix(1) does, and 'practice super DIR -d - QUEUE' is postsuper(1); start
+// runs 'practice master DIR', and that 'practice
 // qmgr DIR'. args are the arguments without the program's name. mine is false,
 // and nothing was done, where they do not begin with "practice"; else the caller
 // exits with code.
@@ -37,8 +38,8 @@ func Main(args []string) (code int, mine bool) {
 	if len(args) == 0 || args[0] != command {
 		return 0, false
 	}
-	if len(args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: practice start|stop DIR")
+	if len(args) < 3 || len(args) > 3 && args[1] != "super" {
+		fmt.Fprintln(os.Stderr, "usage: practice start|stop DIR, practice super DIR -d - QUEUE")
 		return 1, true
 	}
 	h, err := Open(args[2])
@@ -48,6 +49,8 @@ func Main(args []string) (code int, mine bool) {
 			err = h.start()
 		case "stop":
 			err = h.stop()
+		case "super":
+			err = h.super(args[3:], os.Stdin, os.Stderr)
 		case "master":
 			err = h.master()
 		case "qmgr":

@@ -300,6 +300,7 @@ func (h *Host) Postfix() (*spool.Postfix, error) {
 		},
 		Stop:  []string{exe, command, "stop", h.Dir},
 		Start: []string{exe, command, "start", h.Dir},
+		Super: []string{exe, command, "super", h.Dir},
 	}, nil
 }
 

@@ -294,6 +294,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 			done, _ := stageAt(steps, i)
 			ok = !done.Section
 		}
+		if ok && row.Finished {
+			if err := finished(info, at); err != nil {
+				return err
+			}
+		}
 		if !ok || row.Section {
 			return fmt.Errorf("run %s cannot go on at stage %d: its plan has %d, and stop..start is never begun again from here", q.Run, next+1, len(steps))
 		}
@@ -336,6 +341,17 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		return err
 	}
 	return e.startWorker(dir, info, lock, folder)
+}
+
+// finished refuses a run that has anything left to do but what may be added only
+// to one that has not, such as a purge that was broken off.
+func finished(info *Info, at *progress) error {
+	for i := at.next; i < len(info.Steps); i++ {
+		if row, ok := stageAt(info.Steps, i); !ok || !row.Finished {
+			return fmt.Errorf("run %s is not finished, it stands at stage %d (%s): first 'spoolsweep resume %s', or 'spoolsweep putback %s'", info.Run, i+1, info.Steps[i].Stage, info.Run, info.Run)
+		}
+	}
+	return nil
 }
 
 func stageAt(steps []stage.Step, i int) (*stage.Row, bool) {

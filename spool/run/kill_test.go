@@ -278,7 +278,7 @@ func TestPutback(t *testing.T) {
 	// It dies in the middle; what was agreed on holds for the rest.
 	h.resume(func(q *ResumeRequest) {
 		putback(225, true)(q)
-		q.Steps[8].Args = []byte(`{"include_spam":true,"expect":225,"rate":80,"live_max":0}`)
+		q.Steps[8].Args = []byte(`{"include_spam":true,"expect":225,"rate":40,"live_max":0}`)
 	})
 	h.await("a part of it", func() bool {
 		a, err := h.Audit()

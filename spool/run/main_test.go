@@ -55,6 +55,7 @@ func environment() *Env {
 			return nil, errors.New("postconf: a test broke it")
 		}
 		p.Stop, p.Start = held(v.ConfigDirectory, "stop", p.Stop), held(v.ConfigDirectory, "start", p.Start)
+		p.Super = held(v.ConfigDirectory, "super", p.Super)
 		return p, nil
 	}}
 }
@@ -92,7 +93,7 @@ func newHost(t *testing.T, messages int) *host {
 	}
 	h := &host{Host: p, Env: environment(), t: t, vars: stage.Vars{ConfigDirectory: dir, StateDirectory: p.State(), QueueWarn: 50}}
 	t.Cleanup(func() {
-		for _, name := range []string{"stop", "start"} {
+		for _, name := range []string{"stop", "start", "super"} {
 			h.letGo(name)
 		}
 		for _, role := range []string{"section", "worker"} {
@@ -152,9 +153,9 @@ func (h *host) processes(role string) []int {
 
 func (h *host) kill(role string) {
 	h.t.Helper()
-	h.await("a "+role, func() bool { return len(h.processes(role)) == 1 })
-	pid := h.processes(role)[0]
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	var pids []int
+	h.await("a "+role, func() bool { pids = h.processes(role); return len(pids) == 1 })
+	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
 		h.t.Fatal(err)
 	}
 	h.await("the end of the "+role, func() bool { return len(h.processes(role)) == 0 })

@@ -235,6 +235,49 @@ func (e *Env) Preview(ctx context.Context, v stage.Vars, id string) (*stage.Prev
 	return stage.PreviewPutback(ctx, p, id, dir, c.List)
 }
 
+// Removal is what a stage that removes mail would remove: from live queues, or,
+// where the stage is added to a run, of what that has aside.
+func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.Step) (*stage.Removal, error) {
+	row, ok := stage.Find(step.Stage)
+	if !ok || row.Preview == nil {
+		return nil, fmt.Errorf("stage %q is none that removes mail", step.Stage)
+	}
+	args, err := row.Parse(step.Args)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	h := &stage.Host{Postfix: p, Vars: v, Run: id, Last: func(string, any) bool { return false }}
+	if id != "" {
+		if h.Dir, err = e.dir(v, id); err != nil {
+			return nil, err
+		}
+		info, err := readInfo(h.Dir)
+		if err != nil {
+			return nil, err
+		}
+		working, records, err := snapshot(h.Dir)
+		if err != nil {
+			return nil, err
+		}
+		if working {
+			return nil, fmt.Errorf("run %s is at work: 'spoolsweep attach %s' follows it", id, id)
+		}
+		at, err := progressOf(records, len(info.Steps))
+		if err == nil && row.Finished {
+			err = finished(info, at)
+		}
+		if err != nil {
+			return nil, err
+		}
+		h.Last = func(name string, into any) bool { return last(h.Dir, name, into) }
+	}
+	return row.Preview(ctx, h, args)
+}
+
 // Info returns what was asked for in a run.
 func (e *Env) Info(v stage.Vars, id string) (*Info, error) {
 	dir, err := e.dir(v, id)

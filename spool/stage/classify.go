@@ -240,6 +240,9 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 			for i := range found {
 				one := &found[i]
 				r.count(one, places[one.place].queue, c.host.Postfix.Domains)
+				if c.host.seen != nil {
+					c.host.seen(&one.judged)
+				}
 				if c.rules.Empty() && one.Verdict == pattern.Ham {
 					continue // nobody judged it: a list that says ham is what restore and putback send
 				}

@@ -46,8 +46,10 @@ var confirm = Row{
 	},
 }
 
-// Confirm is what is asked: whether the ham of a list is to be sent.
+// Confirm is what is asked: whether the ham of a list is to be sent, or whether
+// what a list names is to be deleted.
 type Confirm struct {
+	Delete  bool     `json:"delete,omitempty"`
 	Reasons []string `json:"reasons"` // why -y does not answer it
 	Ham     int64    `json:"ham"`     // how many would go
 	Spam    int64    `json:"spam"`

@@ -55,10 +55,15 @@ type Row struct {
 	Changes bool     // mail, Postfix or the queue directory
 	Run     func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error)
 	Result  func() Result // an empty one, to decode into
+	// Preview, of a stage that removes mail, is what it would remove. It changes
+	// nothing, and h has no Work.
+	Preview func(ctx context.Context, h *Host, a Args) (*Removal, error)
+	// Finished says that it is added only to a run that has come to its end.
+	Finished bool
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &stop, &setAside, &start, &classify, &confirm, &restore, &putback}
+var Table = []*Row{&count, &stop, &setAside, &start, &classify, &confirm, &restore, &putback, &purge, &remove}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -180,6 +185,8 @@ func CheckOrder(names []string) error {
 				return &OrderError{i, "between stop and start stands one set-aside"}
 			}
 			inside = -1
+		case name == restore.Name && slices.Contains(names[:i], purge.Name):
+			return &OrderError{i, "restore stands behind purge, which may remove what it would send"}
 		case inside >= 0 && !row.Section:
 			return &OrderError{i, fmt.Sprintf("%s stands between stop and start, where Postfix is down: move it behind start", name)}
 		}
@@ -285,6 +292,7 @@ type Host struct {
 	Agree  func(messages int64) error
 
 	stopped *spool.Stopped
+	seen    func(*judged) // is shown every message that is judged
 }
 
 // Down says that Postfix was stopped by this section and not started yet.

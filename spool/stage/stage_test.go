@@ -98,6 +98,15 @@ func TestParse(t *testing.T) {
 		{"restore", `{}`, `{"rate":50,"live_max":500}`},
 		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7}`},
 		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500}`},
+		{"delete", `{"spam": {"sender": "a@b.c"}, "expect": "5"}`, `{"spam":{"sender":"a@b.c"},"ham":null,"queues":["deferred"],"expect":5}`},
+		{"delete", `{"queues": "hold,active"}`, `{"spam":null,"ham":null,"queues":["hold","active"]}`},
+		{"delete", `{"queues": "auto"}`, "error delete: queues are named where mail is deleted: auto is not one"},
+		{"delete", `{"queues": "corrupt"}`, "error delete: queue corrupt"},
+		{"delete", `{"spam": {"sendr": "a@b.c"}}`, "error delete:"},
+		{"purge", `{}`, `{}`},
+		{"purge", `{"include_ham": true, "older_than": "30d", "expect": 0}`, `{"include_ham":true,"older_than":"43200m","expect":0}`},
+		{"purge", `{"older_than": "30"}`, "error purge: \"30\" is no age"},
+		{"purge", `{"include_spam": true}`, "error purge: json: unknown field"},
 		{"putback", `{"expect": -1}`, "error putback: -1 is no whole number from 0"},
 	} {
 		row, _ := Find(tt.stage)
@@ -144,6 +153,22 @@ func TestRate(t *testing.T) {
 	}
 }
 
+func TestSpan(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		`"30m"`: 30 * time.Minute, `"12h"`: 12 * time.Hour, `"30d"`: 30 * 24 * time.Hour, `"8w"`: 56 * 24 * time.Hour,
+		`"0d"`: -1, `"-1d"`: -1, `"1.5d"`: -1, `"30"`: -1, `30`: -1, `"d"`: -1, `""`: -1, `null`: -1, `"1y"`: -1, `"2000000000w"`: -1, `"30d "`: -1, `"1h30m"`: -1,
+	} {
+		var got Span
+		err := got.UnmarshalJSON([]byte(text))
+		switch {
+		case want < 0 && err == nil:
+			t.Errorf("age %s: got %v, want an error", text, got)
+		case want >= 0 && (err != nil || time.Duration(got) != want):
+			t.Errorf("age %s: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
 func TestNumber(t *testing.T) {
 	for text, want := range map[string]Number{
 		`0`: 0, `500`: 500, `"500"`: 500, `-1`: -1, `1.5`: -1, `"x"`: -1, `null`: -1, `true`: -1, `{}`: -1, `99999999999999999999`: -1,
@@ -182,6 +207,10 @@ func TestCheckOrder(t *testing.T) {
 		{"stop count set-aside start", 1, "count stands between stop and start, where Postfix is down: move it behind start"},
 		{"stop set-aside classify start", 2, "classify stands between stop and start, where Postfix is down: move it behind start"},
 		{"stop set-aside start set-aside", 3, "set-aside stands outside stop and start"},
+		{"classify confirm restore purge", -1, ""},
+		{"delete", -1, ""},
+		{"stop delete set-aside start", 1, "delete stands between stop and start, where Postfix is down: move it behind start"},
+		{"classify confirm purge restore", 3, "restore stands behind purge, which may remove what it would send"},
 		{"restore classify", 0, "restore needs a stage before it: classify"},
 		{"confirm", 0, "confirm needs a stage before it: classify"},
 	} {
@@ -274,6 +303,8 @@ func TestResultJSON(t *testing.T) {
 		},
 		"confirm": &Confirmed{Answer: "yes", By: "ana@laptop", List: "abc"},
 		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1},
+		"purge":   &Removed{Matched: 9, Removed: spool.Removed{Deleted: 8, Failed: 1, Failures: []string{"incoming.spamfull/4XM: gone"}}, Left: 3, Stays: map[string]int64{"unreadable": 1, "spam": 2}, Kept: []string{"incoming.spamfull"}},
+		"delete":  &Removed{Matched: 5, Removed: spool.Removed{Deleted: 5}},
 		"putback": &Restored{Moved: spool.Moved{ByQueue: map[string]int64{}}, Left: 1, Kept: []string{"incoming.spamfull"}},
 	}
 	var b strings.Builder

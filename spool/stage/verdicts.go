@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
@@ -21,6 +22,9 @@ import (
 // verdictsName is the list of verdicts in a run's folder: one JSON object a
 // line, gzip. What restore moves is read from it, and from nothing else.
 const verdictsName = "verdicts.gz"
+
+// doomedName is the list that delete was agreed to delete, in the same form.
+const doomedName = "doomed.gz"
 
 // judged is one line of the list.
 type judged struct {
@@ -39,8 +43,10 @@ type listWriter struct {
 	sum hash.Hash
 }
 
-func newList(dir string) (*listWriter, error) {
-	f, err := os.OpenFile(filepath.Join(dir, verdictsName+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func newList(dir string) (*listWriter, error) { return newListAs(dir, verdictsName) }
+
+func newListAs(dir, name string) (*listWriter, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +71,7 @@ func (l *listWriter) commit() (string, error) {
 	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
 	dir := filepath.Dir(l.f.Name())
 	if err == nil {
-		err = os.Rename(l.f.Name(), filepath.Join(dir, verdictsName))
+		err = os.Rename(l.f.Name(), strings.TrimSuffix(l.f.Name(), ".new"))
 	}
 	if err == nil {
 		err = syncDir(dir) // else a power loss could bring the old list back
@@ -94,8 +100,10 @@ func (l *listWriter) drop() {
 
 // readList calls fn for each line of the list in dir and returns the list's
 // name. A run without one has an empty list.
-func readList(dir string, fn func(*judged)) (string, error) {
-	f, err := os.Open(filepath.Join(dir, verdictsName))
+func readList(dir string, fn func(*judged)) (string, error) { return readListAs(dir, verdictsName, fn) }
+
+func readListAs(dir, name string, fn func(*judged)) (string, error) {
+	f, err := os.Open(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

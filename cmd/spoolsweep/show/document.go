@@ -47,6 +47,7 @@ type Summary struct {
 	Ham      int64 `json:"ham"`
 	Restored int64 `json:"restored"`
 	Left     int64 `json:"left"`
+	Deleted  int64 `json:"deleted,omitempty"`
 }
 
 // String tells the statuses that there are.
@@ -212,8 +213,8 @@ func (d *Document) Finish() {
 		default:
 			d.Summary.Skipped++
 		}
-		var sums struct{ Spam, Ham, Restored, Left int64 }
-		for _, name := range []string{"classify", "restore", "putback"} {
+		var sums struct{ Spam, Ham, Restored, Left, Deleted int64 }
+		for _, name := range []string{"classify", "restore", "putback", "purge", "delete"} {
 			h.Latest(name, &sums)
 		}
 		if len(h.Result) > 0 {
@@ -223,6 +224,7 @@ func (d *Document) Finish() {
 		d.Summary.Ham += sums.Ham
 		d.Summary.Restored += sums.Restored
 		d.Summary.Left += sums.Left
+		d.Summary.Deleted += sums.Deleted
 	}
 }
 

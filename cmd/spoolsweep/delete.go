@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/spool"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+func deleteCommand() *cli.Command {
+	return &cli.Command{
+		Name: "delete", Usage: "delete what rules take from live queues, for good",
+		UsageText: `spoolsweep delete -l chavez -m 'sasl_user:spam-account@chavez.example.org'
+spoolsweep delete -l chavez -e @rules.yaml -y --expect 614
+spoolsweep delete --queue hold --queue deferred -m 'body:/https?:\S+\/media\.php/'`,
+		Description: `In deferred, unless --queue names others. First it is shown how many messages
+match, in which queues, with a sample. On a terminal that number is typed; under
+-y it is --expect N, over all hosts. Another number deletes nothing.
+
+The messages are deleted by Postfix's own postsuper. Just before its turn each is
+looked at once more: one that was replaced, or tried again, since it was counted
+is left, and said. Postfix must run. For a flood 'spoolsweep run backscatter' is
+the way: it lets mail flow first, and nothing needs to be decided in a hurry.`,
+		Flags: commonFlags(extraVars(), removalYes(), removalExpect(),
+			&cli.StringSliceFlag{Name: "queue", Usage: "delete from the live queue `NAME` (repeatable; default deferred)"},
+			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "delete what matches `FIELD:PATTERN` (repeatable)"},
+		),
+		OnUsageError: usageError,
+		Action:       deleteAction,
+	}
+}
+
+func removalYes() cli.Flag {
+	return &cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "ask nothing: --expect says how many go"}
+}
+
+func removalExpect() cli.Flag {
+	return &cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"}
+}
+
+// mayRemove refuses a command line that could neither ask nor know how many.
+func (s *sweep) mayRemove(c *cli.Context) error {
+	switch {
+	case c.Bool("yes") && !c.IsSet("expect"):
+		return fmt.Errorf("%s -y wants --expect N, the number of messages that go: what was deleted cannot be taken back", c.Command.Name)
+	case !c.Bool("yes") && !s.tty:
+		return errors.New("there is no terminal to ask on: give -y --expect N")
+	}
+	return nil
+}
+
+func deleteAction(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError(c, errArguments(c), false)
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	rules, err := s.classifyArgs(c)
+	if err != nil {
+		return err
+	}
+	args := &stage.DeleteArgs{Spam: rules.Spam, Ham: rules.Ham, Queues: rules.Directories}
+	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
+		if name != "spam" && name != "ham" { // a ham rule under a mistyped name would delete more
+			return fmt.Errorf("-e %s: delete takes only spam and ham", show.Clean(name))
+		}
+	}
+	if _, err := args.Rules(); err != nil {
+		return err
+	}
+	if len(args.Queues) == 0 {
+		args.Queues = stage.Queues{string(spool.Deferred)}
+	}
+	if err := args.Check(); err != nil {
+		return err
+	}
+	if err := s.mayRemove(c); err != nil {
+		return err
+	}
+	ctx := c.Context
+	s.Note("", "the live queues %s:", strings.Join(args.Queues, ", "))
+	found := s.removal(ctx, s.members, "delete", "", args)
+	going, err := s.agreeRemoval(ctx, c, found)
+	if err != nil {
+		s.close()
+		return err
+	}
+	if len(going) == 0 {
+		return s.end(ctx)
+	}
+	s.doc.Run = newRunID()
+	s.Note("", "run %s", s.doc.Run)
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0)}
+	s.eachAll(going, func(m *member) error {
+		err := d.delete(ctx, m, going, *args, found[m].Matched)
+		m.Result = resultOf(m)
+		return err
+	})
+	return s.end(ctx)
+}
+
+// delete begins a run of one stage, and follows it.
+func (d *driver) delete(ctx context.Context, m *member, on []*member, args stage.DeleteArgs, expect int64) error {
+	n := stage.Number(expect)
+	args.Expect = &n
+	text, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	info := run.Info{
+		Run: d.run, Host: m.host.Name, Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: "delete",
+		Playbook: deletePlaybook(args), Extra: map[string]any{"spam": args.Spam, "ham": args.Ham},
+		Vars: m.vars, Yes: d.yes, Steps: []stage.Step{{Stage: "delete", Args: text}},
+	}
+	for _, other := range on {
+		info.Hosts = append(info.Hosts, other.host.Name)
+	}
+	if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
+		return err
+	}
+	return d.drive(ctx, m, 1)
+}
+
+// deletePlaybook is the playbook of the record: rules are data, in its variables.
+func deletePlaybook(args stage.DeleteArgs) string {
+	return fmt.Sprintf(`name: delete
+vars: {spam: {}, ham: {}}
+stages:
+  - delete: {spam: "{{ .spam }}", ham: "{{ .ham }}", queues: [%s], expect: %d}
+`, strings.Join(args.Queues, ", "), *args.Expect)
+}
+
+// removal has every host count what a stage would remove, and shows it.
+func (s *sweep) removal(ctx context.Context, members []*member, name, id string, args stage.Args) map[*member]*stage.Removal {
+	var mu sync.Mutex // guards found
+	found := map[*member]*stage.Removal{}
+	s.eachOf(members, func(m *member) error {
+		text, err := json.Marshal(args)
+		if err != nil {
+			return err
+		}
+		r := new(stage.Removal)
+		call := agent.RemovalCall{Vars: m.vars, Run: id, Step: stage.Step{Stage: name, Args: text}}
+		if err := m.link.Call(ctx, "removal", &call, r); err != nil {
+			return err
+		}
+		m.Status = show.OK
+		mu.Lock()
+		defer mu.Unlock()
+		found[m] = r
+		s.showRemoval(m.host.Name, r)
+		return nil
+	})
+	return found
+}
+
+func (s *sweep) showRemoval(host string, r *stage.Removal) {
+	s.Note(host, "would be deleted: %s", messages(r.Matched))
+	for _, kind := range slices.Sorted(maps.Keys(r.Goes)) {
+		s.Note(host, "  %s: %s", show.Clean(kind), humanize.Comma(r.Goes[kind]))
+	}
+	for _, m := range r.Samples {
+		e := &m.Envelope
+		s.Note(host, "  such as %s of %s, %s bytes, %s", show.Clean(m.Message), e.Arrived.Format(time.DateTime), humanize.Comma(e.Bytes), show.Clean(e.String()))
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.Stays)) {
+		s.Note(host, "stays aside: %s: %s", show.Clean(kind), humanize.Comma(r.Stays[kind]))
+	}
+}
+
+// agreeRemoval has the number typed, or compares it with --expect, and returns
+// the hosts where anything is to be done.
+func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*member]*stage.Removal) ([]*member, error) {
+	var sum int64
+	var going []*member
+	for _, m := range s.members {
+		r := found[m]
+		if r == nil {
+			continue // told
+		}
+		sum += r.Matched
+		if r.Matched > 0 {
+			going = append(going, m)
+			continue
+		}
+		nothing, err := json.Marshal(&stage.Removed{Stays: r.Stays})
+		if err != nil {
+			return nil, err
+		}
+		m.Result = nothing
+	}
+	if sum == 0 && !c.IsSet("expect") {
+		s.nothing("nothing to delete")
+		return nil, nil
+	}
+	return going, s.agree(ctx, c, "delete", sum)
+}
