@@ -9,13 +9,29 @@ func splitField(b []byte) (name, value []byte, ok bool) {
 	if i <= 0 {
 		return nil, nil, false
 	}
-	name = bytes.TrimRight(b[:i], " \t")
+	name = trimRight(b[:i])
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {
 			return nil, nil, false
 		}
 	}
 	return name, b[i+1:], len(name) > 0
+}
+
+// trimLeft and trimRight cut blanks and tabs off: header lines are many, and
+// bytes.Trim builds a set each time.
+func trimLeft(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	return b
+}
+
+func trimRight(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 func isContentField(b []byte) bool {
@@ -78,7 +94,7 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 		if semi := bytes.IndexByte(b, ';'); semi >= 0 && semi < eq {
 			continue
 		}
-		is := equalFold(bytes.TrimRight(b[:eq], " \t"), name)
+		is := equalFold(trimRight(b[:eq]), name)
 		b = bytes.TrimLeft(b[eq+1:], " \t\r\n")
 		if len(b) > 0 && b[0] == '"' {
 			for b = b[1:]; len(b) > 0 && b[0] != '"'; b = b[1:] {
@@ -94,7 +110,7 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 			if end < 0 {
 				end = len(b)
 			}
-			dst = append(dst, bytes.TrimRight(b[:end], " \t")...)
+			dst = append(dst, trimRight(b[:end])...)
 		}
 		if is {
 			return dst, true

@@ -10,7 +10,7 @@ import (
 // the mail is broken, and where nothing is known of the encoding yet, fields may
 // follow still.
 func (m *mimeText) headerLine(b []byte) {
-	blank := bytes.TrimLeft(b, " \t")
+	blank := trimLeft(b)
 	if len(blank) == 0 {
 		if m.state != inFields {
 			m.endHeader()
@@ -43,7 +43,7 @@ func (m *mimeText) headerLine(b []byte) {
 	m.beginField(name, value)
 	m.field = nil
 	switch {
-	case m.state == inFields:
+	case m.state == inFields || name[0]|0x20 != 'c':
 		return
 	case equalFold(name, "content-type") && len(m.ctype) == 0:
 		m.field = &m.ctype
@@ -110,7 +110,7 @@ func (m *mimeText) beginField(name, value []byte) {
 	m.shownIn, m.shownFrom, m.shownName = to, len(to.text), len(name)
 	if len(name) > 0 {
 		to.text = append(append(to.text, name...), ": "...)
-		value = bytes.TrimLeft(value, " \t")
+		value = trimLeft(value)
 	}
 	to.text = append(to.text, value...)
 }
@@ -144,7 +144,7 @@ func (m *mimeText) endField() {
 		m.scratch = append(m.scratch[:0], line...)
 		to.text = m.words.append(to.text[:m.shownFrom], m.scratch)
 	}
-	to.text = append(bytes.TrimRight(to.text, " \t"), '\n')
+	to.text = append(trimRight(to.text), '\n')
 	if to == m.head {
 		to.grown()
 	}
@@ -259,7 +259,7 @@ func (m *mimeText) push(digest bool) {
 	if b.text, ok = appendParameter(b.text[:0], m.ctype, "boundary"); !ok {
 		b.text = m.words.appendDecoded(b.text, m.ctype, "boundary")
 	}
-	b.text = bytes.TrimRight(b.text, " \t")
+	b.text = trimRight(b.text)
 	if len(b.text) > maxBoundary {
 		b.text = b.text[:0]
 	}

@@ -192,7 +192,7 @@ func (h *htmlText) putBlank(dst []byte, c byte) []byte {
 		return h.breakLine(dst)
 	case c == '\r':
 	default:
-		dst = h.put(dst, []byte{' '})
+		dst = h.put(dst, []byte{c})
 	}
 	return dst
 }
@@ -414,7 +414,7 @@ func (h *htmlText) endValue(dst []byte) []byte {
 func (h *htmlText) putValue(dst []byte) []byte {
 	v := h.value
 	h.value = h.value[:0]
-	if h.attribute == attrNothing || h.attribute == attrPerhaps && bytes.IndexByte(v, '/') < 0 && bytes.IndexByte(v, '&') < 0 {
+	if h.attribute == attrNothing || h.attribute == attrPerhaps && !bytes.ContainsAny(v, "/(&") {
 		return dst
 	}
 	n := len(h.links)
@@ -453,7 +453,7 @@ func cleanValue(b []byte, is attribute) int {
 		switch {
 		case c == 0:
 			continue
-		case kinds[c] == byteBlank && (n == 0 || is != attrCaption && c != ' '):
+		case kinds[c] == byteBlank && (n == 0 || is != attrCaption && c != ' ' || is == attrCaption && b[n-1] == ' '):
 			continue
 		case kinds[c] == byteBlank:
 			c = ' '

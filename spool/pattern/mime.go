@@ -344,6 +344,8 @@ func (m *mimeText) convert(last bool) {
 	m.size += len(m.raw)
 	if !m.html {
 		m.body.text, used = m.charset.append(m.body.text, m.raw, last)
+	} else if len(m.utf8) == 0 && m.charset.set == nil && utf8.Valid(m.raw) {
+		m.body.text, used = m.page.append(m.body.text, m.raw, last)
 	} else {
 		m.utf8, used = m.charset.append(m.utf8, m.raw, last)
 		var seen int
@@ -376,7 +378,7 @@ func (m *mimeText) whole(b []byte) {
 // separates takes a line that is a boundary of any multipart around: an inner one
 // that was never closed ends with the outer one's part.
 func (m *mimeText) separates(b []byte) bool {
-	b = bytes.TrimRight(b[2:], " \t")
+	b = trimRight(b[2:])
 	for i := len(m.bounds) - 1; i >= 0; i-- {
 		text := m.bounds[i].text
 		if len(text) == 0 || !bytes.HasPrefix(b, text) {
@@ -411,7 +413,7 @@ func (m *mimeText) preambleLine(b []byte) {
 		return
 	}
 	m.maybe = m.maybe[:0]
-	if t := bytes.TrimRight(b, " \t"); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
+	if t := trimRight(b); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
 		m.maybe = append(m.maybe, t[2:]...)
 	}
 	m.emitLine(b)
@@ -450,9 +452,13 @@ func (m *mimeText) part(b []byte, eol bool) {
 			m.feed(m.digits.append(m.scratch[:0], b))
 		}
 	default: // also a preamble with a line that is much too long
-		m.emit(b)
+		to := &m.raw
+		if m.plain {
+			to = &m.body.text
+		}
+		*to = append(*to, b...)
 		if eol {
-			m.emit(newline)
+			*to = append(*to, '\n')
 		}
 	}
 }

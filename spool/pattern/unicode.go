@@ -154,7 +154,33 @@ const (
 )
 
 func (e *escapes) append(dst, src []byte) []byte {
-	for _, c := range src {
+	for i := 0; i < len(src); i++ {
+		c := src[i]
+		if e.n == 0 && e.set == setASCII && c >= ' ' { // what most of it is
+			from := i
+			for i < len(src) && src[i] >= ' ' {
+				i++
+			}
+			dst = append(dst, src[from:i]...)
+			i--
+			continue
+		}
+		if e.n == 0 && e.set == setPairs && !e.second {
+			from := i
+			for i < len(src) && src[i] > ' ' && src[i] < 0x7f {
+				i++
+			}
+			if n := (i - from) &^ 1; n > 0 {
+				at := len(dst)
+				dst = append(dst, src[from:from+n]...)
+				for k := range dst[at:] {
+					dst[at+k] |= 0x80
+				}
+				i = from + n - 1
+				continue
+			}
+			i = from
+		}
 		if e.n > 0 {
 			if c >= 0x20 && c < 0x30 && e.n <= len(e.middle) {
 				e.middle[e.n-1] = c
