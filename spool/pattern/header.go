@@ -3,6 +3,7 @@ package pattern
 import (
 	"bytes"
 	"strconv"
+	"unicode/utf8"
 )
 
 // headerLine takes a line of a header. The header ends as in Postfix: with the
@@ -160,7 +161,7 @@ func (m *mimeText) endHeader() {
 		return
 	}
 	if m.only {
-		m.only, m.state = false, inPlain
+		m.state = inPlain
 		return
 	}
 	if m.parts++; m.parts > maxParts {
@@ -279,9 +280,14 @@ func (m *mimeText) beginAttachment() {
 	if len(m.name) == 0 {
 		m.name = m.words.appendDecoded(m.name, m.ctype, "name")
 	}
-	m.name = m.name[:min(len(m.name), maxFileName)]
+	if n := maxFileName; n < len(m.name) {
+		for !utf8.RuneStart(m.name[n]) {
+			n--
+		}
+		m.name = m.name[:n]
+	}
 	kind := mediaName(m.ctype)
-	m.kind = append(m.kind[:0], kind[:min(len(kind), maxKind)]...)
+	m.kind, _ = appendUTF8(m.kind[:0], kind[:min(len(kind), maxKind)], true)
 	for i, c := range m.kind {
 		if c < 0x80 {
 			m.kind[i] = lower[c]

@@ -147,7 +147,7 @@ func (m *mimeText) reset(head, body *lines, depth int) {
 	m.head, m.body, m.depth = head, body, depth
 	m.capped, m.parts, m.decoded = "", 0, 0
 	m.bounds, m.line, m.maybe = m.bounds[:0], m.line[:0], m.maybe[:0]
-	m.long, m.returned, m.cut, m.only = false, false, false, false
+	m.long, m.returned = false, false
 	m.shownIn = nil
 	m.begin()
 	m.beginHeader(depth > 0)
@@ -162,7 +162,8 @@ func (m *mimeText) begin() {
 }
 
 func (m *mimeText) beginHeader(shown bool) {
-	m.state, m.shown, m.top, m.field, m.fields = inHeader, shown, false, nil, 0
+	m.state, m.shown, m.top, m.only, m.cut = inHeader, shown, false, false, false
+	m.field, m.fields = nil, 0
 	m.ctype, m.encoding, m.disposition = m.ctype[:0], m.encoding[:0], m.disposition[:0]
 	m.digits, m.encoded, m.raw, m.utf8 = digits{}, m.encoded[:0], m.raw[:0], m.utf8[:0]
 	m.plain, m.html, m.kind, m.size, m.coding = true, false, m.kind[:0], 0, notCoded
