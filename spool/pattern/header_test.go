@@ -121,6 +121,31 @@ func TestHead(t *testing.T) {
 	}
 }
 
+func TestAttachments(t *testing.T) {
+	part := func(kind, encoding, more, body string) string {
+		return "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: " + kind + "\nContent-Transfer-Encoding: " + encoding + "\n" + more + "\n" + body + "--b--\n"
+	}
+	long := strings.Repeat("é", maxFileName)
+	for _, c := range []struct{ m, want string }{
+		{part("application/pdf", "base64", "", "JVBE\nRi0x\n"), "\nattachment: application/pdf, 6 bytes\n"},
+		{part("Image/PNG; name=a.png", "base64", "", "JVB !\nERg==\n"), "\nattachment: a.png, image/png, 4 bytes\n"},
+		{part("image/png", "quoted-printable", "", "a=3Db=\nc \n"), "\nattachment: image/png, 4 bytes\n"},
+		{part("image/png", "8bit", "", "ab\ncd\n"), "\nattachment: image/png, 5 bytes\n"},
+		{part("image/png", "8bit", "", ""), "\nattachment: image/png, 0 bytes\n"},
+		{part("text/plain; name=a.txt", "base64", "", "YWJj\n"), "abc\nattachment: a.txt, text/plain, 3 bytes\n"},
+		{part("text/html; charset=koi8-r; name=a", "8bit", "", "<p>\xc4\n"), "д\nattachment: a, text/html, 4 bytes\n"},
+		{part("text/plain", "8bit", "Content-Disposition: inline\n", "x\n"), "x\n"},
+		{part("image/png; name=\""+long+"\"", "8bit", "", "x\n"), "attachment: " + long[:maxFileName] + ", image/png, 1 bytes\n"},
+		{part("image/png; name=\"=?utf-8?q?a=0Ab=09c?=\"", "8bit", "", "x\n"), "attachment: a b c, image/png, 1 bytes\n"},
+		{"Content-Type: application/zip\nContent-Transfer-Encoding: base64\n\nUEsDBA==\n", "attachment: application/zip, 4 bytes\n"},
+	} {
+		d := decode([]byte(c.m), wholeLines)
+		if !strings.Contains(d.body, c.want) || !strings.Contains(c.want, "attachment") && strings.Contains(d.body, "attachment") {
+			t.Errorf("%.200q: got %.200q, want %.200q", c.m, d.body, c.want)
+		}
+	}
+}
+
 // TestHalf: who wants only the head, or only the body, gets the same of it; and
 // without a body nothing is read behind the header.
 func TestHalf(t *testing.T) {

@@ -18,7 +18,7 @@ func benchMail(t testing.TB, kind string) []byte {
 	const header = "Received: from mail.elsewhere.test (mail.elsewhere.test [192.0.2.7])\n\tby chavez.mayfirst.org (Postfix) with ESMTPS id 4Xk1bC2xQy\n" +
 		"\tfor <reader@mayfirst.org>; Wed, 25 Nov 2026 12:00:00 +0000 (UTC)\nFrom: \"A. Writer\" <a.writer@elsewhere.test>\n" +
 		"To: reader@mayfirst.org\nSubject: The minutes of last week's meeting\nDate: Wed, 25 Nov 2026 12:00:00 +0000\n" +
-		"Message-Id: <20261125120000.4Xk1bC2xQy@elsewhere.test>\nMIME-Version: 1.0\nContent-Type: text/%s\nContent-Transfer-Encoding: %s\n\n"
+		"Message-Id: <20261125120000.4Xk1bC2xQy@elsewhere.test>\nMIME-Version: 1.0\nContent-Disposition: inline\nContent-Type: text/%s\nContent-Transfer-Encoding: %s\n\n"
 	repeat := func(s string, n int) string { return strings.Repeat(s, n/len(s)) }
 	wrap := func(s string) string {
 		var b strings.Builder
