@@ -131,9 +131,10 @@ func equalFold(b []byte, name string) bool {
 	return true
 }
 
+// containsFold looks for an ASCII name that begins with a letter, in lower case.
 func containsFold(b []byte, name string) bool {
 	for i := 0; i+len(name) <= len(b); i++ {
-		if equalFold(b[i:i+len(name)], name) {
+		if b[i]|0x20 == name[0] && equalFold(b[i:i+len(name)], name) {
 			return true
 		}
 	}

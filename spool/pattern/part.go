@@ -68,7 +68,7 @@ func (m *mimeText) beginText(html bool) {
 		m.charset.reset(set)
 		m.page.reset()
 	}
-	if len(m.disposition) > 0 || containsFold(m.ctype, "name") {
+	if containsFold(m.disposition, "filename") || containsFold(m.ctype, "name") {
 		if m.beginAttachment(); len(m.name) == 0 {
 			m.kind = m.kind[:0]
 		}
