@@ -256,20 +256,21 @@ func (h *htmlText) open(dst, b []byte, last bool) ([]byte, int, bool) {
 		if i == len(b) && !last && n < len(name) {
 			return dst, 0, false
 		}
-		if i == len(b) || n == len(name) || ends(b[i]) {
+		if i == len(b) || n == len(name) || ends(b[i]) || i-at > 2*maxTag {
 			h.state = inTag
-			return h.begin(dst, name[:n], at == 2), i, true
-		}
-		if b[i] != 0 {
-			name[n] = b[i]
-			if b[i] < 0x80 {
-				name[n] = lower[b[i]]
+			dst = h.begin(dst, name[:n], at == 2)
+			if i < len(b) && b[i] == '>' { // most have no attributes
+				h.endTag()
+				i++
 			}
-			n++
+			return dst, i, true
 		}
-		if i-at > 2*maxTag { // of null bytes
-			h.state = inTag
-			return h.begin(dst, name[:n], at == 2), i, true
+		if c := b[i]; c != 0 { // else it hides the name
+			if c < utf8.RuneSelf {
+				c = lower[c]
+			}
+			name[n] = c
+			n++
 		}
 	}
 }
@@ -322,10 +323,7 @@ func (h *htmlText) tag(b []byte, i int, last bool) (int, bool) {
 		return i, false
 	}
 	if b[i] == '>' {
-		h.state = inText
-		if h.dropped != "" {
-			h.state = inDropped
-		}
+		h.endTag()
 		return i + 1, false
 	}
 	from, end := i, min(len(b), i+maxAttribute)
@@ -372,6 +370,14 @@ func (h *htmlText) tag(b []byte, i int, last bool) (int, bool) {
 		i++
 	}
 	return i, false
+}
+
+// endTag takes the end of a tag.
+func (h *htmlText) endTag() {
+	h.state = inText
+	if h.dropped != "" {
+		h.state = inDropped
+	}
 }
 
 // appendValue takes an attribute's value, or a part of it.
