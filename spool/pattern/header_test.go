@@ -178,6 +178,9 @@ func TestPieces(t *testing.T) {
 			if got := decode(m, step); got != want {
 				t.Errorf("%s by %d: got %q, want %q", name, step, got, want)
 			}
+			if got := decodeBlocks(m, step); got != want {
+				t.Errorf("%s in blocks of %d: got %q, want %q", name, step, got, want)
+			}
 		}
 	}
 	// Longer than a block, so that borders fall inside characters and tags.
@@ -201,6 +204,9 @@ func TestPieces(t *testing.T) {
 		got := decode([]byte(whole.String()), wholeLines).body
 		if again := decode([]byte(whole.String()), 10).body; again != got {
 			t.Errorf("%s: pieces differ", c.header)
+		}
+		if again := decodeBlocks([]byte(whole.String()), 50_000).body; again != got {
+			t.Errorf("%s: blocks differ", c.header)
 		}
 		one := decode([]byte(c.header+"\n\n"+base64.StdEncoding.EncodeToString([]byte(unit+unit))+"\n"), wholeLines).body
 		n := 5 * blockSize / len(unit)

@@ -108,7 +108,7 @@ func BenchmarkTen(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(len(m)))
 			for b.Loop() {
-				if f := j.Read(src, int64(len(m)), false); f.Verdict != Ham {
+				if f := j.Read(src, Message{Size: int64(len(m))}); f.Verdict != Ham {
 					b.Fatal(f)
 				}
 			}
