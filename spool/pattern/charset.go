@@ -1,6 +1,7 @@
 package pattern
 
 import (
+	"encoding/binary"
 	"slices"
 	"sync"
 	"unicode/utf8"
@@ -227,11 +228,16 @@ func (s *charset) appendSingle(dst, src []byte) []byte {
 			i++
 		}
 		dst = append(dst, src[from:i]...)
+		const most = 64 // so that a run in ASCII takes no room for nothing
 		for i < len(src) && src[i] >= utf8.RuneSelf {
-			e := s.table[src[i]]
-			dst = append(dst, byte(e), byte(e>>8), byte(e>>16))
-			dst = dst[:len(dst)-3+int(e>>24)]
-			i++
+			n := len(dst)
+			dst = slices.Grow(dst, 3*most+1)[:n+3*most+1]
+			for end := min(len(src), i+most); i < end && src[i] >= utf8.RuneSelf; i++ {
+				e := s.table[src[i]]
+				binary.LittleEndian.PutUint32(dst[n:], e) // its highest byte is written over, or cut
+				n += int(e >> 24)
+			}
+			dst = dst[:n]
 		}
 	}
 	return dst

@@ -101,7 +101,9 @@ func number(b []byte) (code rune, size int) {
 	}
 	switch {
 	case code >= 0x80 && code < 0xa0:
-		code = latin1.single.DecodeByte(byte(code))
+		if r := latin1.single.DecodeByte(byte(code)); r != utf8.RuneError {
+			code = r
+		}
 	case code == 0 || code > utf8.MaxRune || code >= 0xd800 && code < 0xe000:
 		code = utf8.RuneError
 	}

@@ -9,13 +9,29 @@ func splitField(b []byte) (name, value []byte, ok bool) {
 	if i <= 0 {
 		return nil, nil, false
 	}
-	name = bytes.TrimRight(b[:i], " \t")
+	name = trimRight(b[:i])
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {
 			return nil, nil, false
 		}
 	}
 	return name, b[i+1:], len(name) > 0
+}
+
+// trimLeft and trimRight cut blanks and tabs off: header lines are many, and
+// bytes.Trim builds a set each time.
+func trimLeft(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	return b
+}
+
+func trimRight(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 func isContentField(b []byte) bool {
@@ -78,7 +94,7 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 		if semi := bytes.IndexByte(b, ';'); semi >= 0 && semi < eq {
 			continue
 		}
-		is := equalFold(bytes.TrimRight(b[:eq], " \t"), name)
+		is := equalFold(trimRight(b[:eq]), name)
 		b = bytes.TrimLeft(b[eq+1:], " \t\r\n")
 		if len(b) > 0 && b[0] == '"' {
 			for b = b[1:]; len(b) > 0 && b[0] != '"'; b = b[1:] {
@@ -94,77 +110,12 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 			if end < 0 {
 				end = len(b)
 			}
-			dst = append(dst, bytes.TrimRight(b[:end], " \t")...)
+			dst = append(dst, trimRight(b[:end])...)
 		}
 		if is {
 			return dst, true
 		}
 	}
-}
-
-// maxSections bounds the sections of one parameter: name*0, name*1 and so on.
-const maxSections = 100
-
-// appendDecoded appends the value of a parameter that may be in sections and with
-// a charset of its own (RFC 2231), or in encoded words, which is wrong and common.
-func (w *words) appendDecoded(dst, field []byte, name string) []byte {
-	var key [40]byte
-	n := copy(key[:], name)
-	section := func(i int, extended bool) string {
-		k := key[:n]
-		if i >= 0 {
-			k = append(k, '*')
-			if i >= 10 {
-				k = append(k, byte('0'+i/10))
-			}
-			k = append(k, byte('0'+i%10))
-		}
-		if extended {
-			k = append(k, '*')
-		}
-		return string(k)
-	}
-	raw, named := []byte(nil), false
-	var set *charset
-	one := func(i int) bool {
-		at := len(raw)
-		var ok bool
-		if raw, ok = appendParameter(raw, field, section(i, true)); ok {
-			value := raw[at:]
-			if at == 0 {
-				name, rest, ok := bytes.Cut(value, []byte{'\''})
-				if _, text, both := bytes.Cut(rest, []byte{'\''}); ok && both {
-					set, named, value = charsetNamed(name), true, text
-				}
-			}
-			raw = appendPercent(raw[:at], value)
-			return true
-		}
-		raw, ok = appendParameter(raw, field, section(i, false))
-		return ok
-	}
-	if !one(-1) {
-		for i := 0; i < maxSections && one(i); i++ {
-		}
-	}
-	if !named {
-		return w.append(dst, raw)
-	}
-	w.set, w.bytes = set, append(w.bytes[:0], raw...)
-	return w.flush(dst)
-}
-
-// appendPercent decodes %xx. Its two arguments may overlap.
-func appendPercent(dst, b []byte) []byte {
-	for i := 0; i < len(b); i++ {
-		c := b[i]
-		if c == '%' && i+2 < len(b) && hexDigit[b[i+1]] < 16 && hexDigit[b[i+2]] < 16 {
-			c = hexDigit[b[i+1]]<<4 | hexDigit[b[i+2]]
-			i += 2
-		}
-		dst = append(dst, c)
-	}
-	return dst
 }
 
 // equalFold compares with an ASCII name in lower case.
@@ -180,9 +131,10 @@ func equalFold(b []byte, name string) bool {
 	return true
 }
 
+// containsFold looks for an ASCII name that begins with a letter, in lower case.
 func containsFold(b []byte, name string) bool {
 	for i := 0; i+len(name) <= len(b); i++ {
-		if equalFold(b[i:i+len(name)], name) {
+		if b[i]|0x20 == name[0] && equalFold(b[i:i+len(name)], name) {
 			return true
 		}
 	}

@@ -192,7 +192,7 @@ func (h *htmlText) putBlank(dst []byte, c byte) []byte {
 		return h.breakLine(dst)
 	case c == '\r':
 	default:
-		dst = h.put(dst, []byte{' '})
+		dst = h.put(dst, []byte{c})
 	}
 	return dst
 }
@@ -256,20 +256,21 @@ func (h *htmlText) open(dst, b []byte, last bool) ([]byte, int, bool) {
 		if i == len(b) && !last && n < len(name) {
 			return dst, 0, false
 		}
-		if i == len(b) || n == len(name) || ends(b[i]) {
+		if i == len(b) || n == len(name) || ends(b[i]) || i-at > 2*maxTag {
 			h.state = inTag
-			return h.begin(dst, name[:n], at == 2), i, true
-		}
-		if b[i] != 0 {
-			name[n] = b[i]
-			if b[i] < 0x80 {
-				name[n] = lower[b[i]]
+			dst = h.begin(dst, name[:n], at == 2)
+			if i < len(b) && b[i] == '>' { // most have no attributes
+				h.endTag()
+				i++
 			}
-			n++
+			return dst, i, true
 		}
-		if i-at > 2*maxTag { // of null bytes
-			h.state = inTag
-			return h.begin(dst, name[:n], at == 2), i, true
+		if c := b[i]; c != 0 { // else it hides the name
+			if c < utf8.RuneSelf {
+				c = lower[c]
+			}
+			name[n] = c
+			n++
 		}
 	}
 }
@@ -322,10 +323,7 @@ func (h *htmlText) tag(b []byte, i int, last bool) (int, bool) {
 		return i, false
 	}
 	if b[i] == '>' {
-		h.state = inText
-		if h.dropped != "" {
-			h.state = inDropped
-		}
+		h.endTag()
 		return i + 1, false
 	}
 	from, end := i, min(len(b), i+maxAttribute)
@@ -374,6 +372,14 @@ func (h *htmlText) tag(b []byte, i int, last bool) (int, bool) {
 	return i, false
 }
 
+// endTag takes the end of a tag.
+func (h *htmlText) endTag() {
+	h.state = inText
+	if h.dropped != "" {
+		h.state = inDropped
+	}
+}
+
 // appendValue takes an attribute's value, or a part of it.
 func (h *htmlText) appendValue(dst, b []byte, i int) ([]byte, int) {
 	end, whole := i, false
@@ -414,7 +420,7 @@ func (h *htmlText) endValue(dst []byte) []byte {
 func (h *htmlText) putValue(dst []byte) []byte {
 	v := h.value
 	h.value = h.value[:0]
-	if h.attribute == attrNothing || h.attribute == attrPerhaps && bytes.IndexByte(v, '/') < 0 && bytes.IndexByte(v, '&') < 0 {
+	if h.attribute == attrNothing || h.attribute == attrPerhaps && !bytes.ContainsAny(v, "/(&") {
 		return dst
 	}
 	n := len(h.links)
@@ -453,7 +459,7 @@ func cleanValue(b []byte, is attribute) int {
 		switch {
 		case c == 0:
 			continue
-		case kinds[c] == byteBlank && (n == 0 || is != attrCaption && c != ' '):
+		case kinds[c] == byteBlank && (n == 0 || is != attrCaption && c != ' ' || is == attrCaption && b[n-1] == ' '):
 			continue
 		case kinds[c] == byteBlank:
 			c = ' '

@@ -147,7 +147,7 @@ func (m *mimeText) reset(head, body *lines, depth int) {
 	m.head, m.body, m.depth = head, body, depth
 	m.capped, m.parts, m.decoded = "", 0, 0
 	m.bounds, m.line, m.maybe = m.bounds[:0], m.line[:0], m.maybe[:0]
-	m.long, m.returned, m.cut, m.only = false, false, false, false
+	m.long, m.returned = false, false
 	m.shownIn = nil
 	m.begin()
 	m.beginHeader(depth > 0)
@@ -162,7 +162,8 @@ func (m *mimeText) begin() {
 }
 
 func (m *mimeText) beginHeader(shown bool) {
-	m.state, m.shown, m.top, m.field, m.fields = inHeader, shown, false, nil, 0
+	m.state, m.shown, m.top, m.only, m.cut = inHeader, shown, false, false, false
+	m.field, m.fields = nil, 0
 	m.ctype, m.encoding, m.disposition = m.ctype[:0], m.encoding[:0], m.disposition[:0]
 	m.digits, m.encoded, m.raw, m.utf8 = digits{}, m.encoded[:0], m.raw[:0], m.utf8[:0]
 	m.plain, m.html, m.kind, m.size, m.coding = true, false, m.kind[:0], 0, notCoded
@@ -344,6 +345,8 @@ func (m *mimeText) convert(last bool) {
 	m.size += len(m.raw)
 	if !m.html {
 		m.body.text, used = m.charset.append(m.body.text, m.raw, last)
+	} else if len(m.utf8) == 0 && m.charset.set == nil && utf8.Valid(m.raw) {
+		m.body.text, used = m.page.append(m.body.text, m.raw, last)
 	} else {
 		m.utf8, used = m.charset.append(m.utf8, m.raw, last)
 		var seen int
@@ -376,7 +379,7 @@ func (m *mimeText) whole(b []byte) {
 // separates takes a line that is a boundary of any multipart around: an inner one
 // that was never closed ends with the outer one's part.
 func (m *mimeText) separates(b []byte) bool {
-	b = bytes.TrimRight(b[2:], " \t")
+	b = trimRight(b[2:])
 	for i := len(m.bounds) - 1; i >= 0; i-- {
 		text := m.bounds[i].text
 		if len(text) == 0 || !bytes.HasPrefix(b, text) {
@@ -411,7 +414,7 @@ func (m *mimeText) preambleLine(b []byte) {
 		return
 	}
 	m.maybe = m.maybe[:0]
-	if t := bytes.TrimRight(b, " \t"); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
+	if t := trimRight(b); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
 		m.maybe = append(m.maybe, t[2:]...)
 	}
 	m.emitLine(b)
@@ -450,9 +453,13 @@ func (m *mimeText) part(b []byte, eol bool) {
 			m.feed(m.digits.append(m.scratch[:0], b))
 		}
 	default: // also a preamble with a line that is much too long
-		m.emit(b)
+		to := &m.raw
+		if m.plain {
+			to = &m.body.text
+		}
+		*to = append(*to, b...)
 		if eol {
-			m.emit(newline)
+			*to = append(*to, '\n')
 		}
 	}
 }

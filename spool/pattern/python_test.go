@@ -54,8 +54,7 @@ var differences = func() map[string]string {
 			"mail/charsets-stateful.eml: text part 3, line 1",
 		},
 		"a line of blanks ends the header, and what follows is the multipart that it announces": {
-			"spam/031.eml: the header lacks a line that begins with hyphens",
-			"spam/031.eml: the header lacks a Content-Type", "spam/031.eml: the header lacks a Content-Transfer-Encoding",
+			"spam/031.eml: header field 13", "spam/031.eml: header field 14", "spam/031.eml: header field 15",
 		},
 	} {
 		for _, w := range where {
@@ -113,11 +112,11 @@ func TestAsPython(t *testing.T) {
 // says how many things it compared.
 func compare(d decoded, f found) (n int, wrong []string) {
 	head, body := squeezeLines(d.head), squeezeLines(d.body)
-	for _, h := range f.Header {
+	for i, h := range f.Header {
 		n++
 		want := squeeze(h[0] + ": " + h[1])
 		if !strings.Contains(head, "\n"+want+"\n") {
-			wrong = append(wrong, fmt.Sprintf("the header lacks a %s\n%q\nin %q", h[0], want, head))
+			wrong = append(wrong, fmt.Sprintf("header field %d\n%q\nin %q", i, want, head))
 		}
 	}
 	for i, p := range f.Plain {

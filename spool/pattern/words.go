@@ -2,6 +2,7 @@ package pattern
 
 import (
 	"bytes"
+	"encoding/binary"
 	"unicode/utf8"
 )
 
@@ -28,7 +29,7 @@ func (w *words) append(dst, src []byte) []byte {
 			src, after = src[i+2:], false
 			continue
 		}
-		if !after || len(bytes.Trim(src[:i], " \t")) > 0 {
+		if !after || len(trimLeft(src[:i])) > 0 {
 			dst = w.flush(dst)
 			dst, _ = appendUTF8(dst, src[:i], true)
 		}
@@ -41,12 +42,13 @@ func (w *words) append(dst, src []byte) []byte {
 			w.bytes = d.flush(d.append(w.bytes, text))
 		} else {
 			n := len(w.bytes)
-			w.bytes = appendQuoted(w.bytes, text, false)
+			w.bytes = append(w.bytes, text...)
 			for k, c := range w.bytes[n:] {
 				if c == '_' {
 					w.bytes[n+k] = ' '
 				}
 			}
+			w.bytes = appendQuoted(w.bytes[:n], w.bytes[n:], false) // never longer than what it reads
 		}
 		src, after = rest, true
 	}
@@ -96,6 +98,11 @@ func splitWord(b []byte) (set *charset, b64 bool, text, rest []byte, ok bool) {
 
 // isASCII tells whether all bytes are ASCII.
 func isASCII(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b)&0x8080808080808080 != 0 {
+			return false
+		}
+	}
 	for _, c := range b {
 		if c >= utf8.RuneSelf {
 			return false
