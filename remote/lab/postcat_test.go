@@ -515,7 +515,7 @@ func marks(t *testing.T, r *queuefile.Reader, path, name string) map[string]bool
 	queue, _, _ := strings.Cut(name, "/")
 	id := filepath.Base(name)
 	found := map[string]bool{"in " + queue: true}
-	if strings.IndexByte(id, 'z') >= 10 {
+	if strings.LastIndexByte(id, 'z') >= 10 {
 		found["long id"] = true
 	} else {
 		found["short id"] = true
