@@ -165,3 +165,42 @@ func TestJSONSafe(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", d.Command, err, evil)
 	}
 }
+
+// A stream has each event once, when it comes, and in the end what no event said.
+func TestStream(t *testing.T) {
+	var out, stderr bytes.Buffer
+	p := &Printer{Out: &out, Err: &stderr, Stream: true, Verbose: true}
+	ended := &Host{Host: "chavez", Status: OK, Stages: []*Stage{}}
+	for _, e := range []wire.Event{
+		event(0, "count", wire.Begin, ""),
+		event(0, "count", wire.Result, `{"queues":{"incoming":{"messages":7}}}`),
+		event(0, "count", wire.End, `{"status":"ok","seconds":0.5}`),
+		event(-1, "", wire.End, `{"status":"ok"}`),
+	} {
+		ended.Event(e)
+		p.Event(e)
+	}
+	p.Line("chavez", "for people")
+	err := p.Document(&Document{Command: "ping", Run: "R", Hosts: []*Host{ended,
+		{Host: "peltier", Status: Unreachable, Error: &Failure{Message: "no \x1b[2J route"}},
+		{Host: "relay", Status: OK, Result: json.RawMessage(`{"x":1}`)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		var e wire.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		got = append(got, strings.TrimSpace(e.Host+" "+e.Stage+" "+e.Kind))
+	}
+	want := "chavez count begin, chavez count result, chavez count end, chavez  end, peltier  end, relay ping result, relay  end, end"
+	if all := strings.Join(got, ", "); all != want || strings.Contains(out.String()+stderr.String(), "\x1b") {
+		t.Errorf("got %s\nwant %s\n%s", all, want, out.String())
+	}
+	if !strings.Contains(stderr.String(), "count begins") || !strings.Contains(stderr.String(), "count ended: ok, after 0.50 s") || !strings.Contains(out.String(), `"unreachable":1`) {
+		t.Errorf("stdout:\n%s\nstderr:\n%s", out.String(), stderr.String())
+	}
+}
