@@ -59,6 +59,8 @@ func TestPurge(t *testing.T) {
 			h.write(h.home(Incoming, in), in, "incoming", 0o700)
 			h.write(h.home(Active, act), act, "active", 0o700)
 			h.write(h.home(Active, ham), ham, "ham", 0o700)
+			h.write("hold", "0C0FFEE1", "on hold", 0o700)
+			h.write(h.home(Defer, "0C0FFEE1"), "0C0FFEE1", "log of the one on hold", 0o600)
 			h.write(h.home(Deferred, def), def, "deferred", 0o700)
 			for id, q := range map[string][]Queue{in: {"trace"}, act: {"bounce", Defer}, def: {Defer, "bounce"}, ham: {"bounce", Defer, "trace"}} {
 				for _, q := range q {
@@ -75,6 +77,7 @@ func TestPurge(t *testing.T) {
 		// A log that is written while active is aside: of a message that is there.
 		h.write(h.home(Defer, act), act, "a newer log of active", 0o600)
 		before := h.account()
+		before["log of the one on hold"] = []string{h.home(Defer, "0C0FFEE1")} // it was never the run's
 		done, left := h.purge(w, spam...)
 		if done.Deleted != 3 || done.Failed != 0 || len(done.Failures) > 0 {
 			t.Errorf("done %+v", done)
@@ -201,21 +204,32 @@ func TestPurgeRefuses(t *testing.T) {
 			h.check(map[string]string{"on hold": "hold", "incoming AAAAB2": "", "incoming AAAAC3": "incoming.spamfull"})
 		})
 	}
-	t.Run("replaced after the look", func(t *testing.T) {
-		h, w := swept(t)
-		m := h.mail("incoming.spamfull", "AAAAA1")
-		step = func(what string) error {
-			if what == "journal" {
-				step = func(string) error { return nil }
-				h.must(replace(h.at("incoming.spamfull/AAAAA1"), func() error { h.write("incoming.spamfull", "AAAAA1", "new", 0o700); return nil }))
+	for name, change := range map[string]func(h *host, path string) error{
+		"replaced after the look": func(h *host, path string) error {
+			return replace(path, func() error { return os.WriteFile(path, []byte("incoming AAAAA1"), 0o700) })
+		},
+		"rewritten after the look": func(h *host, path string) error {
+			return errors.Join(os.WriteFile(path, []byte("INCOMING AAAAA1"), 0o700), os.Chtimes(path, time.Now(), time.Now().Add(time.Second)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, w := swept(t)
+			m, path := h.mail("incoming.spamfull", "AAAAA1"), h.at("incoming.spamfull/AAAAA1")
+			step = func(what string) error {
+				if what == "journal" {
+					step = func(string) error { return nil }
+					h.must(change(h, path))
+				}
+				return nil
 			}
-			return nil
-		}
-		if done, _ := h.purge(w, m); done.Failed != 1 || done.Deleted != 0 {
-			t.Errorf("done %+v", done)
-		}
-		h.check(map[string]string{"new": "incoming.spamfull"})
-	})
+			if done, _ := h.purge(w, m); done.Failed != 1 || done.Deleted != 0 {
+				t.Errorf("done %+v", done)
+			}
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	// Between the look by the handle and the unlink nothing can be done but to
 	// see it, stop, and say it.
 	t.Run("replaced at the unlink", func(t *testing.T) {
@@ -296,8 +310,7 @@ func TestPurgeDiesAtTheDirectory(t *testing.T) {
 
 // TestPurgeCrashWalk stops a purge at each of its steps, by number, and carries
 // it on. At every stop each message that is not listed stands where it stood,
-// each that is stands there or is gone, and a message without its logs is one
-// that was listed.
+// each that is stands there or is gone, and no log is there without its message.
 func TestPurgeCrashWalk(t *testing.T) {
 	for _, layout := range []struct {
 		hashed []string
@@ -360,6 +373,13 @@ func purgeAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (re
 			for what := range now {
 				if len(before[what]) == 0 {
 					t.Errorf("%s: %q was nowhere before", at, what)
+				}
+				var k int
+				for _, form := range []string{"log of %d", "bounce of %d"} {
+					// Its name could be another message's by now.
+					if n, _ := fmt.Sscanf(what, form, &k); n == 1 && len(now[fmt.Sprint("message ", k)]) == 0 {
+						t.Errorf("%s: %q is there, and its message is gone", at, what)
+					}
 				}
 			}
 		}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/spool"
@@ -295,5 +299,20 @@ stages:
 	f.spoolsweep("run", bad, "-y").want(t, statusUsage, "bad.yaml:2")
 	if n := f.gone(t); n[practice.Spam] != spam || n[practice.Ham] != 0 {
 		t.Errorf("gone %v, want %d spam", n, spam)
+	}
+}
+
+// On a terminal the number itself is typed; nothing else will do.
+func TestTypedNumber(t *testing.T) {
+	for typed, ok := range map[string]bool{"614\n": true, " 614 \n": true, "614": true, "613\n": false, "y\n": false, "yes\n": false, "\n": false, "": false, "614 x\n": false, "0614\n": false, "614.0\n": false} {
+		var out strings.Builder
+		s := &sweep{Printer: &show.Printer{Err: &out}, in: bufio.NewReader(strings.NewReader(typed))}
+		err := s.agree(t.Context(), cli.NewContext(cli.NewApp(), flag.NewFlagSet("delete", flag.ContinueOnError), nil), "delete", 614)
+		if (err == nil) != ok {
+			t.Errorf("%q: got %v", typed, err)
+		}
+		if !strings.Contains(out.String(), "messages to delete (614): ") {
+			t.Errorf("asks %q", out.String())
+		}
 	}
 }

@@ -98,6 +98,10 @@ func TestDelete(t *testing.T) {
 		t.Fatalf("would delete %d, the one-liner %d", n, len(doomed))
 	}
 	ends(t, 1, f, append(args, "-y")...)
+	admin := newFleet(t, []*lab.Host{h}, "ansible_user: admin")
+	if r := ends(t, 2, admin, append(args, "-y", "--expect", strconv.Itoa(len(doomed)))...); !strings.Contains(r.err, "become") {
+		t.Errorf("without root: no remedy in %v", r)
+	}
 	logs, why := files(t, h, "defer"), reasons(t, h, "deferred")
 	doc, r := spoolsweepJSON(t, f, append(args, "-y", "--expect", strconv.Itoa(len(doomed)))...)
 	if got := removed(t, hostIn(t, doc, h)); r.status != 0 || got.Matched != int64(len(doomed)) || got.Deleted != got.Matched || got.Failed != 0 {

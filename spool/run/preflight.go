@@ -250,6 +250,9 @@ func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.S
 	if err != nil {
 		return nil, err
 	}
+	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
+		return nil, fmt.Errorf("the agent runs as uid %d: log in as root, or let become use sudo", uid)
+	}
 	h := &stage.Host{Postfix: p, Vars: v, Run: id, Last: func(string, any) bool { return false }}
 	if id != "" {
 		if h.Dir, err = e.dir(v, id); err != nil {
