@@ -225,6 +225,7 @@ func TestTerminalSafe(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"run", "backscatter", "-y"}, {"attach"}, {"classify"}, {"classify", "-o", "json"}, {"attach", "-o", "json"},
+		{"classify", "-m", "body:nothing", "--text"}, {"classify", "-m", "body:ev", "--list"}, {"classify", "-m", "subject:" + evil},
 		{"attach", evil}, {"resume", evil}, {evil}, {"ping", "-l", evil}, {"run", evil, "-y"}, {"run", "backscatter", "-y", "-e", evil + "=1"},
 	} {
 		r := f.spoolsweep(args...)

@@ -61,20 +61,23 @@ type Classified struct {
 	Unread []string `json:"unreadable_samples,omitempty"`
 	// HamSamples and NearMisses are some of the ham, and of the ham of which some
 	// lines match a spam rule: of a command, never of a run.
-	HamSamples []Sample    `json:"ham_samples,omitempty"`
-	NearMisses []Sample    `json:"near_misses,omitempty"`
-	Explained  []Explained `json:"explained,omitempty"`
-	Slow       []string    `json:"slow_rules,omitempty"`
-	List       string      `json:"list,omitempty"` // names the list of verdicts
-	Bytes      int64       `json:"bytes"`
-	Seconds    float64     `json:"seconds"`
+	HamSamples []Sample `json:"ham_samples,omitempty"`
+	NearMisses []Sample `json:"near_misses,omitempty"`
+	// Explain is the id of the one message that was asked about, and Explained
+	// what there was of it.
+	Explain   string      `json:"explain,omitempty"`
+	Explained []Explained `json:"explained,omitempty"`
+	Slow      []string    `json:"slow_rules,omitempty"`
+	List      string      `json:"list,omitempty"` // names the list of verdicts
+	Bytes     int64       `json:"bytes"`
+	Seconds   float64     `json:"seconds"`
 }
 
 // Lines tells the sums, each rule, and what is left. Without rules nothing was
 // judged, and it tells only what there is much of.
 func (c *Classified) Lines() []Line {
-	if c.Explained != nil {
-		return explanationLines(c.Explained)
+	if c.Explain != "" {
+		return explanationLines(c.Explain, c.Explained)
 	}
 	lines := []Line{{Label: "in all", Number: c.Messages, Unit: "messages"}}
 	left, sample := "of one source", "sample"
