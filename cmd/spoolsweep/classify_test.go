@@ -3,13 +3,16 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
 	"spoolsweep/remote/lab/needs"
 	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/practice"
@@ -152,8 +155,19 @@ func TestClassifyUsage(t *testing.T) {
 	f.run("classify", "-i", inventory, "--list", "--explain", "ABC").want(t, statusUsage, "exclude each other")
 }
 
-// The fields that the help of classify explains are those there are.
+// The fields that the help of classify and the README explain are those there are,
+// and the rules in the README are rules.
 func TestHelpFields(t *testing.T) {
+	t.Parallel()
+	_, err := pattern.ParseFlag("no-such-field:x")
+	if err == nil {
+		t.Fatal("a field that there is not")
+	}
+	_, fields, _ := strings.Cut(err.Error(), "fields are ")
+	fields, _, _ = strings.Cut(fields, ";")
+	known := strings.Split(fields, ", ")
+	slices.Sort(known)
+
 	_, rest, _ := strings.Cut(classifyCommand().Description, "Fields:\n")
 	var told []string
 	for line := range strings.Lines(rest) {
@@ -162,16 +176,41 @@ func TestHelpFields(t *testing.T) {
 			told = append(told, strings.FieldsFunc(names, func(r rune) bool { return r == ',' || r == ' ' })...)
 		}
 	}
-	_, err := pattern.ParseFlag("no-such-field:x")
-	if err == nil {
-		t.Fatal("a field that there is not")
-	}
-	_, fields, _ := strings.Cut(err.Error(), "fields are ")
-	fields, _, _ = strings.Cut(fields, ";")
-	known := strings.Split(fields, ", ")
 	slices.Sort(told)
-	slices.Sort(known)
 	if !slices.Equal(told, known) {
 		t.Errorf("the help explains %v, there are %v", told, known)
+	}
+
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Rules\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	told = nil
+	var rules strings.Builder
+	for line := range strings.Lines(section) {
+		if row := strings.Split(line, "|"); len(row) > 2 && strings.Contains(row[1], "`") {
+			told = append(told, strings.Split(strings.Trim(strings.TrimSpace(row[1]), "`"), "`, `")...)
+		}
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			rules.WriteString(code)
+		}
+	}
+	slices.Sort(told)
+	if !slices.Equal(told, known) {
+		t.Errorf("the README explains %v, there are %v", told, known)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	extra, err := playbooks.ParseExtra([]string{"@" + file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := stage.ClassifyArgs{Spam: extra.Values["spam"], Ham: extra.Values["ham"]}
+	if err := args.Check(); err != nil || args.Spam == nil || args.Ham == nil {
+		t.Errorf("%v in\n%s", err, rules.String())
 	}
 }
