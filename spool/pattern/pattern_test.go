@@ -280,6 +280,28 @@ func TestHeaderFields(t *testing.T) {
 	}
 }
 
+// The header is read as Postfix reads it, in whatever pieces it comes.
+func TestHeaderText(t *testing.T) {
+	long := strings.Repeat("long ", 2000)
+	for _, c := range []struct{ name, text, pattern string }{
+		{"a line of several records", "X: " + long + "needle\nY: z\n\nbody\n", "/^X: .*needle$/"},
+		{"folded many times", "X: a\n b\n\tc\n   d\nY: z\n\nbody\n", "/^X: a b c d$/"},
+		{"no blank behind the colon", "X:needle\n\nbody\n", "x: needle"},
+		{"a blank before the colon", "X : needle\n\nbody\n", "x: needle"},
+		{"carriage returns", "X: needle\r\nY: z\r\n\r\nbody\n", "/^X: needle$/"},
+		{"a mailbox's separator", "From a@b Mon\nX: needle\n\nbody\n", "x: needle"},
+		{"no body", "X: needle", "x: needle"},
+		{"no body, and a folded end", "X: need\n le\n", "x: need le"},
+	} {
+		if f := judge(compile(t, `[{"header": `+fmt.Sprintf("%q", c.pattern)+`}]`, ``).Judge(), message{text: c.text}.file()); f.Verdict != Spam {
+			t.Errorf("%s: %s is not found", c.name, c.pattern)
+		}
+	}
+	if f := judge(compile(t, `[{"header": "body"}, {"header.X": "needle"}]`, ``).Judge(), message{text: "X: a\nno field\nX: needle\n\nbody\n"}.file()); f.Verdict != Ham {
+		t.Errorf("behind the end of the header: %+v", f.Rules)
+	}
+}
+
 func TestComparisons(t *testing.T) {
 	b := full().file()
 	j := func(spam string) bool {
@@ -1019,6 +1041,8 @@ func BenchmarkJudge(b *testing.B) {
 	for _, c := range []struct{ name, spam string }{
 		{"envelope", `[{"sender": "<>"}, {"recipient": "x@y.test"}, {"sasl_user": "spam-account"}, {"client": "203.0.113.0/24"}]`},
 		{"raw", `[{"raw": ["swiftvalue@yahoo.cn", "media.php"], "lines": 2}]`},
+		{"header", `[{"subject": "prize draw"}, {"header.X-Mailer": "BulkBlaster"}, {"header": "/(?i)^x-spam: yes/"}]`},
+		{"any", `[{"any": "swiftvalue"}]`},
 		{"body", `[{"body": "swiftvalue"}, {"body": "media.php"}, {"body": "/https?:\\S+\\/media\\.php/"}, {"body": "/(?i)wallet\\s+[13]/"}]`},
 	} {
 		b.Run(c.name, func(b *testing.B) {

@@ -263,7 +263,15 @@ func (c *result) finish(sources *tally) {
 	c.Left = sources.over(maxSource)
 	c.Left = c.Left[:min(len(c.Left), sourcesShown)]
 	c.Largest = sources.largest()
+	for _, all := range [][]Source{c.Left, c.Largest} {
+		for i := range all {
+			all[i].Value = cut(all[i].Value)
+		}
+	}
 	c.Hit, c.HitAll = slices.AppendSeq([]string{}, maps.Keys(c.local)), len(c.local)
 	slices.Sort(c.Hit)
 	c.Hit = c.Hit[:min(len(c.Hit), localSendersShown)]
+	for i := range c.Hit {
+		c.Hit[i] = cut(c.Hit[i])
+	}
 }

@@ -249,6 +249,33 @@ func TestExplanationBound(t *testing.T) {
 	}
 }
 
+// However long the addresses of a mail, a result fits in a frame.
+func TestResultBound(t *testing.T) {
+	rules, err := pattern.Compile([]any{map[string]any{"sender": "@x"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newResult(rules)
+	sources := newTally(nil)
+	long := strings.Repeat("\x01", 30<<10)
+	for i := range 30 {
+		from := fmt.Sprint(i, long, "@x")
+		for range maxSource + 1 {
+			sources.add("incoming", "ABC", &queuefile.Envelope{Sender: from, Login: from})
+		}
+		r.count(&reading{judged: judged{Verdict: pattern.Spam}, sender: from}, spool.Incoming, []string{"x"})
+	}
+	r.finish(sources)
+	for range MaxSamples {
+		s := Sample{Envelope: addressed(&queuefile.Envelope{Sender: long, Login: long, ClientName: long, Recipients: recipients(long, long, long, long)}), Subject: cut(long), Text: []string{long[:maxSampleText]}, Rule: cut(long)}
+		r.HamSamples, r.NearMisses = append(r.HamSamples, s), append(r.NearMisses, s)
+	}
+	text, err := json.Marshal(r.Classified)
+	if err != nil || len(text) > 900<<10 || len(r.Left) != sourcesShown || len(r.Hit) != localSendersShown || r.HitAll != 30 {
+		t.Errorf("%d bytes, %d sources, %d senders, %v", len(text), len(r.Left), len(r.Hit), err)
+	}
+}
+
 // Each of many messages has the same chance to be a sample, and never are more
 // kept than were asked for.
 func TestReservoir(t *testing.T) {
