@@ -291,6 +291,7 @@ func TestHeaderText(t *testing.T) {
 		{"carriage returns", "X: needle\r\nY: z\r\n\r\nbody\n", "/^X: needle$/"},
 		{"a mailbox's separator", "From a@b Mon\nX: needle\n\nbody\n", "x: needle"},
 		{"no body", "X: needle", "x: needle"},
+		{"encoded", "X: =?utf-8?q?gr=C3=BCne?=\n =?utf-8?b?IFdpZXNl?=\n\nbody\n", "/^X: gr\u00fcne Wiese$/"},
 		{"no body, and a folded end", "X: need\n le\n", "x: need le"},
 	} {
 		if f := judge(compile(t, `[{"header": `+fmt.Sprintf("%q", c.pattern)+`}]`, ``).Judge(), message{text: c.text}.file()); f.Verdict != Spam {
