@@ -964,7 +964,7 @@ func FuzzPattern(f *testing.F) {
 		for i, line := range strings.Split(hay, "\n") {
 			name := [...]string{"X", "Subject", "Other"}[i%3]
 			fmt.Fprintf(&text, "%s: %s\n", name, line)
-			fmt.Fprintf(&header, "%s: %s\n", name, strings.TrimSpace(line))
+			header.WriteString(strings.TrimRight(name+": "+strings.TrimLeft(line, " \t"), " \t") + "\n")
 			body.WriteString(line + "\n")
 		}
 		b := message{sender: "s@x", recipients: []string{"R r@y"}, text: text.String() + "\n" + body.String()}.file()
