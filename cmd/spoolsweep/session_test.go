@@ -229,6 +229,7 @@ func TestTerminalSafe(t *testing.T) {
 		{"health"}, {"health", "--exit-status"}, {"health", "-o", "jsonl", "-v"}, {"find", "@*"}, {"find", "@*", "-o", "json"}, {"find", evil}, {"sample"}, {"sample", "--raw", "-o", "json"}, {"runs"}, {"report"},
 		{"report", "-o", "jsonl"}, {"report", evil}, {"stages", evil}, {"uninstall", evil}, {"health", "-l", evil}, {"health", "-l", evil, "--exit-status"},
 		{"run", "backscatter", "-y", "-e", evil + "=1"},
+		{"classify", "-m", "body:nothing", "--text"}, {"classify", "-m", "body:ev", "--list"}, {"classify", "-m", "subject:" + evil},
 	} {
 		if args[0] == "stages" { // reaches no host
 			if r := f.run(args...); strings.ContainsRune(r.err, 0x1b) {

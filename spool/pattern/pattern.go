@@ -13,8 +13,8 @@
 //     folded; see [Compile].
 //   - raw: a part of one printable run of the queue file, as in
 //     strings FILE | grep -c -F; case kept.
-//   - header: a part of one header line "Name: value", unfolded, case folded;
-//     header.NAME and subject: a part of the value of one such line.
+//   - header: a part of one header line "Name: value", unfolded and decoded, case
+//     folded; header.NAME and subject: a part of the value of one such line.
 //   - body: a part of one line of the decoded text, case folded.
 //   - any: a part of an envelope value, a header line or a line of the body.
 //   - queue: the name of the queue.

@@ -61,20 +61,23 @@ type Classified struct {
 	Unread []string `json:"unreadable_samples,omitempty"`
 	// HamSamples and NearMisses are some of the ham, and of the ham of which some
 	// lines match a spam rule: of a command, never of a run.
-	HamSamples []Sample    `json:"ham_samples,omitempty"`
-	NearMisses []Sample    `json:"near_misses,omitempty"`
-	Explained  []Explained `json:"explained,omitempty"`
-	Slow       []string    `json:"slow_rules,omitempty"`
-	List       string      `json:"list,omitempty"` // names the list of verdicts
-	Bytes      int64       `json:"bytes"`
-	Seconds    float64     `json:"seconds"`
+	HamSamples []Sample `json:"ham_samples,omitempty"`
+	NearMisses []Sample `json:"near_misses,omitempty"`
+	// Explain is the id of the one message that was asked about, and Explained
+	// what there was of it.
+	Explain   string      `json:"explain,omitempty"`
+	Explained []Explained `json:"explained,omitempty"`
+	Slow      []string    `json:"slow_rules,omitempty"`
+	List      string      `json:"list,omitempty"` // names the list of verdicts
+	Bytes     int64       `json:"bytes"`
+	Seconds   float64     `json:"seconds"`
 }
 
 // Lines tells the sums, each rule, and what is left. Without rules nothing was
 // judged, and it tells only what there is much of.
 func (c *Classified) Lines() []Line {
-	if c.Explained != nil {
-		return explanationLines(c.Explained)
+	if c.Explain != "" {
+		return explanationLines(c.Explain, c.Explained)
 	}
 	lines := []Line{{Label: "in all", Number: c.Messages, Unit: "messages"}}
 	left, sample := "of one source", "sample"
@@ -260,7 +263,15 @@ func (c *result) finish(sources *tally) {
 	c.Left = sources.over(maxSource)
 	c.Left = c.Left[:min(len(c.Left), sourcesShown)]
 	c.Largest = sources.largest()
+	for _, all := range [][]Source{c.Left, c.Largest} {
+		for i := range all {
+			all[i].Value = cut(all[i].Value)
+		}
+	}
 	c.Hit, c.HitAll = slices.AppendSeq([]string{}, maps.Keys(c.local)), len(c.local)
 	slices.Sort(c.Hit)
 	c.Hit = c.Hit[:min(len(c.Hit), localSendersShown)]
+	for i := range c.Hit {
+		c.Hit[i] = cut(c.Hit[i])
+	}
 }

@@ -33,7 +33,7 @@ const (
 func (c *classification) explain(ctx context.Context, places []place) (*Classified, error) {
 	began := time.Now()
 	r := newResult(c.rules)
-	r.Explained = []Explained{}
+	r.Explain = c.args.Explain
 	m := mail{File: new(spool.MailFile)}
 	defer m.File.Close()
 	for i := range places {
@@ -117,7 +117,7 @@ func (x *Explained) bound() {
 }
 
 // explanationLines are explanations for people.
-func explanationLines(all []Explained) []Line {
+func explanationLines(id string, all []Explained) []Line {
 	var lines []Line
 	line := func(label, text string) { lines = append(lines, Line{Label: label, Text: text}) }
 	for i := range all {
@@ -142,7 +142,7 @@ func explanationLines(all []Explained) []Line {
 		}
 	}
 	if len(all) == 0 {
-		line("no such message here", "")
+		line("no message here with the id", id)
 	}
 	return lines
 }

@@ -38,9 +38,9 @@ const (
 	recipientsKept = 3
 	// maxValue bounds one value of a mail in a result: an address may be as long
 	// as a sender likes.
-	maxValue = 300
+	maxValue = 200
 	// maxSampleText bounds the text of one sample.
-	maxSampleText = 2000
+	maxSampleText = 1000
 )
 
 func addressed(e *queuefile.Envelope) Addressed {
