@@ -76,6 +76,7 @@ var arrows = map[string][]string{
 	"remote/wire":          {},
 	"spool":                {"spool/queuefile"},
 	"spool/queuefile":      {},
+	"spool/maillog":        {},
 	"spool/pattern":        {"spool/queuefile"},
 	"spool/stage":          {"spool", "spool/pattern", "spool/queuefile"},
 	"spool/run":            {"spool", "spool/stage"},

@@ -1,0 +1,177 @@
+// Package maillog reads Postfix's mail log for who sent mail: which logins,
+// which accounts of the host, from where, and who only failed to log in.
+//
+// It knows the log as syslog daemons, postlogd(8) and the journal keep it:
+// stamps with and without a year, RFC 5424, rotated files, gzip, bzip2, xz and
+// zstd, syslog names of instances and services, short and long queue ids, and
+// "message repeated". A line counts by what stands before its text, the tag of
+// the program that wrote it, and by the text's beginning: what a client puts
+// into a name further on makes no login of it.
+//
+// Memory is bounded whatever the log: a line longer than 64 KiB is passed over,
+// and what is passed on lives in the buffer it was read into. Lines that do not
+// matter are never looked at one by one. Nothing is followed: a log is a regular
+// file, opened by its own name. Start with [Find] and [Logs.Read].
+package maillog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// Kind is what a line tells; several together say which lines are wanted.
+type Kind uint8
+
+const (
+	// Login is a message that was sent with a login: smtpd's line
+	// "ID: client=..., sasl_method=..., sasl_username=...", written once a
+	// message, at its first recipient. It is the only line that counts a login.
+	Login Kind = 1 << iota
+	// Client is a message that came in without one.
+	Client
+	// Failed is a login that failed.
+	Failed
+	// Local is a message that was submitted on the host: pickup's line. One that
+	// postsuper -r has requeued is none.
+	Local
+	// Queued is qmgr's line with the sender. It stands in the log again at each
+	// try: only the first one of an id tells a new message.
+	Queued
+	// Unknown is a recipient that this server does not have.
+	Unknown
+)
+
+// Event is one line that matters. Its slices are valid until the function that
+// gets it returns.
+type Event struct {
+	Kind      Kind
+	Time      time.Time
+	ID        []byte
+	User      []byte // of Login; of Failed where Postfix says it
+	Address   []byte // the client's, of Login, Client and Failed
+	UID       int    // of Local
+	Sender    []byte // of Local and Queued; empty for <>
+	Recipient []byte // of Unknown
+	Original  []byte // of Unknown: before aliasing, where it differs
+	Times     int64  // 1, or what "message repeated" says
+}
+
+// needles are what each kind of line cannot be without.
+var needles = []struct {
+	kind Kind
+	text []byte
+}{
+	{Login, []byte("sasl_username=")},
+	{Client, []byte(": client=")},
+	{Failed, []byte(" authentication failed")},
+	{Local, []byte(": uid=")},
+	{Queued, []byte(": from=<")},
+	{Unknown, []byte(": User unknown in ")},
+	{Unknown, []byte("dsn=5.1.1, status=bounced")},
+}
+
+const (
+	blockSize = 256 << 10
+	maxLine   = 64 << 10
+)
+
+// scanner looks through the lines of one log.
+type scanner struct {
+	parser
+	want  Kind
+	since time.Time
+	next  []int // of each needle: its next place in the block
+	skip  bool  // inside a line whose beginning was not seen, or that is too long
+	event Event
+	found func(*Event) error
+}
+
+// scan reads r to its end. A last line without a line's end is still being
+// written, and left out.
+func (s *scanner) scan(ctx context.Context, r io.Reader) error {
+	block := make([]byte, blockSize)
+	held := 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(r, block[held:])
+		text := block[:held+n]
+		end := bytes.LastIndexByte(text, '\n') + 1
+		lines := text[:end]
+		if s.skip && end > 0 {
+			lines = lines[bytes.IndexByte(lines, '\n')+1:]
+			s.skip = false
+		}
+		if err := s.block(lines); err != nil {
+			return err
+		}
+		held = copy(block, text[end:])
+		if held > maxLine {
+			held, s.skip = 0, true
+		} else if s.skip {
+			held = 0
+		}
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// block looks through whole lines for those that hold a needle, in their order.
+func (s *scanner) block(text []byte) error {
+	s.next = s.next[:0]
+	for _, n := range needles {
+		at := -1
+		if s.want&n.kind != 0 {
+			at = bytes.Index(text, n.text)
+		}
+		s.next = append(s.next, at)
+	}
+	for {
+		first := -1
+		for _, at := range s.next {
+			if at >= 0 && (first < 0 || at < first) {
+				first = at
+			}
+		}
+		if first < 0 {
+			return nil
+		}
+		begin := bytes.LastIndexByte(text[:first], '\n') + 1
+		end := first + bytes.IndexByte(text[first:], '\n')
+		if err := s.line(text[begin:end]); err != nil {
+			return err
+		}
+		for i, at := range s.next {
+			if at < 0 || at >= end {
+				continue
+			}
+			if at = bytes.Index(text[end:], needles[i].text); at >= 0 {
+				at += end
+			}
+			s.next[i] = at
+		}
+	}
+}
+
+func (s *scanner) line(line []byte) error {
+	if len(line) > maxLine || !s.parse(line, &s.event) {
+		return nil
+	}
+	return s.pass()
+}
+
+// pass hands on an event that is wanted.
+func (s *scanner) pass() error {
+	if s.event.Kind&s.want == 0 || !s.since.IsZero() && s.event.Time.Before(s.since) {
+		return nil
+	}
+	return s.found(&s.event)
+}
