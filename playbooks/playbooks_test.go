@@ -110,7 +110,7 @@ func TestParseErrors(t *testing.T) {
 		{"a stage without colon", lines("  - count"), "p.yaml:3: a stage is its name and a colon, then its arguments (- count:)"},
 		{"two stages in one", lines("  - count:", "    stop:"), "p.yaml:3: a stage is its name and a colon, then its arguments (- count:)"},
 		{"unknown stage", lines("  - count:", "  - setaside:"), `p.yaml:4: unknown stage "setaside" (did you mean "set-aside"?)`},
-		{"stage far from all", lines("  - coffee-machine:"), `p.yaml:3: unknown stage "coffee-machine" (known: count, stop, set-aside, start, classify, confirm, restore, putback)`},
+		{"stage far from all", lines("  - coffee-machine:"), `p.yaml:3: unknown stage "coffee-machine" (known: count, stop, set-aside, start, suspects, classify, watch, confirm, restore, putback)`},
 		{"unknown argument", lines("  - putback: {include-spm: true}"), `p.yaml:3: unknown argument of putback "include-spm" (did you mean "include_spam"?)`},
 		{"an argument of a command", lines("  - classify:", "      directories: [hold]"), `p.yaml:4: unknown argument of classify "directories" (known: spam, ham, name)`},
 		{"arguments are a list", lines("  - count: [exact]"), "p.yaml:3: count: expected a map of arguments, found a list"},

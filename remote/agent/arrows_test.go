@@ -78,7 +78,7 @@ var arrows = map[string][]string{
 	"spool/queuefile":      {},
 	"spool/maillog":        {},
 	"spool/pattern":        {"spool/queuefile"},
-	"spool/stage":          {"spool", "spool/pattern", "spool/queuefile"},
+	"spool/stage":          {"spool", "spool/maillog", "spool/pattern", "spool/queuefile"},
 	"spool/run":            {"spool", "spool/stage"},
 	// For tests and the demo only.
 	"spool/practice":   {"spool", "spool/queuefile"},

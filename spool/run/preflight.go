@@ -161,7 +161,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 }
 
 // Look runs one stage that changes nothing, and leaves no record. aside names
-// a run whose set-aside mail classify looks at; else the queues that it names,
+// a run whose set-aside mail is looked at; else the queues that it names,
 // else all live ones.
 func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
 	row, ok := stage.Find(step.Stage)
@@ -177,8 +177,15 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 		return nil, err
 	}
 	h := &stage.Host{Postfix: p, Vars: v}
-	if c, ok := args.(*stage.ClassifyArgs); ok {
-		for _, name := range c.Directories {
+	var queues *[]string
+	switch a := args.(type) {
+	case *stage.ClassifyArgs:
+		queues = &a.Directories
+	case *stage.SuspectsArgs:
+		queues = &a.Directories
+	}
+	if queues != nil {
+		for _, name := range *queues {
 			if _, err := spool.ParseQueue(name); err != nil {
 				return nil, err
 			}
@@ -188,9 +195,9 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 			if h.Aside, err = e.aside(p, v, aside); err != nil {
 				return nil, err
 			}
-		case len(c.Directories) == 0:
+		case len(*queues) == 0:
 			for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
-				c.Directories = append(c.Directories, string(q))
+				*queues = append(*queues, string(q))
 			}
 		}
 	}

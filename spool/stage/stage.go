@@ -57,7 +57,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &stop, &setAside, &start, &classify, &confirm, &restore, &putback}
+var Table = []*Row{&count, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -196,6 +196,7 @@ type Vars struct {
 	Status          string `json:"postfix_status,omitempty"`
 	QueueWarn       int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
 	StateDirectory  string `json:"state_directory,omitempty"`
+	MailLog         string `json:"mail_log,omitempty"` // a file, or the word journal
 }
 
 // DefaultQueueWarn is how many messages a queue may hold before it counts as full.
