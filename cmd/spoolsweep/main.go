@@ -97,7 +97,7 @@ spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
 and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
 			pingCommand(), runCommand(), resumeCommand(), attachCommand(),
-			classifyCommand(), putbackCommand(), demoCommand(),
+			suspectsCommand(), classifyCommand(), putbackCommand(), demoCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,
 		Metadata:                  map[string]any{},
