@@ -210,11 +210,53 @@ func TestSeek(t *testing.T) {
 	}
 	defer f.Close()
 	s := &scanner{parser: parser{written: end}, since: end.Add(-time.Hour)}
-	if err := s.seek(f, int64(b.Len())); err != nil {
+	if at, err := s.seek(f, int64(b.Len())); err != nil || at < int64(b.Len())/2 {
+		t.Errorf("reads from %d of %d bytes on, %v", at, b.Len(), err)
+	}
+}
+
+// Every line of a log that is read in parts is read once, wherever it is cut.
+func TestParts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	at := time.Date(2026, 11, 25, 0, 0, 0, 0, time.Local)
+	var b bytes.Buffer
+	n := 0
+	for b.Len() < 3*partSize+100 {
+		b.WriteString(loginAt(at, fmt.Sprint(n)))
+		n++
+		if n == 5000 {
+			b.WriteString(strings.Repeat("x", 2*maxLine) + "\n")
+		}
+	}
+	// A cut right behind a line, right before its end, and in a line that is too long.
+	text := b.Bytes()
+	end := bytes.LastIndexByte(text[:partSize], '\n')
+	for _, move := range []int{0, 1, 2, 50, 2 * maxLine} {
+		pad := strings.Repeat("y", (partSize-end+move)%(3*maxLine))
+		write(t, path, append([]byte(pad+"\n"), text...), at)
+		l, err := Find(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]int{}
+		if err := l.Read(t.Context(), time.Time{}, Login, func(e *Event) error { seen[string(e.User)]++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			if seen[fmt.Sprint(i)] != 1 {
+				t.Fatalf("moved by %d: login %d of %d is told %d times", move, i, n, seen[fmt.Sprint(i)])
+			}
+		}
+	}
+	// An error of whoever is told ends all of it.
+	broken := errors.New("enough")
+	l, err := Find(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if at, err := f.Seek(0, 1); err != nil || at < int64(b.Len())/2 || !s.skip {
-		t.Errorf("reads from %d of %d bytes on, %v", at, b.Len(), err)
+	told := 0
+	if err := l.Read(t.Context(), time.Time{}, Login, func(*Event) error { told++; return broken }); !errors.Is(err, broken) || told != 1 {
+		t.Errorf("told %d, %v", told, err)
 	}
 }
 

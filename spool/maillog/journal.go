@@ -91,6 +91,20 @@ func (s *scanner) entries(ctx context.Context, r io.Reader) error {
 	}
 }
 
+// needles are what each kind of line cannot be without.
+var needles = []struct {
+	kind Kind
+	text []byte
+}{
+	{Login, []byte("sasl_username=")},
+	{Client, []byte(": client=")},
+	{Failed, []byte(" authentication failed")},
+	{Local, []byte(": uid=")},
+	{Queued, []byte(": from=<")},
+	{Unknown, []byte(": User unknown in ")},
+	{Unknown, []byte("dsn=5.1.1, status=bounced")},
+}
+
 // mayMatter looks for a needle, or for a text in numbers, without decoding.
 func (s *scanner) mayMatter(line []byte) bool {
 	for _, n := range needles {
@@ -114,6 +128,7 @@ func (s *scanner) entry(line []byte) bool {
 	if !ok {
 		return false
 	}
-	s.event = Event{Time: time.UnixMicro(micros), Times: 1}
-	return parseText(service, e.Message, &s.event)
+	ok = parseText(service, e.Message, &s.event) && s.event.Kind&s.want != 0
+	s.event.Time = time.UnixMicro(micros)
+	return ok
 }

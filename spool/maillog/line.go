@@ -20,54 +20,65 @@ type parser struct {
 const stampLength = 15
 
 // parse takes one line apart, without its end. It says whether the line is one
-// of those that matter.
-func (p *parser) parse(line []byte, e *Event) bool {
-	at, service, text, ok := p.head(line)
-	if !ok {
+// of those that are wanted. Its time is read last: few lines come to that.
+func (p *parser) parse(line []byte, want Kind, e *Event) bool {
+	stamp, service, text, ok := head(line)
+	if !ok || !parseText(service, text, e) || e.Kind&want == 0 {
 		return false
 	}
-	*e = Event{Time: at, Times: 1}
-	return parseText(service, text, e)
+	e.Time, ok = p.time(stamp)
+	return ok
 }
 
 // head takes off what syslog puts before a text: the stamp, the host, and the
 // program with its process. Of the program the last element is returned:
 // postfix-out/submission/smtpd is smtpd.
-func (p *parser) head(line []byte) (at time.Time, service, text []byte, ok bool) {
-	if len(line) > 0 && line[0] == '<' { // the priority, in a raw datagram and in RFC 5424
-		end := bytes.IndexByte(line, '>')
-		if end < 2 || end > 4 || !digits(line[1:end]) {
-			return at, nil, nil, false
-		}
-		line = line[end+1:]
-	}
-	full := bytes.HasPrefix(line, []byte("1 ")) // RFC 5424, version 1
-	if full {
-		line = line[2:]
-	}
-	if at, line, ok = p.time(line, full); !ok {
-		return at, nil, nil, false
-	}
+func head(line []byte) (stamp, service, text []byte, ok bool) {
+	stamp, line, full := cutStamp(line)
 	if full {
 		service, text, ok = head5424(line)
-		return at, service, text, ok
+		return stamp, service, text, ok
 	}
 	tag, text := word(line)
 	if len(tag) > 0 && tag[len(tag)-1] != ':' { // the host; a datagram has none
 		tag, text = word(text)
 	}
 	if len(tag) == 0 || tag[len(tag)-1] != ':' {
-		return at, nil, nil, false
+		return nil, nil, nil, false
 	}
 	tag = tag[:len(tag)-1]
 	if open := bytes.IndexByte(tag, '['); open >= 0 {
 		if tag[len(tag)-1] != ']' || !digits(tag[open+1:len(tag)-1]) {
-			return at, nil, nil, false
+			return nil, nil, nil, false
 		}
 		tag = tag[:open]
 	}
 	service, ok = serviceOf(tag)
-	return at, service, text, ok
+	return stamp, service, text, ok
+}
+
+// cutStamp takes off the stamp, "Nov 23 17:19:14 " or RFC 3339, and what RFC 5424
+// and raw datagrams have before it; full says that it is RFC 5424.
+func cutStamp(line []byte) (stamp, rest []byte, full bool) {
+	if len(line) > 0 && line[0] == '<' { // the priority
+		end := bytes.IndexByte(line, '>')
+		if end < 2 || end > 4 || !digits(line[1:end]) {
+			return nil, nil, false
+		}
+		line = line[end+1:]
+	}
+	if line, full = bytes.CutPrefix(line, []byte("1 ")); full { // version 1
+		stamp, rest = word(line)
+		return stamp, rest, true
+	}
+	if len(line) > 0 && line[0] >= '0' && line[0] <= '9' {
+		stamp, rest = word(line)
+		return stamp, rest, false
+	}
+	if len(line) <= stampLength || line[stampLength] != ' ' {
+		return nil, nil, false
+	}
+	return line[:stampLength], line[stampLength+1:], false
 }
 
 // head5424 takes off host, program, process, message id and structured data.
@@ -127,25 +138,24 @@ func digits(b []byte) bool {
 	return len(b) > 0
 }
 
-// time takes off the stamp: "Nov 23 17:19:14 ", or RFC 3339.
-func (p *parser) time(line []byte, full bool) (time.Time, []byte, bool) {
-	if len(line) > 0 && line[0] >= '0' && line[0] <= '9' {
-		stamp, rest := word(line)
+// time is the moment that a stamp means.
+func (p *parser) time(stamp []byte) (time.Time, bool) {
+	if len(stamp) > 0 && stamp[0] >= '0' && stamp[0] <= '9' {
 		at, err := time.Parse(time.RFC3339Nano, string(stamp))
-		return at, rest, err == nil
+		return at, err == nil
 	}
-	if full || len(line) <= stampLength || line[stampLength] != ' ' {
-		return time.Time{}, nil, false
+	if len(stamp) != stampLength {
+		return time.Time{}, false
 	}
-	if string(line[:stampLength]) != string(p.stamp[:]) {
-		at, ok := p.withYear(string(line[:stampLength]))
+	if string(stamp) != string(p.stamp[:]) {
+		at, ok := p.withYear(string(stamp))
 		if !ok {
-			return time.Time{}, nil, false
+			return time.Time{}, false
 		}
-		copy(p.stamp[:], line)
+		copy(p.stamp[:], stamp)
 		p.at = at
 	}
-	return p.at, line[stampLength+1:], true
+	return p.at, true
 }
 
 // ahead is how far a stamp may lie behind the log's last writing: clocks of two
@@ -174,8 +184,9 @@ func (p *parser) withYear(stamp string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// parseText takes a service's text apart.
+// parseText takes a service's text apart, all but its time.
 func parseText(service, text []byte, e *Event) bool {
+	*e = Event{Times: 1}
 	if rest, ok := bytes.CutPrefix(text, []byte("message repeated ")); ok {
 		number, rest := word(rest)
 		inner, ok := bytes.CutPrefix(rest, []byte("times: [ "))
@@ -287,8 +298,8 @@ func failed(text []byte, e *Event) bool {
 
 // refused is smtpd's answer to RCPT where the recipient is not there.
 func refused(text []byte, e *Event) bool {
-	id, rest, ok := bytes.Cut(text, []byte(": reject: RCPT from "))
-	if !ok || bytes.IndexByte(id, ' ') >= 0 {
+	_, rest, ok := cutID(text) // or the word NOQUEUE
+	if !ok || !bytes.HasPrefix(rest, []byte("reject: RCPT from ")) {
 		return false
 	}
 	const why = ">: Recipient address rejected: User unknown in "
@@ -334,8 +345,9 @@ func queued(text []byte, e *Event) bool {
 	if rest, ok = bytes.CutPrefix(rest, []byte("from=<")); !ok {
 		return false
 	}
-	end := bytes.LastIndex(rest, []byte(">, size="))
-	if end < 0 {
+	// What follows the sender has no bracket; an address may hold all of it.
+	end := bytes.LastIndexByte(rest, '>')
+	if end < 0 || !bytes.HasPrefix(rest[end:], []byte(">, size=")) {
 		return false
 	}
 	e.Kind, e.ID, e.Sender = Queued, id, rest[:end]

@@ -59,20 +59,6 @@ type Event struct {
 	Times     int64  // 1, or what "message repeated" says
 }
 
-// needles are what each kind of line cannot be without.
-var needles = []struct {
-	kind Kind
-	text []byte
-}{
-	{Login, []byte("sasl_username=")},
-	{Client, []byte(": client=")},
-	{Failed, []byte(" authentication failed")},
-	{Local, []byte(": uid=")},
-	{Queued, []byte(": from=<")},
-	{Unknown, []byte(": User unknown in ")},
-	{Unknown, []byte("dsn=5.1.1, status=bounced")},
-}
-
 const (
 	blockSize = 256 << 10
 	maxLine   = 64 << 10
@@ -83,8 +69,7 @@ type scanner struct {
 	parser
 	want  Kind
 	since time.Time
-	next  []int // of each needle: its next place in the block
-	skip  bool  // inside a line whose beginning was not seen, or that is too long
+	skip  bool // inside a line whose beginning was not seen, or that is too long
 	event Event
 	found func(*Event) error
 }
@@ -124,53 +109,25 @@ func (s *scanner) scan(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// block looks through whole lines for those that hold a needle, in their order.
+// block looks at whole lines.
 func (s *scanner) block(text []byte) error {
-	s.next = s.next[:0]
-	for _, n := range needles {
-		at := -1
-		if s.want&n.kind != 0 {
-			at = bytes.Index(text, n.text)
+	for len(text) > 0 {
+		end := bytes.IndexByte(text, '\n')
+		line := text[:end]
+		text = text[end+1:]
+		if len(line) > maxLine || !s.parse(line, s.want, &s.event) {
+			continue
 		}
-		s.next = append(s.next, at)
-	}
-	for {
-		first := -1
-		for _, at := range s.next {
-			if at >= 0 && (first < 0 || at < first) {
-				first = at
-			}
-		}
-		if first < 0 {
-			return nil
-		}
-		begin := bytes.LastIndexByte(text[:first], '\n') + 1
-		end := first + bytes.IndexByte(text[first:], '\n')
-		if err := s.line(text[begin:end]); err != nil {
+		if err := s.pass(); err != nil {
 			return err
 		}
-		for i, at := range s.next {
-			if at < 0 || at >= end {
-				continue
-			}
-			if at = bytes.Index(text[end:], needles[i].text); at >= 0 {
-				at += end
-			}
-			s.next[i] = at
-		}
 	}
+	return nil
 }
 
-func (s *scanner) line(line []byte) error {
-	if len(line) > maxLine || !s.parse(line, &s.event) {
-		return nil
-	}
-	return s.pass()
-}
-
-// pass hands on an event that is wanted.
+// pass hands on an event, if it is not too old.
 func (s *scanner) pass() error {
-	if s.event.Kind&s.want == 0 || !s.since.IsZero() && s.event.Time.Before(s.since) {
+	if !s.since.IsZero() && s.event.Time.Before(s.since) {
 		return nil
 	}
 	return s.found(&s.event)

@@ -111,7 +111,7 @@ func TestLine(t *testing.T) {
 				line := fmt.Sprintf(h.format, name+tt.service, tt.text)
 				p := newParser()
 				var e Event
-				if !p.parse([]byte(line), &e) {
+				if !p.parse([]byte(line), all, &e) {
 					if tt.want != nil {
 						t.Errorf("%s: does not matter, want %+v", line, *tt.want)
 					}
@@ -154,7 +154,7 @@ func TestOthersLines(t *testing.T) {
 		"1 2026-11-23T17:19:14Z mx1 postfix/smtpd 1 -",
 	} {
 		p := newParser()
-		if e := new(Event); p.parse([]byte(line), e) {
+		if e := new(Event); p.parse([]byte(line), all, e) {
 			t.Errorf("%q is taken for %+v", line, tell(e))
 		}
 	}
@@ -192,7 +192,7 @@ func TestScan(t *testing.T) {
 	var want []told
 	for line := range strings.Lines(log) {
 		p := newParser()
-		if e := new(Event); p.parse([]byte(strings.TrimSuffix(line, "\n")), e) {
+		if e := new(Event); p.parse([]byte(strings.TrimSuffix(line, "\n")), all, e) {
 			want = append(want, tell(e))
 		}
 	}
@@ -282,7 +282,7 @@ func FuzzLine(f *testing.F) {
 		line = bytes.ReplaceAll(line, []byte("\n"), []byte("?")) // as Postfix does
 		p := newParser()
 		var e Event
-		ok := p.parse(line, &e)
+		ok := p.parse(line, all, &e)
 		got := collect(t, io.MultiReader(strings.NewReader("noise\n"), bytes.NewReader(line), strings.NewReader("\nnoise")), all, time.Time{})
 		if !ok {
 			if len(got) != 0 {
@@ -300,7 +300,7 @@ func FuzzLine(f *testing.F) {
 		for _, h := range heads {
 			again := fmt.Appendf(nil, h.format, "postfix/"+service, text)
 			var second Event
-			if !p.parse(again, &second) {
+			if !p.parse(again, all, &second) {
 				t.Fatalf("%q tells %+v, and %q nothing", line, tell(&e), again)
 			}
 			if d := cmp.Diff(tell(&e), tell(&second)); d != "" {

@@ -3,6 +3,7 @@ package stage
 import (
 	"cmp"
 	"context"
+	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,9 +30,9 @@ const (
 	loginsKept     = 4096
 	addressesKept  = 64 // of one login; more are not told apart
 	addressesShown = 20
-	// idsKept is how many messages may be on their way from smtpd to qmgr, which
-	// takes a second, for the log's two lines of each to be brought together.
-	idsKept = 16384
+	// onTheWay is how many messages of logins may be between smtpd and qmgr, for
+	// the log's two lines of each to be brought together.
+	onTheWay = 8192
 )
 
 // submissions are what the mail log tells of who sent mail, in bounded memory.
@@ -44,9 +45,16 @@ type submissions struct {
 	byLogin, onHost counter
 	unknown         counter // recipients that this server does not have
 
-	logins map[string]string // of messages that qmgr was not seen to take: id to user
-	ids    []string          // those, oldest first: a ring
-	oldest int
+	// pending are messages that qmgr was not seen to take yet, by their ids' hashes;
+	// a later one may take the place of another, which is then not counted.
+	pending [onTheWay]uint64
+	seed    maphash.Seed
+}
+
+// place is where a message may be pending, and as what.
+func (s *submissions) place(id []byte) (at *uint64, hash uint64) {
+	hash = maphash.Bytes(s.seed, id) | 1 // never that of an empty place
+	return &s.pending[hash>>1%onTheWay], hash
 }
 
 type login struct {
@@ -60,7 +68,7 @@ const submissionKinds = maillog.Login | maillog.Failed | maillog.Local | maillog
 func newSubmissions() *submissions {
 	return &submissions{
 		users: map[string]*login{}, failed: counter{}, uids: counter{}, byLogin: counter{}, onHost: counter{}, unknown: counter{},
-		logins: map[string]string{},
+		seed: maphash.MakeSeed(),
 	}
 }
 
@@ -86,7 +94,8 @@ func (s *submissions) add(e *maillog.Event) error {
 		if a := string(e.Address); l.addresses[a] > 0 || len(l.addresses) < addressesKept {
 			l.addresses.add(a, e.Times)
 		}
-		s.remember(string(e.ID), user)
+		at, hash := s.place(e.ID)
+		*at = hash
 	case maillog.Failed:
 		s.failed.add(strings.ToLower(string(e.User)), e.Times)
 	case maillog.Local:
@@ -94,8 +103,8 @@ func (s *submissions) add(e *maillog.Event) error {
 		s.onHost.add(strings.ToLower(string(e.Sender)), e.Times)
 	case maillog.Queued:
 		// qmgr tells of a message at every try: only the first is one.
-		if _, ok := s.logins[string(e.ID)]; ok {
-			delete(s.logins, string(e.ID))
+		if at, hash := s.place(e.ID); *at == hash {
+			*at = 0
 			s.byLogin.add(strings.ToLower(string(e.Sender)), 1)
 		}
 	case maillog.Unknown:
@@ -105,18 +114,6 @@ func (s *submissions) add(e *maillog.Event) error {
 		}
 	}
 	return nil
-}
-
-// remember keeps the login of a message until qmgr takes it.
-func (s *submissions) remember(id, user string) {
-	if len(s.ids) < idsKept {
-		s.ids = append(s.ids, id)
-	} else {
-		delete(s.logins, s.ids[s.oldest])
-		s.ids[s.oldest] = id
-		s.oldest = (s.oldest + 1) % idsKept
-	}
-	s.logins[id] = user
 }
 
 // dropSmall makes room for a new login: those that sent least go.
