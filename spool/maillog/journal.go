@@ -96,11 +96,11 @@ var needles = []struct {
 	kind Kind
 	text []byte
 }{
-	{Login, []byte("sasl_username=")},
+	{Login | Sent, []byte("sasl_username=")},
 	{Client, []byte(": client=")},
 	{Failed, []byte(" authentication failed")},
 	{Local, []byte(": uid=")},
-	{Queued, []byte(": from=<")},
+	{Queued | Sent, []byte(": from=<")},
 	{Unknown, []byte(": User unknown in ")},
 	{Unknown, []byte("dsn=5.1.1, status=bounced")},
 }
@@ -128,7 +128,7 @@ func (s *scanner) entry(line []byte) bool {
 	if !ok {
 		return false
 	}
-	ok = parseText(service, e.Message, &s.event) && s.event.Kind&s.want != 0
+	ok = parseText(service, e.Message, &s.event) && s.wanted()
 	s.event.Time = time.UnixMicro(micros)
 	return ok
 }

@@ -19,17 +19,6 @@ type parser struct {
 // stampLength is that of "Nov 23 17:19:14".
 const stampLength = 15
 
-// parse takes one line apart, without its end. It says whether the line is one
-// of those that are wanted. Its time is read last: few lines come to that.
-func (p *parser) parse(line []byte, want Kind, e *Event) bool {
-	stamp, service, text, ok := head(line)
-	if !ok || !parseText(service, text, e) || e.Kind&want == 0 {
-		return false
-	}
-	e.Time, ok = p.time(stamp)
-	return ok
-}
-
 // head takes off what syslog puts before a text: the stamp, the host, and the
 // program with its process. Of the program the last element is returned:
 // postfix-out/submission/smtpd is smtpd.
@@ -186,7 +175,7 @@ func (p *parser) withYear(stamp string) (time.Time, bool) {
 
 // parseText takes a service's text apart, all but its time.
 func parseText(service, text []byte, e *Event) bool {
-	*e = Event{Times: 1}
+	times := int64(1)
 	if rest, ok := bytes.CutPrefix(text, []byte("message repeated ")); ok {
 		number, rest := word(rest)
 		inner, ok := bytes.CutPrefix(rest, []byte("times: [ "))
@@ -194,19 +183,21 @@ func parseText(service, text []byte, e *Event) bool {
 		if !ok || !isNumber || n < 1 || len(inner) == 0 || inner[len(inner)-1] != ']' {
 			return false
 		}
-		e.Times, text = int64(n), inner[:len(inner)-1]
+		times, text = int64(n), inner[:len(inner)-1]
 	}
+	var ok bool
 	switch string(service) {
 	case "smtpd":
-		return client(text, e) || failed(text, e) || refused(text, e)
+		ok = client(text, e) || failed(text, e) || refused(text, e)
 	case "pickup":
-		return submitted(text, e)
+		ok = submitted(text, e)
 	case "qmgr", "nqmgr", "oqmgr":
-		return queued(text, e)
+		ok = queued(text, e)
 	case "local", "virtual", "lmtp", "pipe", "error":
-		return bounced(text, e)
+		ok = bounced(text, e)
 	}
-	return false
+	e.Times = times
+	return ok
 }
 
 // cutID takes off "ID: ". Ids are short, capital hexadecimal, or long, of
@@ -252,10 +243,11 @@ func client(text []byte, e *Event) bool {
 	if rest, ok = bytes.CutPrefix(rest, []byte("client=")); !ok {
 		return false
 	}
-	if e.Address, rest, ok = cutPeer(rest); !ok {
+	address, rest, ok := cutPeer(rest)
+	if !ok {
 		return false
 	}
-	e.Kind, e.ID = Client, id
+	*e = Event{Kind: Client, ID: id, Address: address}
 	if rest, ok = bytes.CutPrefix(rest, []byte(", sasl_method=")); !ok {
 		return true
 	}
@@ -279,7 +271,8 @@ func failed(text []byte, e *Event) bool {
 	if !ok {
 		return false
 	}
-	if e.Address, rest, ok = cutPeer(rest); !ok {
+	address, rest, ok := cutPeer(rest)
+	if !ok {
 		return false
 	}
 	if rest, ok = bytes.CutPrefix(rest, []byte(": SASL ")); !ok {
@@ -289,7 +282,7 @@ func failed(text []byte, e *Event) bool {
 	if rest, ok = bytes.CutPrefix(rest, []byte("authentication failed")); !ok {
 		return false
 	}
-	e.Kind = Failed
+	*e = Event{Kind: Failed, Address: address}
 	if _, user, ok := bytes.Cut(rest, []byte(", sasl_username=")); ok && string(user) != "(unavailable)" {
 		e.User = user
 	}
@@ -311,7 +304,7 @@ func refused(text []byte, e *Event) bool {
 	if begin < 0 || begin+2 == end {
 		return false
 	}
-	e.Kind, e.Recipient = Unknown, rest[begin+2:end]
+	*e = Event{Kind: Unknown, Recipient: rest[begin+2 : end]}
 	return true
 }
 
@@ -332,7 +325,7 @@ func submitted(text []byte, e *Event) bool {
 	if rest, ok = bytes.CutPrefix(rest, []byte("from=<")); !ok || len(rest) == 0 || rest[len(rest)-1] != '>' {
 		return false // or requeued: "> orig_id=OLD"
 	}
-	e.Kind, e.ID, e.UID, e.Sender = Local, id, uid, rest[:len(rest)-1]
+	*e = Event{Kind: Local, ID: id, UID: uid, Sender: rest[:len(rest)-1]}
 	return true
 }
 
@@ -350,7 +343,7 @@ func queued(text []byte, e *Event) bool {
 	if end < 0 || !bytes.HasPrefix(rest[end:], []byte(">, size=")) {
 		return false
 	}
-	e.Kind, e.ID, e.Sender = Queued, id, rest[:end]
+	*e = Event{Kind: Queued, ID: id, Sender: rest[:end]}
 	return true
 }
 
@@ -368,14 +361,11 @@ func bounced(text []byte, e *Event) bool {
 	if end < 0 || !bytes.Contains(rest[end:], []byte(", dsn=5.1.1, status=bounced")) {
 		return false
 	}
-	to := rest[:end]
-	if before, after, ok := bytes.Cut(to, []byte(">, orig_to=<")); ok {
-		to, e.Original = before, after
-	}
+	to, original, _ := bytes.Cut(rest[:end], []byte(">, orig_to=<"))
 	if len(to) == 0 {
 		return false
 	}
-	e.Kind, e.ID, e.Recipient = Unknown, id, to
+	*e = Event{Kind: Unknown, ID: id, Recipient: to, Original: original}
 	return true
 }
 

@@ -18,6 +18,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"hash/maphash"
 	"io"
 	"time"
 )
@@ -40,6 +41,9 @@ const (
 	// Queued is qmgr's line with the sender. It stands in the log again at each
 	// try: only the first one of an id tells a new message.
 	Queued
+	// Sent is the sender of a message that a login sent: qmgr's first line of it,
+	// where that stands within some thousand messages behind smtpd's.
+	Sent
 	// Unknown is a recipient that this server does not have.
 	Unknown
 )
@@ -53,7 +57,7 @@ type Event struct {
 	User      []byte // of Login; of Failed where Postfix says it
 	Address   []byte // the client's, of Login, Client and Failed
 	UID       int    // of Local
-	Sender    []byte // of Local and Queued; empty for <>
+	Sender    []byte // of Local, Queued and Sent; empty for <>
 	Recipient []byte // of Unknown
 	Original  []byte // of Unknown: before aliasing, where it differs
 	Times     int64  // 1, or what "message repeated" says
@@ -72,7 +76,13 @@ type scanner struct {
 	skip  bool // inside a line whose beginning was not seen, or that is too long
 	event Event
 	found func(*Event) error
+	// pending are messages of logins that qmgr was not seen to take yet, by their
+	// ids' hashes; a later one may take the place of another.
+	pending [onTheWay]uint64
 }
+
+// onTheWay is how many messages may be between smtpd and qmgr.
+const onTheWay = 8192
 
 // scan reads r to its end. A last line without a line's end is still being
 // written, and left out.
@@ -115,7 +125,7 @@ func (s *scanner) block(text []byte) error {
 		end := bytes.IndexByte(text, '\n')
 		line := text[:end]
 		text = text[end+1:]
-		if len(line) > maxLine || !s.parse(line, s.want, &s.event) {
+		if len(line) > maxLine || !s.line(line) {
 			continue
 		}
 		if err := s.pass(); err != nil {
@@ -124,6 +134,37 @@ func (s *scanner) block(text []byte) error {
 	}
 	return nil
 }
+
+// line takes one line apart, without its end. It says whether the line is one of
+// those that are wanted. Its time is read last: few lines come to that.
+func (s *scanner) line(line []byte) bool {
+	stamp, service, text, ok := head(line)
+	if !ok || !parseText(service, text, &s.event) || !s.wanted() {
+		return false
+	}
+	s.event.Time, ok = s.time(stamp)
+	return ok
+}
+
+// wanted brings together the two lines of a message that a login sent.
+func (s *scanner) wanted() bool {
+	e := &s.event
+	if s.want&Sent != 0 && e.Kind&(Login|Queued) != 0 {
+		hash := maphash.Bytes(seed, e.ID) | 1 // never that of an empty place
+		switch at := &s.pending[hash>>1%onTheWay]; {
+		case e.Kind == Login:
+			*at = hash
+		case *at == hash:
+			*at = 0
+			if s.want&Queued == 0 {
+				e.Kind = Sent
+			}
+		}
+	}
+	return e.Kind&s.want != 0
+}
+
+var seed = maphash.MakeSeed()
 
 // pass hands on an event, if it is not too old.
 func (s *scanner) pass() error {

@@ -32,6 +32,14 @@ func tell(e *Event) told {
 // written is when the logs of these tests were last written to.
 var written = time.Date(2026, 11, 25, 6, 0, 0, 0, time.UTC)
 
+// parse takes one line apart by itself.
+func parse(line []byte, e *Event) bool {
+	s := &scanner{parser: newParser(), want: all}
+	ok := s.line(line)
+	*e = s.event
+	return ok
+}
+
 func newParser() parser { return parser{written: written, zone: time.UTC} }
 
 // Texts as Postfix writes them, behind each head that a log may have.
@@ -109,9 +117,8 @@ func TestLine(t *testing.T) {
 		for _, tt := range texts {
 			for _, name := range []string{"postfix/", "postfix-out/", "mx/relay/"} {
 				line := fmt.Sprintf(h.format, name+tt.service, tt.text)
-				p := newParser()
 				var e Event
-				if !p.parse([]byte(line), all, &e) {
+				if !parse([]byte(line), &e) {
 					if tt.want != nil {
 						t.Errorf("%s: does not matter, want %+v", line, *tt.want)
 					}
@@ -153,8 +160,7 @@ func TestOthersLines(t *testing.T) {
 		"1 2026-11-23T17:19:14Z mx1 postfix/smtpd 1 - [a " + text,
 		"1 2026-11-23T17:19:14Z mx1 postfix/smtpd 1 -",
 	} {
-		p := newParser()
-		if e := new(Event); p.parse([]byte(line), all, e) {
+		if e := new(Event); parse([]byte(line), e) {
 			t.Errorf("%q is taken for %+v", line, tell(e))
 		}
 	}
@@ -191,8 +197,7 @@ func TestScan(t *testing.T) {
 	log := logOf(40)
 	var want []told
 	for line := range strings.Lines(log) {
-		p := newParser()
-		if e := new(Event); p.parse([]byte(strings.TrimSuffix(line, "\n")), all, e) {
+		if e := new(Event); parse([]byte(strings.TrimSuffix(line, "\n")), e) {
 			want = append(want, tell(e))
 		}
 	}
@@ -242,6 +247,42 @@ func TestScan(t *testing.T) {
 	}
 }
 
+// The sender of a login's message is told once, at qmgr's first line of it.
+func TestSent(t *testing.T) {
+	var log strings.Builder
+	line := func(service, text string, args ...any) {
+		fmt.Fprintf(&log, heads[0].format+"\n", "postfix/"+service, fmt.Sprintf(text, args...))
+	}
+	const n = 500
+	for i := range n {
+		line("smtpd", "%010X: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=ann", i)
+		line("smtpd", "%010X: client=x[192.0.2.1]", n+i)
+		if i >= 10 { // the ten before are on their way
+			for range 3 {
+				line("qmgr", "%010X: from=<a%d@x.test>, size=1, nrcpt=1 (queue active)", i-10, i-10)
+				line("qmgr", "%010X: from=<b@x.test>, size=1, nrcpt=1 (queue active)", n+i-10)
+			}
+		}
+	}
+	var want []told
+	for i := range n - 10 {
+		want = append(want, told{Kind: Sent, ID: fmt.Sprintf("%010X", i), Sender: fmt.Sprintf("a%d@x.test", i), Times: 1})
+	}
+	got := collect(t, strings.NewReader(log.String()), Sent, time.Time{})
+	// Two messages may fall on one place: few do.
+	missing := 0
+	for _, w := range want {
+		if len(got) > 0 && got[0] == w {
+			got = got[1:]
+		} else {
+			missing++
+		}
+	}
+	if len(got) > 0 || missing > 5 {
+		t.Errorf("%d are missing, and too many: %+v", missing, got)
+	}
+}
+
 // A line of any length holds nothing up, and costs no memory.
 func TestScanLongLines(t *testing.T) {
 	line := fmt.Sprintf(heads[0].format+"\n", "postfix/smtpd", texts[0].text)
@@ -280,9 +321,8 @@ func FuzzLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		line = bytes.ReplaceAll(line, []byte("\n"), []byte("?")) // as Postfix does
-		p := newParser()
 		var e Event
-		ok := p.parse(line, all, &e)
+		ok := parse(line, &e)
 		got := collect(t, io.MultiReader(strings.NewReader("noise\n"), bytes.NewReader(line), strings.NewReader("\nnoise")), all, time.Time{})
 		if !ok {
 			if len(got) != 0 {
@@ -300,7 +340,7 @@ func FuzzLine(f *testing.F) {
 		for _, h := range heads {
 			again := fmt.Appendf(nil, h.format, "postfix/"+service, text)
 			var second Event
-			if !p.parse(again, all, &second) {
+			if !parse(again, &second) {
 				t.Fatalf("%q tells %+v, and %q nothing", line, tell(&e), again)
 			}
 			if d := cmp.Diff(tell(&e), tell(&second)); d != "" {

@@ -3,7 +3,6 @@ package stage
 import (
 	"cmp"
 	"context"
-	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,9 +29,6 @@ const (
 	loginsKept     = 4096
 	addressesKept  = 64 // of one login; more are not told apart
 	addressesShown = 20
-	// onTheWay is how many messages of logins may be between smtpd and qmgr, for
-	// the log's two lines of each to be brought together.
-	onTheWay = 8192
 )
 
 // submissions are what the mail log tells of who sent mail, in bounded memory.
@@ -44,17 +40,6 @@ type submissions struct {
 	// were submitted on the host.
 	byLogin, onHost counter
 	unknown         counter // recipients that this server does not have
-
-	// pending are messages that qmgr was not seen to take yet, by their ids' hashes;
-	// a later one may take the place of another, which is then not counted.
-	pending [onTheWay]uint64
-	seed    maphash.Seed
-}
-
-// place is where a message may be pending, and as what.
-func (s *submissions) place(id []byte) (at *uint64, hash uint64) {
-	hash = maphash.Bytes(s.seed, id) | 1 // never that of an empty place
-	return &s.pending[hash>>1%onTheWay], hash
 }
 
 type login struct {
@@ -63,12 +48,11 @@ type login struct {
 	addresses   counter
 }
 
-const submissionKinds = maillog.Login | maillog.Failed | maillog.Local | maillog.Queued | maillog.Unknown
+const submissionKinds = maillog.Login | maillog.Failed | maillog.Local | maillog.Sent | maillog.Unknown
 
 func newSubmissions() *submissions {
 	return &submissions{
 		users: map[string]*login{}, failed: counter{}, uids: counter{}, byLogin: counter{}, onHost: counter{}, unknown: counter{},
-		seed: maphash.MakeSeed(),
 	}
 }
 
@@ -94,19 +78,13 @@ func (s *submissions) add(e *maillog.Event) error {
 		if a := string(e.Address); l.addresses[a] > 0 || len(l.addresses) < addressesKept {
 			l.addresses.add(a, e.Times)
 		}
-		at, hash := s.place(e.ID)
-		*at = hash
 	case maillog.Failed:
 		s.failed.add(strings.ToLower(string(e.User)), e.Times)
 	case maillog.Local:
 		s.uids.add(strconv.Itoa(e.UID), e.Times)
 		s.onHost.add(strings.ToLower(string(e.Sender)), e.Times)
-	case maillog.Queued:
-		// qmgr tells of a message at every try: only the first is one.
-		if at, hash := s.place(e.ID); *at == hash {
-			*at = 0
-			s.byLogin.add(strings.ToLower(string(e.Sender)), 1)
-		}
+	case maillog.Sent:
+		s.byLogin.add(strings.ToLower(string(e.Sender)), 1)
 	case maillog.Unknown:
 		s.unknown.add(strings.ToLower(string(e.Recipient)), e.Times)
 		if len(e.Original) > 0 {
