@@ -81,10 +81,10 @@ func TestUnused(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := extra(t, "rate=5", "hosts=chavez", "max_stopped=2", "colour=red", "spam={}", "account=eve")
-	if d := cmp.Diff([]string{"account", "colour"}, x.Unused(pb)); d != "" {
+	if d := cmp.Diff([]string{"colour"}, x.Unused(pb)); d != "" {
 		t.Errorf("(-want +got): %s", d)
 	}
-	want := []string{"ham", "hosts", "live_max", "max_stopped", "queues", "rate", "spam"}
+	want := []string{"account", "ham", "hosts", "live_max", "max_stopped", "queues", "rate", "spam", "watch"}
 	if d := cmp.Diff(want, pb.Used()); d != "" {
 		t.Errorf("used (-want +got): %s", d)
 	}
@@ -130,7 +130,7 @@ func TestOver(t *testing.T) {
 	// A mistake in what was given before has the template's place: its own
 	// file is on another laptop.
 	_, err = pb.Resolve(nil, extra(t).Over(map[string]any{"rate": "fast"}))
-	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:19: rate: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:23: rate: ") {
 		t.Errorf("a mistake of before: got %v", err)
 	}
 	// Over changes neither.

@@ -52,6 +52,8 @@ type Started struct {
 	Proved   float64 `json:"proved_seconds"`
 	Master   int     `json:"master"`
 	Manager  int     `json:"manager"`
+	// At is when the start command was issued, by the clock that the mail log has.
+	At time.Time `json:"at"`
 }
 
 // journaled runs a command of the host and journals its process group, so
@@ -288,6 +290,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 					}
 				}
 				r.Master, r.Manager, r.Proved = master, now.pid, time.Since(proof).Seconds()
+				r.At = began.UTC()
 				return r, nil
 			}
 		case ok:

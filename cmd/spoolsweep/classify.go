@@ -13,7 +13,6 @@ import (
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool/pattern"
-	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
 
@@ -70,20 +69,9 @@ and some of the ham and of the near misses. Fields:
 			if err != nil {
 				return err
 			}
-			aside := c.String("aside")
-			if aside == "" && len(args.Directories) == 0 {
-				unfinished := func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 }
-				if aside, _, err = s.find(c.Context, "", unfinished); err != nil {
-					return err
-				}
-			}
-			switch {
-			case aside != "":
-				s.Note("", "what run %s has set aside:", show.Clean(aside))
-			case len(args.Directories) > 0:
-				s.Note("", "the live queues %s:", args.Directories)
-			default:
-				s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+			aside, err := s.whichMail(c, args.Directories)
+			if err != nil {
+				return err
 			}
 			s.each(func(m *member) error {
 				if m.Error != nil {
@@ -138,8 +126,8 @@ func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
 	if args.Explain != "" && args.List {
 		return nil, errors.New("--explain and --list exclude each other")
 	}
-	if c.String("aside") != "" && len(args.Directories) > 0 {
-		return nil, errors.New("--aside and --queue exclude each other")
+	if err := checkWhichMail(c); err != nil {
+		return nil, err
 	}
 	if m := c.StringSlice("match"); len(m) > 0 {
 		if args.Spam != nil {

@@ -98,7 +98,7 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
 			pingCommand(), healthCommand(), sampleCommand(), findCommand(), runsCommand(), reportCommand(), uninstallCommand(), inventoryCommand(), stagesCommand(), versionCommand(),
 			runCommand(), resumeCommand(), attachCommand(),
-			classifyCommand(), putbackCommand(), deleteCommand(), purgeCommand(), demoCommand(),
+			suspectsCommand(), classifyCommand(), putbackCommand(), deleteCommand(), purgeCommand(), demoCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,
 		Metadata:                  map[string]any{},

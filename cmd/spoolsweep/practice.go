@@ -52,6 +52,9 @@ const (
 	// fleetWarn is how many messages make a queue full there: a flood to
 	// practise on is small.
 	fleetWarn = 50
+	// fleetWatch is for how long a source is watched there: the proof of a start
+	// takes as long.
+	fleetWatch = "2s"
 )
 
 // newPracticeFleet makes the hosts in dir, their queues empty and their Postfix
@@ -68,7 +71,7 @@ func newPracticeFleet(dir, agent string, o practice.Options, names ...string) (*
 		return f, err
 	}
 	var inventory, config, known strings.Builder
-	fmt.Fprintf(&inventory, "all:\n  vars:\n    queue_warn: %d\n  hosts:\n", fleetWarn)
+	fmt.Fprintf(&inventory, "all:\n  vars:\n    queue_warn: %d\n    watch: %s\n  hosts:\n", fleetWarn, fleetWatch)
 	for _, name := range names {
 		host := filepath.Join(dir, name)
 		if err := practice.Make(host, name, o); err != nil {

@@ -76,8 +76,9 @@ var arrows = map[string][]string{
 	"remote/wire":          {},
 	"spool":                {"spool/queuefile"},
 	"spool/queuefile":      {},
+	"spool/maillog":        {},
 	"spool/pattern":        {"spool/queuefile"},
-	"spool/stage":          {"spool", "spool/pattern", "spool/queuefile"},
+	"spool/stage":          {"spool", "spool/maillog", "spool/pattern", "spool/queuefile"},
 	"spool/run":            {"spool", "spool/stage"},
 	// For tests and the demo only.
 	"spool/practice":   {"spool", "spool/queuefile"},

@@ -98,6 +98,9 @@ func newFleet(t *testing.T, hosts []*lab.Host, vars ...string) *fleet {
 	if !slices.ContainsFunc(vars, func(v string) bool { return strings.HasPrefix(v, "ansible_user:") }) {
 		b.WriteString("    ansible_user: root\n")
 	}
+	if !slices.ContainsFunc(vars, func(v string) bool { return strings.HasPrefix(v, "watch:") }) {
+		b.WriteString("    watch: 0\n") // a minute's wait in every test
+	}
 	for _, v := range vars {
 		b.WriteString("    " + v + "\n")
 	}

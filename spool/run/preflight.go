@@ -161,7 +161,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 }
 
 // Look runs one stage that changes nothing, and leaves no record. aside names
-// a run whose set-aside mail classify looks at; else the queues that it names,
+// a run whose set-aside mail is looked at; else the queues that it names,
 // else all live ones.
 func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside string, emit stage.Emit) (stage.Result, error) {
 	row, ok := stage.Lookup(step.Stage)
@@ -180,6 +180,8 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	var live *[]string
 	switch a := args.(type) {
 	case *stage.ClassifyArgs:
+		live = &a.Directories
+	case *stage.SuspectsArgs:
 		live = &a.Directories
 	case *stage.SampleArgs:
 		live = &a.Directories

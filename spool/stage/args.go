@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"spoolsweep/spool"
 )
@@ -91,4 +92,32 @@ func (n *Number) UnmarshalJSON(text []byte) error {
 	}
 	*n = Number(v)
 	return nil
+}
+
+// Duration is a time such as 90s, 5m, 24h or 7d; 0 needs no unit.
+type Duration time.Duration
+
+// UnmarshalJSON takes a number with its unit, as text.
+func (d *Duration) UnmarshalJSON(text []byte) error {
+	s := strings.Trim(string(text), `"`)
+	bad := fmt.Errorf("%.40q is no time: a number with a unit, such as 90s, 5m, 24h or 7d", s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return bad
+		}
+		*d = Duration(time.Duration(n) * 24 * time.Hour)
+		return nil
+	}
+	t, err := time.ParseDuration(s)
+	if err != nil || t < 0 {
+		return bad
+	}
+	*d = Duration(t)
+	return nil
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return strconv.AppendQuote(nil, time.Duration(d).String()), nil
 }

@@ -63,7 +63,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &stop, &setAside, &start, &classify, &confirm, &restore, &putback, &purge, &remove}
+var Table = []*Row{&count, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &purge, &remove}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -223,6 +223,7 @@ type Vars struct {
 	// LeftoverWarn is how old what is set aside may get; 0: the default, 7d.
 	LeftoverWarn   time.Duration `json:"leftover_warn,omitempty"`
 	StateDirectory string        `json:"state_directory,omitempty"`
+	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
 }
 
 // Defaults of the variables that say how full is full, and how old is old.

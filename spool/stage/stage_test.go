@@ -246,6 +246,7 @@ func TestSectionOf(t *testing.T) {
 // The fields that design.md section 3 promises to scripts. A new field is a new
 // line in a golden file, a lost or renamed one breaks somebody's script.
 func TestResultJSON(t *testing.T) {
+	moment := time.Date(2026, 11, 23, 23, 15, 0, 0, time.UTC)
 	results := map[string]Result{
 		"count": &Counts{
 			Counts: spool.Counts{
@@ -282,7 +283,17 @@ func TestResultJSON(t *testing.T) {
 		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
-		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
+		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11, At: moment}},
+		"suspects": &Suspects{
+			Logins: []Login{
+				{User: "eve@chavez", Count: 101, Failed: 2, Addresses: []string{"203.0.113.1"}, AddressesAll: 7, First: &moment, Last: &moment},
+				{Failed: 5, Addresses: []string{}},
+			},
+			Senders: []Value{{Value: "<>", Count: 3}}, Recipients: []Value{}, SASLUsers: []Value{{Value: "eve", Count: 9}}, Clients: []Value{},
+			Backscatter: []Target{{"eve@chavez", 3, Hacked, []string{"101 messages sent"}}, {"ana@chavez", 2, "", []string{"not all could be read"}}},
+			UIDs:        []Value{{"33", 4, "www-data"}}, Scripts: []Value{}, Subjects: []Value{{Value: "pills", Count: 9}}, Read: 12, Partial: true, Seconds: 0.1,
+		},
+		"watch": &Watched{Sent: 2, Sources: []Value{{Value: "login eve", Count: 2}}, Source: Sending},
 		"classify": &Classified{
 			Messages: 10, Verdicts: Verdicts{Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1},
 			ByRule: map[string]RuleCount{

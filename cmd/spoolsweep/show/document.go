@@ -48,6 +48,8 @@ type Summary struct {
 	Restored int64 `json:"restored"`
 	Left     int64 `json:"left"`
 	Deleted  int64 `json:"deleted,omitempty"`
+	// Suspects are those of all hosts together.
+	Suspects *stage.Suspects `json:"suspects,omitempty"`
 }
 
 // String tells the statuses that there are.
@@ -199,7 +201,7 @@ func warning(data json.RawMessage) string {
 func (d *Document) Finish() {
 	d.Finished = time.Now().UTC()
 	slices.SortStableFunc(d.Hosts, func(a, b *Host) int { return cmp.Compare(a.Host, b.Host) })
-	d.Summary = Summary{}
+	d.Summary = Summary{Suspects: d.Summary.Suspects}
 	for _, h := range d.Hosts {
 		switch h.Status {
 		case OK:

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/stage"
+)
+
+func suspectsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "suspects", Usage: "who sends: logins from the mail log, and what there is much of in the queue files",
+		UsageText: `spoolsweep suspects
+spoolsweep suspects -l chavez --since 2h --top 20
+spoolsweep suspects --aside 20261123T231500Z-ab12 -o json
+spoolsweep suspects --queue deferred --since 0`,
+		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
+what the one unfinished run of these hosts has aside, else the live queues.
+Which log: the host variable mail_log (a file with its rotations, or the word
+journal), else maillog_file of main.cf, /var/log/mail.log, /var/log/maillog,
+the journal.
+
+A login counts where a message was sent with it; failed logins are told apart.
+Each address to which bounces come back has a finding: hacked (logins or mail
+of it), script (mail of it was submitted on the host), no-such-user, or forged
+(nothing was sent by it: do not disable it).`,
+		Flags: commonFlags(
+			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
+			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
+			&cli.StringFlag{Name: "since", Value: "24h", Usage: "read the mail log of the last `TIME`; 0: all there is"},
+			&cli.IntFlag{Name: "top", Value: 10, Usage: "list the `N` most frequent of each"},
+		),
+		OnUsageError: usageError,
+		Action:       suspectsAction,
+	}
+}
+
+// fleetTop is how many of each a host tells, so that what is frequent on many
+// hosts and first on none is found.
+const fleetTop = 200
+
+func suspectsAction(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError(c, errArguments(c), false)
+	}
+	top := c.Int("top")
+	args := &stage.SuspectsArgs{Top: stage.Number(top), Directories: c.StringSlice("queue")}
+	if err := args.Since.UnmarshalJSON([]byte(strconv.Quote(c.String("since")))); err != nil {
+		return fmt.Errorf("--since: %w", err)
+	}
+	if err := args.Check(); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	if err := checkWhichMail(c); err != nil {
+		return err
+	}
+	s, err := begin(c, nil)
+	if err != nil {
+		return err
+	}
+	aside, err := s.whichMail(c, args.Directories)
+	if err != nil {
+		return err
+	}
+	if len(s.members) > 1 {
+		args.Top = max(args.Top, fleetTop)
+	}
+	found := map[*member]*stage.Suspects{}
+	var mu sync.Mutex // guards found
+	s.each(func(m *member) error {
+		if m.Error != nil {
+			return nil
+		}
+		r, err := s.suspects(c.Context, m, args, aside)
+		if err == nil {
+			m.Status = show.OK
+			mu.Lock()
+			found[m] = r
+			mu.Unlock()
+		}
+		return err
+	})
+	fleet := new(stage.Suspects)
+	for _, m := range s.members {
+		r := found[m]
+		if r == nil {
+			continue
+		}
+		fleet.Merge(r)
+		r.Cut(top)
+		if m.Result, err = json.Marshal(r); err != nil {
+			return err
+		}
+		m.Stages = []*show.Stage{{Stage: "suspects", Status: show.OK, Seconds: r.Seconds, Result: m.Result}}
+		s.Result(m.host.Name, "suspects", m.Result)
+	}
+	fleet.Cut(top)
+	s.doc.Summary.Suspects = fleet
+	if len(found) > 1 {
+		text, err := json.Marshal(fleet)
+		if err != nil {
+			return err
+		}
+		s.Note("", "these hosts together:")
+		s.Result("", "suspects", text)
+	}
+	return s.end(c.Context)
+}
+
+// suspects asks one host.
+func (s *sweep) suspects(ctx context.Context, m *member, args *stage.SuspectsArgs, aside string) (*stage.Suspects, error) {
+	text, err := json.Marshal(args)
+	if err != nil {
+		return nil, err
+	}
+	r := new(stage.Suspects)
+	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: "suspects", Args: text}, Aside: aside}
+	return r, m.link.CallEvents(ctx, "look", &call, r, func(e wire.Event) {
+		m.Event(e)
+		s.Event(e)
+	})
+}

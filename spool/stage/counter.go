@@ -1,0 +1,81 @@
+package stage
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Value is one value of many messages, and how many.
+type Value struct {
+	Value string `json:"value"`
+	Count int64  `json:"count"`
+	Name  string `json:"name,omitempty"` // of a uid
+}
+
+// larger sorts values, the most frequent first.
+func (v Value) larger(o Value) int {
+	return cmp.Or(cmp.Compare(o.Count, v.Count), cmp.Compare(v.Value, o.Value))
+}
+
+const (
+	// countedValues is how many values are told apart at one time. With more, a
+	// count may be too low by messages/countedValues (see tally): what is frequent
+	// enough to be a suspect is found all the same.
+	countedValues = 8192
+	// valueLength bounds what is kept of a value: longer ones are told apart by
+	// their beginnings alone.
+	valueLength = 320
+)
+
+// counter counts values in bounded memory.
+type counter map[string]int64
+
+func (c counter) add(value string, n int64) {
+	if len(value) > valueLength {
+		value = value[:valueLength]
+	}
+	if _, ok := c[value]; ok || len(c) < countedValues {
+		if !ok {
+			value = strings.Clone(value) // not the whole message with it
+		}
+		c[value] += n
+		return
+	}
+	least := n
+	for _, count := range c {
+		least = min(least, count)
+	}
+	for v := range c {
+		if c[v] -= least; c[v] == 0 {
+			delete(c, v)
+		}
+	}
+	if n > least {
+		c[strings.Clone(value)] = n - least
+	}
+}
+
+// top are the most frequent values.
+func (c counter) top(n int) []Value {
+	all := make([]Value, 0, len(c))
+	for value, count := range c {
+		all = append(all, Value{Value: value, Count: count})
+	}
+	slices.SortFunc(all, Value.larger)
+	return all[:min(n, len(all))]
+}
+
+// mergeValues adds up two lists of values.
+func mergeValues(a, b []Value) []Value {
+	sum := slices.Clone(a)
+	for _, v := range b {
+		if i := slices.IndexFunc(sum, func(have Value) bool { return have.Value == v.Value && have.Name == v.Name }); i >= 0 {
+			sum[i].Count += v.Count
+		} else {
+			sum = append(sum, v)
+		}
+	}
+	slices.SortFunc(sum, Value.larger)
+	return sum
+}

@@ -1,0 +1,186 @@
+package stage
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spoolsweep/spool/maillog"
+)
+
+// Login is a login as the mail log tells of it.
+type Login struct {
+	User string `json:"user"`
+	// Count is how many messages were sent with it, Failed how often it failed.
+	Count  int64 `json:"count"`
+	Failed int64 `json:"failed"`
+	// Addresses are those that it sent from, the most frequent first;
+	// AddressesAll says how many there are.
+	Addresses    []string   `json:"addresses"`
+	AddressesAll int        `json:"addresses_all"`
+	First        *time.Time `json:"first"` // of what it sent; nil if nothing
+	Last         *time.Time `json:"last"`
+}
+
+const (
+	loginsKept     = 4096
+	addressesKept  = 64 // of one login; more are not told apart
+	addressesShown = 20
+)
+
+// submissions are what the mail log tells of who sent mail, in bounded memory.
+type submissions struct {
+	users  map[string]*login
+	failed counter
+	uids   counter
+	// sentAs counts messages by envelope sender: those of logins, and those that
+	// were submitted on the host.
+	byLogin, onHost counter
+	unknown         counter // recipients that this server does not have
+}
+
+type login struct {
+	count       int64
+	first, last time.Time
+	addresses   counter
+}
+
+const submissionKinds = maillog.Login | maillog.Failed | maillog.Local | maillog.Sent | maillog.Unknown
+
+func newSubmissions() *submissions {
+	return &submissions{
+		users: map[string]*login{}, failed: counter{}, uids: counter{}, byLogin: counter{}, onHost: counter{}, unknown: counter{},
+	}
+}
+
+func (s *submissions) add(e *maillog.Event) error {
+	switch e.Kind {
+	case maillog.Login:
+		user := strings.ToLower(string(e.User))
+		l := s.users[user]
+		if l == nil {
+			if len(s.users) >= loginsKept {
+				s.dropSmall()
+			}
+			l = &login{first: e.Time, last: e.Time, addresses: counter{}}
+			s.users[user] = l
+		}
+		l.count += e.Times
+		if e.Time.Before(l.first) {
+			l.first = e.Time
+		}
+		if e.Time.After(l.last) {
+			l.last = e.Time
+		}
+		if a := string(e.Address); l.addresses[a] > 0 || len(l.addresses) < addressesKept {
+			l.addresses.add(a, e.Times)
+		}
+	case maillog.Failed:
+		s.failed.add(strings.ToLower(string(e.User)), e.Times)
+	case maillog.Local:
+		s.uids.add(strconv.Itoa(e.UID), e.Times)
+		s.onHost.add(strings.ToLower(string(e.Sender)), e.Times)
+	case maillog.Sent:
+		s.byLogin.add(strings.ToLower(string(e.Sender)), 1)
+	case maillog.Unknown:
+		s.unknown.add(strings.ToLower(string(e.Recipient)), e.Times)
+		if len(e.Original) > 0 {
+			s.unknown.add(strings.ToLower(string(e.Original)), e.Times)
+		}
+	}
+	return nil
+}
+
+// dropSmall makes room for a new login: those that sent least go.
+func (s *submissions) dropSmall() {
+	counts := make([]int64, 0, len(s.users))
+	for _, l := range s.users {
+		counts = append(counts, l.count)
+	}
+	slices.Sort(counts)
+	least := counts[len(counts)/2]
+	for user, l := range s.users {
+		if l.count <= least {
+			delete(s.users, user)
+		}
+	}
+}
+
+// top are the logins that sent most, then those that failed most.
+func (s *submissions) top(n int) []Login {
+	all := make([]Login, 0, len(s.users)+len(s.failed))
+	for user, l := range s.users {
+		all = append(all, l.told(user, s.failed[user]))
+	}
+	for user, failed := range s.failed {
+		if s.users[user] == nil {
+			all = append(all, Login{User: user, Failed: failed, Addresses: []string{}})
+		}
+	}
+	slices.SortFunc(all, Login.larger)
+	return all[:min(n, len(all))]
+}
+
+func (l Login) larger(o Login) int {
+	return cmp.Or(cmp.Compare(o.Count, l.Count), cmp.Compare(o.Failed, l.Failed), cmp.Compare(l.User, o.User))
+}
+
+func (l *login) told(user string, failed int64) Login {
+	first, last := l.first.UTC(), l.last.UTC()
+	t := Login{User: user, Count: l.count, Failed: failed, Addresses: []string{}, AddressesAll: len(l.addresses), First: &first, Last: &last}
+	for _, a := range l.addresses.top(addressesShown) {
+		t.Addresses = append(t.Addresses, a.Value)
+	}
+	return t
+}
+
+// mergeLogins adds up the logins of two hosts.
+func mergeLogins(a, b []Login) []Login {
+	sum := slices.Clone(a)
+	for _, l := range b {
+		i := slices.IndexFunc(sum, func(have Login) bool { return have.User == l.User })
+		if i < 0 {
+			sum = append(sum, l)
+			continue
+		}
+		have := &sum[i]
+		have.Count += l.Count
+		have.Failed += l.Failed
+		shared := 0
+		addresses := slices.Clone(have.Addresses)
+		for _, address := range l.Addresses {
+			if slices.Contains(have.Addresses, address) {
+				shared++
+			} else {
+				addresses = append(addresses, address)
+			}
+		}
+		have.Addresses = addresses[:min(len(addresses), addressesShown)]
+		have.AddressesAll += l.AddressesAll - shared
+		if l.First != nil && (have.First == nil || l.First.Before(*have.First)) {
+			have.First = l.First
+		}
+		if l.Last != nil && (have.Last == nil || l.Last.After(*have.Last)) {
+			have.Last = l.Last
+		}
+	}
+	slices.SortFunc(sum, Login.larger)
+	return sum
+}
+
+// logs are this Postfix's mail log.
+func (h *Host) logs() (*maillog.Logs, error) {
+	return maillog.Find(h.Vars.MailLog, append([]string{h.Postfix.LogFile}, maillog.Usual...)...)
+}
+
+// readLog reads the mail log since then.
+func (h *Host) readLog(ctx context.Context, since time.Time, kinds maillog.Kind, found func(*maillog.Event) error) error {
+	logs, err := h.logs()
+	if err != nil {
+		return err
+	}
+	return logs.Read(ctx, since, kinds, found)
+}

@@ -1,0 +1,553 @@
+package stage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/queuefile"
+)
+
+// SuspectsArgs are the arguments of suspects.
+type SuspectsArgs struct {
+	Top   Number   `json:"top"`   // how many of each are listed
+	Since Duration `json:"since"` // how far back the mail log is read; 0: all there is
+	// Directories are what a command looks at, as for classify.
+	Directories []string `json:"directories,omitempty" playbook:"-"`
+}
+
+// maxTop bounds a result.
+const maxTop = 1000
+
+// Check refuses lists that are none, or that no frame holds.
+func (a *SuspectsArgs) Check() error {
+	if a.Top < 1 || a.Top > maxTop {
+		return fmt.Errorf("top: %d is not from 1 to %d", a.Top, maxTop)
+	}
+	return nil
+}
+
+var suspects = Row{
+	Name: "suspects", Doc: "tell who sends: logins from the mail log, and what there is much of in the queue files",
+	New: func() Args { return &SuspectsArgs{Top: 10, Since: Duration(24 * time.Hour)} }, Result: func() Result { return &Suspects{} },
+	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
+		args := a.(*SuspectsArgs)
+		places, err := h.places(args.Directories)
+		if err != nil {
+			return nil, err
+		}
+		began := time.Now()
+		if h.Work != nil && !h.Last("start", new(Started)) {
+			// Before a flooded server is helped, only what takes seconds.
+			if len(places) == 0 {
+				for _, name := range liveQueues {
+					places = append(places, place{dir: name, queue: spool.Queue(name)})
+				}
+			}
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, countLimit, errCut)
+			defer cancel()
+		}
+		f := newSightings(h.Postfix)
+		var log sync.WaitGroup
+		var since time.Time
+		if args.Since > 0 {
+			since = began.Add(-time.Duration(args.Since))
+		}
+		var logError error
+		log.Go(func() { logError = h.readLog(ctx, since, submissionKinds, f.log.add) })
+		err = f.read(ctx, h.Postfix, places, emit)
+		log.Wait()
+		partial := false
+		if errors.Is(err, errCut) {
+			partial, err = true, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("suspects: %w", err)
+		}
+		switch {
+		case logError == nil:
+		case errors.Is(context.Cause(ctx), errCut):
+			partial = true
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		default:
+			// The queues tell much by themselves.
+			partial = true
+			emit("warn", map[string]string{"message": logError.Error()})
+		}
+		s := f.suspects(args, h.Work != nil, partial)
+		s.Seconds = time.Since(began).Seconds()
+		return s, nil
+	},
+}
+
+// liveQueues are what is looked at where nothing is aside and nobody named any.
+var liveQueues = []string{string(spool.Maildrop), string(spool.Incoming), string(spool.Active), string(spool.Deferred), string(spool.Hold)}
+
+var errCut = errors.New("the time for it was up")
+
+// sightings count what there is much of.
+type sightings struct {
+	log     *submissions
+	own     []netip.Prefix
+	domains []string // this server's
+
+	lock                                  sync.Mutex // guards all below
+	messages                              int64
+	senders, recipients, bounces          counter
+	logins, clients, uids, scripts        counter
+	subjects                              counter
+	sentByLogin, sentOnHost, sentFromHere counter // by sender: who has a login, who is on this host, and in its networks
+	scriptOf                              map[string]string
+}
+
+func newSightings(p *spool.Postfix) *sightings {
+	return &sightings{
+		log: newSubmissions(), own: p.Networks, domains: p.Domains,
+		senders: counter{}, recipients: counter{}, bounces: counter{}, logins: counter{}, clients: counter{}, uids: counter{}, scripts: counter{},
+		subjects: counter{}, sentByLogin: counter{}, sentOnHost: counter{}, sentFromHere: counter{}, scriptOf: map[string]string{},
+	}
+}
+
+// read reads the envelope and the header of every message.
+func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, emit Emit) error {
+	var dirs []string
+	for _, at := range places {
+		dirs = append(dirs, at.dir)
+	}
+	readers, headers := make([]queuefile.Reader, workers()), make([]headerLines, workers())
+	shown := time.Now()
+	return (&pass[struct{}]{
+		postfix: p, dirs: dirs,
+		read: func(w int, m *mail, _ *struct{}) error {
+			if m.Broken != nil || !m.Regular() || !m.Complete() {
+				return nil // classify tells of these
+			}
+			r := &readers[w]
+			r.Reset(m.File, m.Mail.Size, places[m.Place].queue == spool.Maildrop)
+			e, err := r.Envelope()
+			if err != nil {
+				return nil
+			}
+			// What is wrong with the content is no matter here.
+			_ = headers[w].read(r)
+			owner := -1
+			if places[m.Place].queue == spool.Maildrop {
+				owner = m.UID
+			}
+			f.add(e, &headers[w], owner)
+			return nil
+		},
+		gather: func([]struct{}) error {
+			if now := time.Now(); now.Sub(shown) >= progressEvery {
+				shown = now
+				f.lock.Lock()
+				n := f.messages
+				f.lock.Unlock()
+				emit("progress", map[string]int64{"messages": n})
+			}
+			return nil
+		},
+	}).run(ctx)
+}
+
+// add counts one message. The envelope is valid only now; owner is who submitted
+// a file of maildrop, else -1.
+func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
+	sender := strings.ToLower(e.Sender)
+	subject := h.text()
+	to := make([]string, 0, 8)
+	for _, r := range e.Recipients {
+		for _, address := range [...]string{r.Address, r.Original} {
+			// A message to thousands is no backscatter, and counts each once at most.
+			if address = strings.ToLower(address); address != "" && (len(to) > recipientsCompared || !slices.Contains(to, address)) {
+				to = append(to, address)
+			}
+		}
+	}
+	f.lock.Lock()
+	defer f.lock.Unlock()
+	f.messages++
+	for _, address := range to {
+		f.recipients.add(address, 1)
+		if sender == "" {
+			f.bounces.add(address, 1)
+		}
+	}
+	if sender != "" {
+		f.senders.add(sender, 1)
+	} else {
+		f.senders.add("<>", 1)
+	}
+	if e.Login != "" {
+		f.logins.add(strings.ToLower(e.Login), 1)
+		f.sentByLogin.add(sender, 1)
+	}
+	switch a, err := netip.ParseAddr(e.ClientAddress); {
+	case err == nil:
+		f.clients.add(e.ClientAddress, 1)
+		if e.Login == "" && slices.ContainsFunc(f.own, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) }) {
+			f.sentFromHere.add(sender, 1)
+		}
+	case e.ClientAddress == "" && e.Login == "":
+		f.sentOnHost.add(sender, 1)
+	}
+	if owner >= 0 {
+		f.uids.add(strconv.Itoa(owner), 1)
+	}
+	if script := string(bytes.Trim(h.script, " \t")); script != "" {
+		f.scripts.add(script, 1)
+		if len(f.scriptOf) < countedValues {
+			f.scriptOf[strings.Clone(sender)] = script
+		}
+	}
+	if subject != "" {
+		f.subjects.add(subject, 1)
+	}
+}
+
+// recipientsCompared is up to how many recipients of one message are compared
+// with each other.
+const recipientsCompared = 64
+
+// Findings about an address to which bounces come back.
+const (
+	Hacked     = "hacked"       // mail of it was sent
+	Forged     = "forged"       // nothing was: its name was only used, and disabling it helps nobody
+	NoSuchUser = "no-such-user" // there is no such account
+	Script     = "script"       // mail of it was submitted on the host
+)
+
+// Target is an address to which bounces come back, and what is to be thought of
+// it. The finding is empty where too little could be read to say.
+type Target struct {
+	Value    string   `json:"value"`
+	Count    int64    `json:"count"`
+	Finding  string   `json:"finding"`
+	Evidence []string `json:"evidence"`
+}
+
+// Suspects is the result of suspects.
+type Suspects struct {
+	Logins      []Login  `json:"logins"`
+	Senders     []Value  `json:"senders"`
+	Recipients  []Value  `json:"recipients"`
+	Backscatter []Target `json:"backscatter"`
+	SASLUsers   []Value  `json:"sasl_users"`
+	Clients     []Value  `json:"clients"`
+	UIDs        []Value  `json:"uids"`
+	Scripts     []Value  `json:"scripts"`
+	Subjects    []Value  `json:"subjects"`
+	Read        int64    `json:"messages_read"`
+	Partial     bool     `json:"partial"` // log or queues were not read to their end
+	Seconds     float64  `json:"seconds"`
+}
+
+// Lines tells the most frequent of each.
+func (s *Suspects) Lines() []Line {
+	var lines []Line
+	for _, l := range s.Logins {
+		text := l.User
+		if text == "" {
+			text = "(a name that the log does not tell)"
+		}
+		if l.AddressesAll > 0 {
+			text += fmt.Sprintf(", from %s", plural(l.AddressesAll, "address", "addresses"))
+		}
+		if l.First != nil && l.Last != nil {
+			text += fmt.Sprintf(", %s to %s", l.First.Format(stampOfLine), l.Last.Format(stampOfLine))
+		}
+		if l.Failed > 0 {
+			text += fmt.Sprintf(", failed %s", plural(int(l.Failed), "time", "times"))
+		}
+		lines = append(lines, Line{Label: "login", Number: l.Count, Unit: "messages", Text: text})
+	}
+	for _, list := range []struct {
+		label  string
+		values []Value
+	}{
+		{"login, in the queues", s.SASLUsers}, {"sender", s.Senders}, {"recipient", s.Recipients}, {"client", s.Clients},
+		{"uid", s.UIDs}, {"script", s.Scripts}, {"subject", s.Subjects},
+	} {
+		for _, v := range list.values {
+			text := v.Value
+			if v.Name != "" {
+				text += " (" + v.Name + ")"
+			}
+			lines = append(lines, Line{Label: list.label, Number: v.Count, Unit: "messages", Text: text})
+		}
+	}
+	for _, t := range s.Backscatter {
+		finding := t.Finding
+		if finding == "" {
+			finding = "not known whether it sent"
+		}
+		lines = append(lines, Line{Label: "bounces to", Number: t.Count, Unit: "messages", Text: t.Value + " - " + finding + ": " + strings.Join(t.Evidence, "; ")})
+	}
+	read := Line{Label: "read", Number: s.Read, Unit: "messages"}
+	if s.Partial {
+		read.Text = "not all: the counts are of a part of it"
+	}
+	return append(lines, read)
+}
+
+// stampOfLine is a moment for people, in UTC.
+const stampOfLine = "2006-01-02 15:04Z"
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func messages(n int64) string { return plural(int(n), "message", "messages") }
+
+// shortly is a time without the units that are zero at its end.
+func shortly(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
+}
+
+// Merge adds what another host told.
+func (s *Suspects) Merge(o *Suspects) {
+	s.Logins = mergeLogins(s.Logins, o.Logins)
+	for _, list := range []struct{ to, from *[]Value }{
+		{&s.Senders, &o.Senders}, {&s.Recipients, &o.Recipients}, {&s.SASLUsers, &o.SASLUsers}, {&s.Clients, &o.Clients},
+		{&s.UIDs, &o.UIDs}, {&s.Scripts, &o.Scripts}, {&s.Subjects, &o.Subjects},
+	} {
+		*list.to = mergeValues(*list.to, *list.from)
+	}
+	s.Backscatter = mergeTargets(s.Backscatter, o.Backscatter)
+	s.Read += o.Read
+	s.Partial = s.Partial || o.Partial
+	s.Seconds = max(s.Seconds, o.Seconds)
+}
+
+// findings in the order of what they weigh: one host that saw an account send
+// outweighs all that did not.
+var findings = []string{Hacked, Script, NoSuchUser, "", Forged}
+
+func mergeTargets(a, b []Target) []Target {
+	sum := slices.Clone(a)
+	for _, t := range b {
+		i := slices.IndexFunc(sum, func(have Target) bool { return have.Value == t.Value })
+		if i < 0 {
+			sum = append(sum, t)
+			continue
+		}
+		have := &sum[i]
+		have.Count += t.Count
+		switch old, fresh := slices.Index(findings, have.Finding), slices.Index(findings, t.Finding); {
+		case fresh < old:
+			have.Finding, have.Evidence = t.Finding, t.Evidence
+		case fresh == old:
+			have.Evidence = slices.Concat(have.Evidence, t.Evidence)
+			slices.Sort(have.Evidence)
+			have.Evidence = slices.Compact(have.Evidence)
+		}
+	}
+	slices.SortFunc(sum, func(a, b Target) int {
+		return Value{Value: a.Value, Count: a.Count}.larger(Value{Value: b.Value, Count: b.Count})
+	})
+	return sum
+}
+
+// Cut leaves the n most frequent of each.
+func (s *Suspects) Cut(n int) {
+	s.Logins = s.Logins[:min(n, len(s.Logins))]
+	s.Backscatter = s.Backscatter[:min(n, len(s.Backscatter))]
+	for _, list := range []*[]Value{&s.Senders, &s.Recipients, &s.SASLUsers, &s.Clients, &s.UIDs, &s.Scripts, &s.Subjects} {
+		*list = (*list)[:min(n, len(*list))]
+	}
+}
+
+// sharedSubject is how many messages must have a subject for it to stand in the
+// record of a run: below that it is somebody's own.
+const sharedSubject = 10
+
+// suspects makes the result. kept says that it stands in the record of a run.
+func (f *sightings) suspects(args *SuspectsArgs, kept, partial bool) *Suspects {
+	top, span := int(args.Top), "all times"
+	if args.Since > 0 {
+		span = "the last " + shortly(time.Duration(args.Since))
+	}
+	uids := counter{}
+	for uid, n := range f.log.uids {
+		uids.add(uid, n)
+	}
+	for uid, n := range f.uids { // waiting in maildrop: pickup has not logged them
+		uids.add(uid, n)
+	}
+	s := &Suspects{
+		Logins: f.log.top(top), Senders: f.senders.top(top), Recipients: f.recipients.top(top), Backscatter: []Target{},
+		SASLUsers: f.logins.top(top), Clients: f.clients.top(top), UIDs: uids.top(top), Scripts: f.scripts.top(top), Subjects: f.subjects.top(top),
+		Read: f.messages, Partial: partial,
+	}
+	for i := range s.UIDs {
+		if u, err := user.LookupId(s.UIDs[i].Value); err == nil {
+			s.UIDs[i].Name = u.Username
+		}
+	}
+	if kept {
+		s.Subjects = slices.DeleteFunc(s.Subjects, func(v Value) bool { return v.Count < sharedSubject })
+	}
+	for _, v := range f.bounces.top(top) {
+		s.Backscatter = append(s.Backscatter, f.target(v, span, !partial))
+	}
+	return s
+}
+
+// target says what is to be thought of an address. whole says that all was read
+// that there is of the time span.
+func (f *sightings) target(v Value, span string, whole bool) Target {
+	t := Target{Value: v.Value, Count: v.Count, Evidence: []string{}}
+	add := func(finding string, n int64, format string, args ...any) {
+		if n == 0 || t.Finding != "" && t.Finding != finding {
+			return
+		}
+		t.Finding = finding
+		t.Evidence = append(t.Evidence, fmt.Sprintf(format, args...))
+	}
+	local, _, _ := strings.Cut(v.Value, "@")
+	var logged, queued bool
+	for name, l := range f.log.users {
+		if f.isLoginOf(name, local, v.Value) {
+			logged = true
+			add(Hacked, l.count, "%s sent with login %s, from %s", messages(l.count), name, plural(len(l.addresses), "address", "addresses"))
+		}
+	}
+	for name, n := range f.logins {
+		if f.isLoginOf(name, local, v.Value) {
+			queued = true
+			add(Hacked, n, "%s in the queues with login %s", messages(n), name)
+		}
+	}
+	slices.Sort(t.Evidence) // out of maps
+	if n := f.log.byLogin[v.Value]; !logged {
+		add(Hacked, n, "%s of it sent with a login", messages(n))
+	}
+	if n := f.sentByLogin[v.Value]; !queued {
+		add(Hacked, n, "%s of it in the queues, sent with a login", messages(n))
+	}
+	n := f.sentFromHere[v.Value]
+	add(Hacked, n, "%s of it in the queues, from this server's own networks", messages(n))
+	n = f.log.onHost[v.Value]
+	add(Script, n, "%s of it submitted on this host", messages(n))
+	n = f.sentOnHost[v.Value]
+	add(Script, n, "%s of it in the queues, submitted on this host", messages(n))
+	if script := f.scriptOf[v.Value]; script != "" {
+		add(Script, 1, "by the script %s", script)
+	}
+	n = f.log.unknown[v.Value]
+	add(NoSuchUser, n, "refused or bounced %s: this server has no such user", plural(int(n), "time", "times"))
+	switch {
+	case t.Finding != "":
+	case whole:
+		add(Forged, 1, "nothing sent by it, in the queues and the mail log of %s: do not disable it", span)
+	default:
+		t.Evidence = append(t.Evidence, "nothing sent by it was seen, but not all could be read")
+	}
+	return t
+}
+
+// isLoginOf says whether a login is that of an address: user, user@realm and
+// user at another of this server's domains may be one account.
+func (f *sightings) isLoginOf(name, local, address string) bool {
+	if name == address || name == local {
+		return true
+	}
+	user, realm, _ := strings.Cut(name, "@")
+	_, domain, _ := strings.Cut(address, "@")
+	return user == local && (domain == "" || slices.Contains(f.domains, realm) && slices.Contains(f.domains, domain))
+}
+
+// headerLines finds two headers of a message.
+type headerLines struct {
+	subject, script []byte
+	current         *[]byte // continued by a line that begins with a blank
+	inside          bool    // the last piece did not end its line
+	seen            int
+	words           pattern.FieldText
+	decoded         []byte
+}
+
+const (
+	subjectHeader = "subject:"
+	scriptHeader  = "x-php-originating-script:"
+	maxHeader     = 64 << 10 // bytes of header that are looked at
+)
+
+var errHeaderEnds = errors.New("the header ends")
+
+func (h *headerLines) read(r *queuefile.Reader) error {
+	h.subject, h.script = h.subject[:0], h.script[:0]
+	h.current, h.inside, h.seen = nil, false, 0
+	err := r.HeaderBody(h.piece, func([]byte, bool) error { return errHeaderEnds })
+	if errors.Is(err, errHeaderEnds) {
+		return nil
+	}
+	return err
+}
+
+func (h *headerLines) piece(b []byte, eol bool) error {
+	continues := h.inside || len(b) > 0 && (b[0] == ' ' || b[0] == '\t')
+	h.inside = !eol
+	if h.seen += len(b); h.seen > maxHeader {
+		return errHeaderEnds
+	}
+	if !continues {
+		h.current = nil
+		switch {
+		case len(h.subject) == 0 && hasFold(b, subjectHeader):
+			h.current, b = &h.subject, b[len(subjectHeader):]
+		case len(h.script) == 0 && hasFold(b, scriptHeader):
+			h.current, b = &h.script, b[len(scriptHeader):]
+		}
+	}
+	if h.current != nil && len(*h.current) < maxSubject {
+		*h.current = append(*h.current, b[:min(len(b), maxSubject)]...)
+	}
+	return nil
+}
+
+// maxSubject bounds what is kept of a header while it is read.
+const maxSubject = 1000
+
+func hasFold(b []byte, lower string) bool {
+	if len(b) < len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := b[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// text is the subject as people read it.
+func (h *headerLines) text() string {
+	h.decoded = h.words.Append(h.decoded[:0], bytes.Trim(h.subject, " \t"))
+	return string(h.decoded)
+}

@@ -1,0 +1,295 @@
+package stage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spoolsweep/spool"
+	"spoolsweep/spool/maillog"
+	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/queuefile"
+)
+
+// Accounts are names of accounts: one, or a list; none is "" or an empty list.
+type Accounts []string
+
+// UnmarshalJSON takes a text or a list of texts.
+func (a *Accounts) UnmarshalJSON(text []byte) error {
+	var one string
+	if json.Unmarshal(text, &one) == nil {
+		*a = nil
+		if one != "" {
+			*a = Accounts{one}
+		}
+		return nil
+	}
+	var list []string
+	if err := json.Unmarshal(text, &list); err != nil {
+		return errors.New("accounts are a name, or a list of names")
+	}
+	*a = list
+	return nil
+}
+
+// WatchArgs are the arguments of watch.
+type WatchArgs struct {
+	For     Duration `json:"for"`               // since the start of Postfix; 0: not at all
+	Account Accounts `json:"account,omitempty"` // whose logins are looked for, beside what the rules took
+	// RequireStopped fails the run, with its mail aside, while the source sends.
+	RequireStopped bool `json:"require_source_stopped,omitempty"`
+}
+
+// maxWatch bounds how long a run stands still for it.
+const maxWatch = 24 * time.Hour
+
+// Check refuses what no run should wait for.
+func (a *WatchArgs) Check() error {
+	if time.Duration(a.For) > maxWatch {
+		return fmt.Errorf("for: %s is longer than %s", shortly(time.Duration(a.For)), shortly(maxWatch))
+	}
+	return nil
+}
+
+var watch = Row{
+	Name: "watch", Doc: "look whether the source still sends, in what was logged since Postfix was started", After: []string{"start"},
+	New: func() Args { return &WatchArgs{For: Duration(time.Minute)} }, Result: func() Result { return &Watched{} },
+	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
+		args := a.(*WatchArgs)
+		var started Started
+		if !h.Last("start", &started) || started.At.IsZero() {
+			return nil, errors.New("watch: it is not known when Postfix was started")
+		}
+		sources, err := h.spamSources(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
+		for _, account := range args.Account {
+			sources.accounts = append(sources.accounts, strings.ToLower(account))
+		}
+		if len(sources.accounts)+len(sources.senders)+len(sources.clients) == 0 {
+			return &Watched{Sources: []Value{}, Source: Unknown, Why: "no account is named, and what the rules took has no source that stands out"}, nil
+		}
+		if !h.sleepUntil(ctx, started.At.Add(time.Duration(args.For))) {
+			return nil, fmt.Errorf("watch: %w", context.Cause(ctx))
+		}
+		w := &watching{sources: sources, fresh: map[string]bool{}, sent: counter{}}
+		// Where stamps are whole seconds, that of the start is left out: what was
+		// sent before the stop is none of it.
+		if err := h.readLog(ctx, started.At, maillog.Login|maillog.Client|maillog.Local|maillog.Queued, w.add); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			// Nobody's mail waits for a log.
+			emit("warn", map[string]string{"message": "it is not known whether the source still sends: " + err.Error()})
+			return &Watched{Sources: []Value{}, Source: Unknown, Why: "the mail log could not be read"}, nil
+		}
+		r := w.result()
+		if r.Source == Sending && args.RequireStopped {
+			return r, fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back (stop it, then 'spoolsweep resume %s')", r.Sources[0].Value, h.Run)
+		}
+		if r.Source == Sending {
+			emit("warn", map[string]string{"message": "the source still sends: " + r.Sources[0].Value})
+		}
+		return r, nil
+	},
+}
+
+// Whether the source is at rest.
+const (
+	Quiet   = "quiet"
+	Sending = "sending"
+	Unknown = "unknown" // no source is known, or the log could not be read
+)
+
+// Watched is the result of watch.
+type Watched struct {
+	Sent    int64   `json:"sent"` // new messages of the source since the start of Postfix
+	Sources []Value `json:"sources"`
+	Source  string  `json:"source"`        // quiet, sending or unknown
+	Why     string  `json:"why,omitempty"` // it is unknown
+}
+
+// Lines tells whether, and from where.
+func (w *Watched) Lines() []Line {
+	switch w.Source {
+	case Unknown:
+		return []Line{{Label: "the source", Text: "may still send: " + w.Why}}
+	case Quiet:
+		return []Line{{Label: "the source", Text: "is quiet: nothing new of it since Postfix was started"}}
+	}
+	lines := []Line{{Label: "the source still sends", Number: w.Sent, Unit: "messages"}}
+	for _, v := range w.Sources {
+		lines = append(lines, Line{Label: "new", Number: v.Count, Unit: "messages", Text: v.Value})
+	}
+	return lines
+}
+
+// pollWatch is how often a run that waits looks whether it was cancelled.
+const pollWatch = 200 * time.Millisecond
+
+// sleepUntil waits, unless the run is cancelled: then it is not waited for.
+func (h *Host) sleepUntil(ctx context.Context, at time.Time) bool {
+	for {
+		left := time.Until(at)
+		if left <= 0 || h.Cancelled != nil && h.Cancelled() {
+			return true
+		}
+		select {
+		case <-time.After(min(left, pollWatch)):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// sources are where the spam of a run came from.
+type sources struct {
+	accounts, senders, clients []string
+}
+
+const (
+	// spamSampled is of how many messages of the list the sources are looked at,
+	// evenly spread: what is less than a twentieth of them is no source.
+	spamSampled = 2000
+	sourceShare = 20
+)
+
+// spamSources are the logins, senders and clients of what the rules took. To
+// whom bounces come back is none of them: others send those, for days.
+func (h *Host) spamSources(ctx context.Context) (*sources, error) {
+	s := &sources{}
+	var c Classified
+	if h.Work == nil || !h.Last("classify", &c) || c.Spam == 0 {
+		return s, nil
+	}
+	every, n := c.Spam/spamSampled+1, int64(0)
+	var chosen []spool.Mail
+	if _, err := readList(h.Dir, func(j *judged) {
+		if j.Verdict == pattern.Spam {
+			if n%every == 0 {
+				chosen = append(chosen, j.Mail)
+			}
+			n++
+		}
+	}); err != nil {
+		return nil, err
+	}
+	t := newTally(h.Postfix.Networks)
+	if err := h.envelopes(ctx, chosen, func(m spool.Mail, e *queuefile.Envelope) { t.add(m.Aside, m.ID, e) }); err != nil {
+		return nil, err
+	}
+	for _, source := range t.over(int64(len(chosen)) / sourceShare) {
+		switch source.Kind {
+		case "login":
+			s.accounts = append(s.accounts, source.Value)
+		case "sender":
+			s.senders = append(s.senders, source.Value)
+		case "client":
+			s.clients = append(s.clients, source.Value)
+		}
+	}
+	return s, nil
+}
+
+// envelopes reads those of some messages that are aside; what is not there any
+// more, or not whole, is passed over.
+func (h *Host) envelopes(ctx context.Context, list []spool.Mail, fn func(spool.Mail, *queuefile.Envelope)) error {
+	var r queuefile.Reader
+	var f spool.MailFile
+	defer f.Close()
+	for _, m := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		dir, err := h.Work.OpenAside(path.Join(m.Aside, m.Sub))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s, err := f.Open(dir, m.ID)
+		dir.Close()
+		if err != nil || !s.Regular() || s.Inode != m.Inode {
+			continue
+		}
+		r.Reset(&f, s.Size, strings.HasPrefix(m.Aside, string(spool.Maildrop)))
+		if e, err := r.Envelope(); err == nil {
+			fn(m, e)
+		}
+	}
+	return nil
+}
+
+// watching counts what the sources have sent since the start.
+type watching struct {
+	*sources
+	// fresh are messages that came in since then and count by no login or client:
+	// of other ids qmgr tells because they are tried again.
+	fresh map[string]bool
+	sent  counter
+}
+
+// freshKept bounds the messages that are waited for.
+const freshKept = 100_000
+
+func (w *watching) add(e *maillog.Event) error {
+	switch e.Kind {
+	case maillog.Login:
+		if user := strings.ToLower(string(e.User)); slices.ContainsFunc(w.accounts, func(a string) bool { return sameAccount(a, user) }) {
+			w.sent.add("login "+user, e.Times)
+			return nil
+		}
+		w.client(e)
+	case maillog.Client:
+		w.client(e)
+	case maillog.Local:
+		if sender := strings.ToLower(string(e.Sender)); slices.Contains(w.senders, sender) {
+			w.sent.add("sender "+sender+", submitted by uid "+strconv.Itoa(e.UID), e.Times)
+		}
+	case maillog.Queued:
+		if sender := strings.ToLower(string(e.Sender)); w.fresh[string(e.ID)] && slices.Contains(w.senders, sender) {
+			w.sent.add("sender "+sender, 1)
+		}
+		delete(w.fresh, string(e.ID))
+	}
+	return nil
+}
+
+func (w *watching) client(e *maillog.Event) {
+	if slices.Contains(w.clients, string(e.Address)) {
+		w.sent.add("client "+string(e.Address), e.Times)
+	} else if len(w.senders) > 0 && len(w.fresh) < freshKept {
+		w.fresh[string(e.ID)] = true
+	}
+}
+
+// sameAccount says whether two names may be one account's: with and without what
+// is behind the @.
+func sameAccount(a, b string) bool {
+	if a == b {
+		return true
+	}
+	userA, realmA, _ := strings.Cut(a, "@")
+	userB, realmB, _ := strings.Cut(b, "@")
+	return userA == userB && (realmA == "" || realmB == "")
+}
+
+func (w *watching) result() *Watched {
+	r := &Watched{Sources: w.sent.top(sourcesShown), Source: Quiet}
+	for _, n := range w.sent {
+		r.Sent += n
+	}
+	if r.Sent > 0 {
+		r.Source = Sending
+	}
+	return r
+}
