@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -98,18 +99,29 @@ var errTimeLimit = errors.New("ended at its time limit")
 // hold a pipe open for ever. Priority and the OOM score, which may be ours to
 // lower, are put back to normal first, since Postfix would inherit them.
 func command(ctx context.Context, limit time.Duration, started func(group int) error, argv ...string) error {
+	output, err := execute(ctx, limit, started, nil, argv)
+	if err != nil {
+		return &commandError{argv: argv, output: output, err: err}
+	}
+	return nil
+}
+
+// execute is command with further variables of the environment, and with what
+// was printed.
+func execute(ctx context.Context, limit time.Duration, started func(group int) error, env, argv []string) (string, error) {
 	out, err := scratch()
 	if err != nil {
-		return fmt.Errorf("%s: %w", argv[0], err)
+		return "", err
 	}
 	defer out.Close()
 	const normal = `{ echo 0 > ` + oomFile + `; renice -n 0 -p $$; } >/dev/null 2>&1; exec "$@"`
 	cmd := exec.Command("/bin/sh", append([]string{"-c", normal, "sh"}, argv...)...)
 	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startCommand(cmd); err != nil {
-		return &commandError{argv: argv, err: err}
+		return "", err
 	}
 	group := cmd.Process.Pid
 	if started != nil {
@@ -131,13 +143,10 @@ func command(ctx context.Context, limit time.Duration, started func(group int) e
 		<-done
 		err = ctx.Err()
 	}
-	if err == nil {
-		return nil
-	}
 	text := make([]byte, maxOutput)
 	size, _ := out.Seek(0, 2)
 	n, _ := out.ReadAt(text, max(0, size-maxOutput))
-	return &commandError{argv: argv, output: string(bytes.TrimSpace(text[:n])), err: err}
+	return string(bytes.TrimSpace(text[:n])), err
 }
 
 // endGroup kills what is left of a command's process group that a dead
