@@ -79,6 +79,7 @@ type member struct {
 	vars stage.Vars
 	link *remote.Link
 	*show.Host
+	confirm *stage.Confirm // what it asked last
 }
 
 // begin reads everything that can be wrong on this side, before any host is

@@ -81,7 +81,7 @@ func putbackAction(c *cli.Context) error {
 		s.close()
 		return err
 	}
-	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0)}
+	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
 	s.eachAll(members, func(m *member) error {
 		expect, ok := going[m]
 		if !ok {

@@ -37,7 +37,7 @@ func (a *ClassifyArgs) Check() error {
 const maxSource = 100
 
 var classify = Row{
-	Name: "classify", Doc: "tell spam from ham by the rules; without rules the run waits here",
+	Name: "classify", Doc: "tell spam from ham by the rules; without rules the run waits here", Read: true,
 	New: func() Args { return &ClassifyArgs{} }, Result: func() Result { return &Classified{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*ClassifyArgs)

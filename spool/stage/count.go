@@ -28,6 +28,9 @@ var count = Row{
 		if !a.(*CountArgs).Exact {
 			until = time.Now().Add(countLimit)
 		}
+		if end, ok := ctx.Deadline(); ok && (until.IsZero() || end.Before(until)) {
+			until = end
+		}
 		c, err := spool.CountAll(h.Postfix, until)
 		return &Counts{c}, err
 	},
