@@ -44,6 +44,8 @@ func run(ctx context.Context, limit time.Duration, env, argv []string) (Ran, err
 		return r, nil
 	case errors.Is(err, errTimeLimit):
 		err = fmt.Errorf("%w (%v)", err, limit)
+	case errors.Is(err, context.DeadlineExceeded):
+		err = errTimeLimit
 	}
 	r.Exit = -1
 	return r, err

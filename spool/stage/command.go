@@ -94,7 +94,9 @@ func (l *Items) UnmarshalJSON(text []byte) error {
 		var word string
 		var number json.Number
 		switch {
-		case len(one) > 0 && string(one) != "null" && json.Unmarshal(one, &word) == nil:
+		case len(one) == 0 || string(one) == "null":
+			return errors.New("a word of the list has no value")
+		case json.Unmarshal(one, &word) == nil:
 		case json.Unmarshal(one, &number) == nil:
 			word = number.String()
 		default:
