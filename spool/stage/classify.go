@@ -284,7 +284,7 @@ func (r *reading) read(j *pattern.Judge, chunk spool.Chunk, dir string, i int, h
 	case found.Verdict == pattern.Unreadable:
 		r.why = found.Why.Error()
 	case found.Envelope != nil:
-		r.Born = found.Envelope.Arrival.Unix()
+		r.life(found.Envelope)
 		if found.Verdict == pattern.Ham {
 			ham(found.Envelope)
 		} else {
