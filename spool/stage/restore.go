@@ -24,7 +24,7 @@ type RestoreArgs struct {
 	LiveMax Number `json:"live_max"` // pause while incoming and active hold so many more than before; 0: no limit
 	// Canary are moved first, and it is waited for what becomes of them; 0: none.
 	Canary  Number `json:"canary"`
-	Expired string `json:"expired"` // what to do with mail past its lifetime: leave, requeue or send
+	Expired string `json:"expired,omitempty"` // what to do with mail past its lifetime: leave, requeue or send
 }
 
 // What may be done with mail past its lifetime: the queue manager returns it to
@@ -44,7 +44,7 @@ func newRestoreArgs() RestoreArgs {
 // what is no rate.
 func (a *RestoreArgs) Check() error {
 	switch a.Expired {
-	case leaveExpired, requeueExpired, sendExpired:
+	case "", leaveExpired, requeueExpired, sendExpired:
 		return nil
 	}
 	return fmt.Errorf("expired: %.40q is none of leave, requeue, send", a.Expired)
@@ -55,7 +55,7 @@ func (a *RestoreArgs) lasting(h *Host, list []spool.Mail) (going, expired []spoo
 	now := time.Now()
 	for _, m := range list {
 		past := h.Postfix.Expired(m, now)
-		if past && a.Expired == leaveExpired {
+		if past && a.Expired != requeueExpired && a.Expired != sendExpired {
 			expired = append(expired, m)
 			continue
 		}
