@@ -51,6 +51,8 @@ type Postfix struct {
 	// Master and Manager are the command names of master(8) and qmgr(8) in the
 	// process table; "" takes any, as for practice.
 	Master, Manager string
+
+	postconf []string // the command that asks for this instance's settings; nil for practice
 }
 
 // Commands are host variables that replace the ways of System; each is one
@@ -108,6 +110,7 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 		Stop: shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
 		Master: "master", Manager: "qmgr",
 	}
+	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
 		return nil, fmt.Errorf("hash_queue_depth: %w", err)
 	}

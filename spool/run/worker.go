@@ -444,7 +444,7 @@ func (r *runner) settle(ctx context.Context, why string) error {
 		case name == "set-aside": // it is told when Postfix runs, so it was not
 			r.record.emit(name, k, evResult, aside)
 		case name == "start" && s.Started != nil:
-			r.record.emit(name, k, evResult, stage.Started{Started: *s.Started})
+			r.record.emit(name, k, evResult, stage.NewStarted(ctx, r.pf, *s.Started))
 		}
 		if k < i {
 			continue

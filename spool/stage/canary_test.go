@@ -15,7 +15,7 @@ import (
 func TestRefusedIn(t *testing.T) {
 	for line, want := range map[string]string{
 		"Nov 23 17:34:29 chavez postfix/smtp[123]: 4Xk1bC2xQy: to=<a@b.test>, relay=mx.b.test[192.0.2.1]:25, delay=1, delays=0/0/1/0, dsn=5.1.1, status=bounced (host mx.b.test[192.0.2.1] said: 550 no)": "4Xk1bC2xQy 5.1.1",
-		"2026-11-23T17:34:29.1+01:00 chavez postfix/local[1]: A1: to=<a@b.test>, orig_to=<c@b.test>, relay=local, delay=1, delays=1/0/0/0, dsn=5.1.1, status=bounced (unknown user)":                    "A1 5.1.1",
+		"2026-11-23T17:34:29.1+01:00 chavez postfix/local[1]: A1: to=<a@b.test>, orig_to=<c@b.test>, relay=local, delay=1, delays=1/0/0/0, dsn=5.1.1, status=bounced (unknown user)":                      "A1 5.1.1",
 		"Nov 23 chavez postfix/smtp[1]: A1: to=<a@b.test>, relay=none, delay=1, delays=1/0/0/0, dsn=4.4.1, status=deferred (dsn=5.1.1, status=bounced )":                                                  " ",
 		"Nov 23 chavez postfix/smtp[1]: A1: to=<a@b.test>, relay=x, delay=1, dsn=2.0.0, status=sent (250 ok)":                                                                                             " ",
 		"Nov 23 chavez postfix/smtp[1]: A1: to=<a, dsn=5.0.0, status=bounced x@b.test>, relay=x, delay=1, dsn=2.0.0, status=sent (250 ok)":                                                                " ",

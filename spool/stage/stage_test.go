@@ -232,7 +232,7 @@ func TestResultJSON(t *testing.T) {
 		}},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
-		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}},
+		"start":     &Started{Started: spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11}, Accepting: new(bool), Why: "452 4.3.1 Insufficient system storage"},
 		"classify": &Classified{
 			Messages: 10, Verdicts: Verdicts{Spam: 5, Ham: 3, Unreadable: 1, Incomplete: 1},
 			ByRule: map[string]RuleCount{"sender a@b.c": {Messages: 5, Alone: 5}}, RuleOrder: []string{"sender a@b.c"},
