@@ -16,7 +16,8 @@ import (
 
 // Whether new mail is accepted is asked of the instance's own smtpd, up to MAIL
 // FROM: that is where it says 452 to everybody when the queue's file system is
-// full (smtpd_check_size, smtpd_check_queue). Nothing is sent. The socket calls
+// full (smtpd_check_size, smtpd_check_queue). Nothing is sent; a smtpd that has to
+// say 452 tells its postmaster, as after anybody's try. The socket calls
 // are the system's own: this side of the house has no package net.
 
 // Variables for the sake of tests alone.
