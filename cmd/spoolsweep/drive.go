@@ -189,8 +189,8 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	}
 	step := steps[ask.Index]
 	args, ok := stageArgs(step).(*stage.CommandArgs)
-	if !ok {
-		return nil, fmt.Errorf("%s asks for a command, and stage %d is %s", m.host.Name, ask.Index+1, step.Stage)
+	if !ok || !args.OnController() || step.Skip || m.ran[ask.Index] {
+		return nil, fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.host.Name, ask.Index+1, step.Stage)
 	}
 	d.terminal.Lock()
 	defer d.terminal.Unlock()
@@ -206,6 +206,10 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 			return nil, err
 		}
 	}
+	if m.ran == nil {
+		m.ran = map[int]bool{}
+	}
+	m.ran[ask.Index] = true
 	result := stage.Result(args.Do(ctx, step.Timeout, q.Except))
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -80,6 +80,7 @@ type member struct {
 	link *remote.Link
 	*show.Host
 	confirm *stage.Confirm // what it asked last
+	ran     map[int]bool   // stages whose command was run here for it
 }
 
 // begin reads everything that can be wrong on this side, before any host is

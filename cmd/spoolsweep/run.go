@@ -316,7 +316,7 @@ func sourceOf(steps []stage.Step) []string {
 			notes = append(notes, "source: would run a command that is not shown (no_log)")
 		default:
 			on := ""
-			if args.On == "controller" {
+			if args.OnController() {
 				on = " on this machine"
 			}
 			for _, line := range args.Lines() {

@@ -54,6 +54,9 @@ func (a *CommandArgs) Check() error {
 	return nil
 }
 
+// OnController says that the command is the controller's to run.
+func (a *CommandArgs) OnController() bool { return a.On == onController }
+
 // maxAccount is longer than any login, and shorter than what no shell takes.
 const maxAccount = 1024
 
@@ -187,7 +190,7 @@ var command = Row{
 		switch {
 		case args.For != nil && len(refused) == len(args.For):
 			r = &CommandResult{Skipped: true, Why: "every account of it is forged"}
-		case args.On == onHost:
+		case !args.OnController():
 			r = args.Do(ctx, h.Step.Timeout, refused)
 		case h.Answer != nil && h.Answer.Kind == "controller":
 			r = new(CommandResult)
