@@ -85,7 +85,7 @@ func TestUnused(t *testing.T) {
 	if d := cmp.Diff([]string{"acount", "colour"}, x.Unused(pb)); d != "" {
 		t.Errorf("(-want +got): %s", d)
 	}
-	want := []string{"account", "auth_service", "disable_account", "force_account", "ham", "hosts", "live_max", "max_stopped", "queues", "rate", "require_source_stopped", "spam"}
+	want := []string{"account", "auth_service", "disable_account", "expired", "force_account", "ham", "hosts", "live_max", "max_stopped", "queues", "rate", "require_source_stopped", "spam"}
 	if d := cmp.Diff(want, pb.Used()); d != "" {
 		t.Errorf("used (-want +got): %s", d)
 	}
@@ -131,7 +131,7 @@ func TestOver(t *testing.T) {
 	// A mistake in what was given before has the template's place: its own
 	// file is on another laptop.
 	_, err = pb.Resolve(unset, extra(t).Over(map[string]any{"rate": "fast"}))
-	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:31: rate: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:32: rate: ") {
 		t.Errorf("a mistake of before: got %v", err)
 	}
 	// Over changes neither.

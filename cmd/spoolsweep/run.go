@@ -39,12 +39,18 @@ func runCommand() *cli.Command {
 		Name: "run", Usage: "carry out a playbook on the hosts", ArgsUsage: "PLAYBOOK",
 		UsageText: `spoolsweep run backscatter -l chavez --check
 spoolsweep run backscatter -l chavez
+spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
 laptop changes nothing, and attach follows it from anywhere.
+
+Variables of the shipped ones, for -e: account (disabled first, by the host
+variable disable_account), require_source_stopped, force_account, queues, spam,
+ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
+max_stopped.
 
 A run without rules ends with exit status 3: mail flows again, and the flood is
 aside until rules are found. Rules for example, in a file for -e @rules.yaml:
