@@ -39,6 +39,8 @@ type Mail struct {
 	// Requeue sends it by way of maildrop, as postsuper -r does: pickup makes a
 	// new message of it, whose lifetime begins anew.
 	Requeue bool `json:"-"`
+
+	turn int32 // its place among those of its destination
 }
 
 // Expired says that the queue manager would return it to its sender after one
@@ -209,22 +211,14 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 // servers, and no single one is flooded.
 func interleave(list []Mail) {
 	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
-	type turn struct {
-		Mail
-		n int
-	}
-	had := map[uint32]int{}
-	turns := make([]turn, len(list))
-	for i, m := range list {
-		turns[i] = turn{m, had[m.Dest]}
+	had := map[uint32]int32{}
+	for i := range list {
+		m := &list[i]
+		m.turn = had[m.Dest]
 		had[m.Dest]++
 	}
-	if len(had) < 2 {
-		return
-	}
-	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
-	for i := range turns {
-		list[i] = turns[i].Mail
+	if len(had) > 1 {
+		slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.turn, b.turn) })
 	}
 }
 

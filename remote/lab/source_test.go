@@ -1,12 +1,15 @@
 package lab_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"spoolsweep/remote/lab"
 	"spoolsweep/spool/stage"
@@ -230,5 +233,46 @@ func TestSpoolFull(t *testing.T) {
 	}
 	if _, err := h.Run(t.Context(), "postfix", "status"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Mail that lay aside past its lifetime stays there, named; requeued it has a new
+// one, and Postfix delivers it instead of returning it.
+func TestExpiredIsRequeued(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, queueWarn)
+	messages := flooded(t, h, 1, map[string]int{"active": 150})
+	id := runIn(t, ends(t, 3, f, "run", "backscatter", "-y", "-e", "rate=0"))
+	a, err := h.Audit(t.Context())
+	must(t, err)
+	old := hams(messages)[:4]
+	record := regexp.MustCompile(`create_time=\d{10}`)
+	for _, m := range old {
+		path := a.Found[m][0].Path
+		text, err := os.ReadFile(path)
+		must(t, err)
+		aged := record.ReplaceAll(text, fmt.Appendf(nil, "create_time=%d", time.Now().Add(-6*24*time.Hour).Unix()))
+		if bytes.Equal(text, aged) || len(text) != len(aged) {
+			t.Fatalf("%s has no create_time to change", path)
+		}
+		must(t, os.WriteFile(path, aged, 0o700))
+	}
+	must(t, h.Flood(lab.Deliver))
+	doc, r := spoolsweepJSON(t, f, "resume", id, "-y", "-e", rulesFile(t, floodRules(h)), "-e", "rate=0")
+	var moved stage.Restored
+	if r.status != 0 || !hostIn(t, doc, h).Latest("restore", &moved) || moved.Expired != 4 || len(moved.Lapsed) != 4 || int(moved.Left) != len(spams(messages))+4 {
+		t.Fatalf("restored %+v: %v", moved, r)
+	}
+	ends(t, 1, f, "putback", id, "-y", "--expect", "4") // they do not go by themselves
+	doc, r = spoolsweepJSON(t, f, "resume", id, "-y", "-e", "expired=requeue")
+	if r.status != 0 || !hostIn(t, doc, h).Latest("restore", &moved) || moved.Expired != 0 || moved.ByQueue["maildrop"] != 4 {
+		t.Fatalf("requeued %+v: %v", moved, r)
+	}
+	checkDelivered(t, h, messages, hams(messages))
+	log, err := os.ReadFile(filepath.Join(h.Dir, "upper/var/log/mail.log"))
+	must(t, err)
+	if n := strings.Count(string(log), "orig_id="); n != 4 || strings.Contains(string(log), "status=expired") {
+		t.Errorf("%d messages were requeued, as the log says", n)
 	}
 }
