@@ -69,6 +69,21 @@ func (x *Extra) Over(before map[string]any) *Extra {
 	return merged
 }
 
+// Kept are the variables for a run's record: all but those that only stages
+// with no_log read. A resume that resolves the playbook again is given them anew.
+func (x *Extra) Kept(pb *Playbook) map[string]any {
+	open, used := pb.used(func(e entry) bool { return !e.hidden() }), pb.Used()
+	kept := maps.Clone(x.Values)
+	maps.DeleteFunc(kept, func(name string, _ any) bool { return slices.Contains(used, name) && !slices.Contains(open, name) })
+	return kept
+}
+
+// hidden says that the file has no_log for a stage, or may have.
+func (e entry) hidden() bool {
+	v := e.args.Get("no_log")
+	return v != nil && v.Text != "false" && v.Plain() != false
+}
+
 // Unused lists the variables that nothing in the playbook reads.
 func (x *Extra) Unused(pb *Playbook) []string {
 	used := pb.Used()

@@ -2,6 +2,7 @@ package playbooks
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,11 +81,11 @@ func TestUnused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := extra(t, "rate=5", "hosts=chavez", "max_stopped=2", "colour=red", "spam={}", "account=eve")
-	if d := cmp.Diff([]string{"colour"}, x.Unused(pb)); d != "" {
+	x := extra(t, "rate=5", "hosts=chavez", "max_stopped=2", "colour=red", "spam={}", "acount=eve")
+	if d := cmp.Diff([]string{"acount", "colour"}, x.Unused(pb)); d != "" {
 		t.Errorf("(-want +got): %s", d)
 	}
-	want := []string{"account", "ham", "hosts", "live_max", "max_stopped", "queues", "rate", "spam", "watch"}
+	want := []string{"account", "auth_service", "disable_account", "expired", "force_account", "ham", "hosts", "live_max", "max_stopped", "queues", "rate", "require_source_stopped", "spam", "watch"}
 	if d := cmp.Diff(want, pb.Used()); d != "" {
 		t.Errorf("used (-want +got): %s", d)
 	}
@@ -99,7 +100,7 @@ func TestOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := extra(t, "max_stopped=2", "rate=1000000", "live_max=70", "queues=[incoming, active]", "{spam: {any: [{raw: [a, b], lines: 2}]}, ham: {sender: '@x.test'}}")
-	plan, err := pb.Resolve(nil, first)
+	plan, err := pb.Resolve(unset, first)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,14 +112,14 @@ func TestOver(t *testing.T) {
 	if err := json.Unmarshal(text, &before); err != nil {
 		t.Fatal(err)
 	}
-	same, err := pb.Resolve(nil, extra(t).Over(before))
+	same, err := pb.Resolve(unset, extra(t).Over(before))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(plan, same); d != "" {
 		t.Errorf("nothing given again (-first +second): %s", d)
 	}
-	other, err := pb.Resolve(nil, extra(t, "ham={sender: '@y.test'}").Over(before))
+	other, err := pb.Resolve(unset, extra(t, "ham={sender: '@y.test'}").Over(before))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,8 +130,8 @@ func TestOver(t *testing.T) {
 	}
 	// A mistake in what was given before has the template's place: its own
 	// file is on another laptop.
-	_, err = pb.Resolve(nil, extra(t).Over(map[string]any{"rate": "fast"}))
-	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:23: rate: ") {
+	_, err = pb.Resolve(unset, extra(t).Over(map[string]any{"rate": "fast"}))
+	if err == nil || !strings.HasPrefix(err.Error(), "backscatter.yaml:35: rate: ") {
 		t.Errorf("a mistake of before: got %v", err)
 	}
 	// Over changes neither.
@@ -138,5 +139,20 @@ func TestOver(t *testing.T) {
 	x.Over(before)
 	if len(x.Values) != 1 || before["a"] != nil {
 		t.Errorf("changed: %v, %v", x.Values, before["a"])
+	}
+}
+
+// What only stages with no_log read stays out of the record.
+func TestExtraKept(t *testing.T) {
+	pb, err := Parse("p", "p.yaml", []byte("stages:\n  - command: {run: \"do {{ .open }} x\"}\n  - command: {run: \"do {{ .open }} {{ .secret }}\", no_log: true}\n  - command: {run: \"do {{ .b }} x\", no_log: no}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := extra(t, "open=1", "secret=hush", "other=2", "b=3")
+	if got := fmt.Sprint(x.Kept(pb)); got != "map[b:3 open:1 other:2]" {
+		t.Errorf("got %s", got)
+	}
+	if x.Values["secret"] != "hush" {
+		t.Error("it is gone from the variables themselves")
 	}
 }

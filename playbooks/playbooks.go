@@ -32,7 +32,9 @@ type Playbook struct {
 	Text  string // of the file
 
 	hosts      *strict.Value
+	serial     *strict.Value
 	maxStopped *strict.Value
+	maxFail    *strict.Value
 	vars       *strict.Value
 	stages     []entry
 }
@@ -44,8 +46,8 @@ type entry struct {
 	args *strict.Value // may be a Null
 }
 
-// nameKey is what every stage may have beside its arguments.
-const nameKey = "name"
+// commonKeys are what every stage may have beside its arguments.
+var commonKeys = []string{"name", "when", "timeout", "once", "no_log"}
 
 // Shipped lists the playbooks that come with spoolsweep.
 func Shipped() []string {
@@ -81,7 +83,7 @@ func Load(name string) (*Playbook, error) {
 	return Parse(name, name, text)
 }
 
-var topKeys = []string{"name", "hosts", "max_stopped", "vars", "stages"}
+var topKeys = []string{"name", "hosts", "serial", "max_stopped", "max_fail", "vars", "stages"}
 
 // Parse reads the text of a playbook; file is its name in messages.
 func Parse(name, file string, text []byte) (*Playbook, error) {
@@ -99,8 +101,12 @@ func Parse(name, file string, text []byte) (*Playbook, error) {
 			err = in("name", strict.Decode(e.Value, &pb.Title))
 		case "hosts":
 			pb.hosts = e.Value
+		case "serial":
+			pb.serial = e.Value
 		case "max_stopped":
 			pb.maxStopped = e.Value
+		case "max_fail":
+			pb.maxFail = e.Value
 		case "vars":
 			if pb.vars = e.Value; pb.vars.Kind != strict.Map && pb.vars.Kind != strict.Null {
 				err = e.Value.Wanted("a map of names to values").In("vars")
@@ -125,7 +131,7 @@ func Parse(name, file string, text []byte) (*Playbook, error) {
 	if err := stage.CheckOrder(names); errors.As(err, &wrong) {
 		return nil, pb.stages[wrong.Index].at.Errorf("%s", wrong.Message)
 	}
-	err = pb.eachTemplate(func(v *strict.Value) error {
+	err = pb.eachTemplate(anyStage, func(v *strict.Value) error {
 		_, err := compile(v)
 		return err
 	})
@@ -153,8 +159,13 @@ func (pb *Playbook) readStages(list *strict.Value) error {
 			return args.Wanted("a map of arguments").In(row.Name)
 		}
 		for _, a := range args.Entries() {
-			if keys := append(row.Keys(), nameKey); !slices.Contains(keys, a.Key.Text) {
+			if keys := append(row.Keys(), commonKeys...); !slices.Contains(keys, a.Key.Text) {
 				return a.Key.Unknown("argument of "+row.Name, keys)
+			}
+		}
+		for _, needed := range row.Needs {
+			if args.Get(needed) == nil {
+				return key.Errorf("%s: %s must be given", row.Name, needed)
 			}
 		}
 		pb.stages = append(pb.stages, entry{row: row, at: key, args: args})
@@ -165,7 +176,9 @@ func (pb *Playbook) readStages(list *strict.Value) error {
 // Plan is a playbook resolved for one host.
 type Plan struct {
 	Steps      []stage.Step
-	MaxStopped int // hosts whose Postfix may be down at the same moment; 0: any number
+	Serial     []Share // hosts at a time, one batch after the other; the last is that of all further ones
+	MaxStopped int     // hosts whose Postfix may be down at the same moment; 0: any number
+	MaxFail    Share   // hosts that may fail while changing: with one more no further host is begun
 }
 
 // Hosts is the pattern of hosts that the playbook is for.
@@ -228,6 +241,22 @@ func (pb *Playbook) Resolve(host *HostVars, extra *Extra) (*Plan, error) {
 		}
 		plan.MaxStopped = int(n)
 	}
+	if pb.maxFail != nil {
+		v, err := r.value(pb.maxFail)
+		if err != nil {
+			return nil, err
+		}
+		if err := strict.Decode(v, &plan.MaxFail); err != nil {
+			return nil, in("max_fail", err)
+		}
+	}
+	var err error
+	if plan.Serial, err = r.serial(pb.serial); err != nil {
+		return nil, err
+	}
+	if err := r.account(pb.Used()); err != nil {
+		return nil, err
+	}
 	for _, e := range pb.stages {
 		step, err := r.step(e)
 		if err != nil {
@@ -235,20 +264,60 @@ func (pb *Playbook) Resolve(host *HostVars, extra *Extra) (*Plan, error) {
 		}
 		plan.Steps = append(plan.Steps, step)
 	}
+	var wrong *stage.OrderError
+	if err := stage.CheckPlan(plan.Steps); errors.As(err, &wrong) {
+		return nil, pb.stages[wrong.Index].at.Errorf("%s", wrong.Message)
+	}
 	return plan, nil
+}
+
+// accountVariable is who shall be disabled.
+const accountVariable = "account"
+
+// account refuses names that a command could take for something else, wherever
+// the playbook uses them.
+func (r *resolver) account(used []string) error {
+	x, ok := r.vars[accountVariable]
+	if !ok || x.plain == nil || !slices.Contains(used, accountVariable) {
+		return nil
+	}
+	text, err := json.Marshal(x.plain)
+	if err != nil {
+		return err
+	}
+	var names stage.Items
+	err = names.UnmarshalJSON(text)
+	for _, name := range names {
+		err = errors.Join(err, stage.CheckAccount(name))
+	}
+	switch {
+	case err == nil:
+		return nil
+	case x.at != nil:
+		return x.at.Locate(err).In(accountVariable)
+	}
+	return fmt.Errorf("%s: %w", accountVariable, err)
 }
 
 func (r *resolver) step(e entry) (stage.Step, error) {
 	step := stage.Step{Stage: e.row.Name}
 	args := map[string]any{}
+	raw, err := r.raw(e)
+	if err != nil {
+		return step, err
+	}
 	for _, a := range e.args.Entries() {
 		key := a.Key.Text
-		v, err := r.value(a.Value)
+		value := r.value
+		if e.row.Shell(key) && !raw {
+			value = r.line
+		}
+		v, err := value(a.Value)
 		if err != nil {
 			return step, err
 		}
-		if key == nameKey {
-			if err := strict.Decode(v, &step.Name); err != nil {
+		if slices.Contains(commonKeys, key) {
+			if err := common(&step, key, v); err != nil {
 				return step, in(key, err)
 			}
 			continue
@@ -276,6 +345,43 @@ func (r *resolver) step(e entry) (stage.Step, error) {
 	}
 	step.Args = text
 	return step, nil
+}
+
+// common takes one of the keys that every stage may have.
+func common(step *stage.Step, key string, v *strict.Value) error {
+	switch key {
+	case "name":
+		return strict.Decode(v, &step.Name)
+	case "when":
+		when, err := truth(v)
+		step.Skip = !when
+		return err
+	case "timeout":
+		if err := strict.Decode(v, &step.Timeout); err != nil {
+			return err
+		}
+		if step.Timeout == 0 {
+			return v.Errorf("a stage needs some time: leave it out for no limit").WithHint("such as 90s, 5m or 7d")
+		}
+		return nil
+	case "once":
+		once, err := truth(v)
+		step.Once = once
+		return err
+	}
+	hidden, err := truth(v)
+	step.NoLog = hidden
+	return err
+}
+
+// truth takes true or false, also as a text that a template made.
+func truth(v *strict.Value) (bool, error) {
+	switch v.Text {
+	case "true", "false":
+		return v.Text == "true", nil
+	}
+	var b bool
+	return b, strict.Decode(v, &b)
 }
 
 // inRule gives a mistake in a rule its place below at, the variable's value.

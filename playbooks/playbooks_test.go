@@ -31,11 +31,11 @@ func TestShipped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan, err := pb.Resolve(nil, none)
+		plan, err := pb.Resolve(unset, none)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(&b, "%s: %s\nhosts %s, max_stopped %d, variables %v\n", pb.Name, pb.Title, hosts, plan.MaxStopped, pb.Used())
+		fmt.Fprintf(&b, "%s: %s\nhosts %s, serial %v, max_stopped %d, max_fail %v, variables %v\n", pb.Name, pb.Title, hosts, plan.Serial, plan.MaxStopped, plan.MaxFail, pb.Used())
 		var names []string
 		for _, s := range plan.Steps {
 			fmt.Fprintf(&b, "  %s %s\n", s.Stage, s.Args)
@@ -56,7 +56,7 @@ func TestShipped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		planAgain, err := again.Resolve(nil, none.Over(nil))
+		planAgain, err := again.Resolve(unset, none.Over(nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,6 +79,9 @@ func TestShipped(t *testing.T) {
 	}
 }
 
+// unset are the host variables of a host of which nothing is said.
+var unset = &HostVars{Values: map[string]any{"disable_account": "", "auth_service": ""}}
+
 func extra(t *testing.T, args ...string) *Extra {
 	t.Helper()
 	x, err := ParseExtra(args)
@@ -96,10 +99,10 @@ func lines(stages ...string) string {
 // What is wrong is told at its place, before any variable is known.
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
-		{"no map", "- count:\n", "p.yaml:1: expected a map with the keys name, hosts, max_stopped, vars, stages, found a list"},
-		{"nothing", "", "p.yaml:1: expected a map with the keys name, hosts, max_stopped, vars, stages, found nothing"},
+		{"no map", "- count:\n", "p.yaml:1: expected a map with the keys name, hosts, serial, max_stopped, max_fail, vars, stages, found a list"},
+		{"nothing", "", "p.yaml:1: expected a map with the keys name, hosts, serial, max_stopped, max_fail, vars, stages, found nothing"},
 		{"unknown key", "name: x\nhots: all\n", `p.yaml:2: unknown key "hots" (did you mean "hosts"?)`},
-		{"key far from all", "name: x\nworkers: 5\n", `p.yaml:2: unknown key "workers" (known: name, hosts, max_stopped, vars, stages)`},
+		{"key far from all", "name: x\nworkers: 5\n", `p.yaml:2: unknown key "workers" (known: name, hosts, serial, max_stopped, max_fail, vars, stages)`},
 		{"key twice", "name: x\nname: y\n", "p.yaml:2: "},
 		{"syntax", "name: x\nstages: [\n", "p.yaml:"},
 		{"no stages", "name: x\nvars: {a: 1}\n", "p.yaml:1: the playbook has no stages"},
@@ -110,9 +113,14 @@ func TestParseErrors(t *testing.T) {
 		{"a stage without colon", lines("  - count"), "p.yaml:3: a stage is its name and a colon, then its arguments (- count:)"},
 		{"two stages in one", lines("  - count:", "    stop:"), "p.yaml:3: a stage is its name and a colon, then its arguments (- count:)"},
 		{"unknown stage", lines("  - count:", "  - setaside:"), `p.yaml:4: unknown stage "setaside" (did you mean "set-aside"?)`},
-		{"stage far from all", lines("  - coffee-machine:"), `p.yaml:3: unknown stage "coffee-machine" (known: count, stop, set-aside, `},
+		{"stage far from all", lines("  - coffee-machine:"), `p.yaml:3: unknown stage "coffee-machine" (known: count, `},
 		{"unknown argument", lines("  - putback: {include-spm: true}"), `p.yaml:3: unknown argument of putback "include-spm" (did you mean "include_spam"?)`},
-		{"an argument of a command", lines("  - classify:", "      directories: [hold]"), `p.yaml:4: unknown argument of classify "directories" (known: spam, ham, name)`},
+		{"an argument of a command", lines("  - classify:", "      directories: [hold]"), `p.yaml:4: unknown argument of classify "directories" (known: spam, ham, name, when, timeout, once, no_log)`},
+		{"a common key, nearly", lines("  - count: {onse: true}"), `p.yaml:3: unknown argument of count "onse" (did you mean "once"?)`},
+		{"a command without a line", lines("  - command: {for: [a]}"), "p.yaml:3: command: run must be given"},
+		{"a command without anything", lines("  - command:"), "p.yaml:3: command: run must be given"},
+		{"a command in the section", lines("  - stop:", "  - set-aside:", "  - command: {run: id}", "  - start:"), "p.yaml:5: command stands between stop and start, where Postfix is down: move it behind start"},
+		{"a raw template in a line", lines("  - command: {run: \"do {{ .x\"}"), "p.yaml:3: template: unclosed action"},
 		{"arguments are a list", lines("  - count: [exact]"), "p.yaml:3: count: expected a map of arguments, found a list"},
 		{"arguments are a word", lines("  - stop: now"), `p.yaml:3: stop: expected a map of arguments, found the text "now"`},
 		{"set-aside outside", lines("  - count:", "  - set-aside:"), "p.yaml:4: set-aside stands outside stop and start"},
@@ -171,6 +179,30 @@ func TestResolveErrors(t *testing.T) {
 		{"a field of a text", "  - count: {exact: \"{{ .word.length }}\"}", nil, "error p.yaml:8: template: "},
 		{"show", "  - classify:\n  - confirm: {show: count}", nil, `error p.yaml:9: show: show: "count" has nothing to confirm: classify has`},
 		{"a name", "  - count: {name: [a]}", nil, "error p.yaml:8: name: expected text, found a list"},
+		{"when", "  - count: {when: \"{{ eq .word \\\"hello\\\" }}\"}\n  - count: {when: \"{{ if .account }}true{{ else }}false{{ end }}\"}", nil, `[{"stage":"count","args":{}},{"stage":"count","args":{},"skip":true}]`},
+		{"when is a word", "  - count: {when: \"{{ .word }}\"}", nil, `error p.yaml:5: when: expected true or false, found the text "hello"`},
+		{"timeout", "  - count: {timeout: 90s, once: yes, no_log: true}", nil, `[{"stage":"count","args":{},"once":true,"timeout":90000000000,"no_log":true}]`},
+		{"timeout without unit", "  - count: {timeout: 90}", nil, "error p.yaml:8: timeout: expected a time such as 90s, 5m or 7d, found the number 90"},
+		{"no time at all", "  - count: {timeout: 0}", nil, "error p.yaml:8: timeout: a stage needs some time"},
+		{"a timeout of the section", "  - stop: {timeout: 5s}\n  - set-aside:\n  - start:", nil, "error p.yaml:8: timeout: nothing may end stop before Postfix runs again"},
+		{"once is a number", "  - count: {once: 1}", nil, "error p.yaml:8: once: expected true or false, found the number 1"},
+		{"no_log of what is read", "  - classify: {no_log: true}", nil, "error p.yaml:8: no_log: the stages after classify read what it found"},
+		{"a stop that is left out", "  - stop: {when: false}\n  - set-aside:\n  - start:", nil, "error p.yaml:9: set-aside stands outside stop and start, once those are left out that when or once leaves out"},
+		{"a start on one host", "  - stop:\n  - set-aside:\n  - start: {once: true}", nil, "error p.yaml:8: a stop without start: Postfix would be left stopped"},
+		{"a section that is left out", "  - stop: {when: false}\n  - set-aside: {when: false}\n  - start: {when: false}", nil, `[{"stage":"stop","args":{},"skip":true}`},
+		{"a restore without its classify", "  - classify: {when: false}\n  - restore:", nil, "error p.yaml:9: restore needs a stage before it: classify"},
+		{"on", "  - command: {run: id, on: laptop}", nil, `error p.yaml:8: on: on: "laptop" is neither host nor controller`},
+		{"an account", "  - command: {run: \"do --\", for: \"{{ .account }}\"}", []string{"account=[ann, 12345]"}, `[{"stage":"command","args":{"for":["ann",12345],"run":"do --"}}]`},
+		{"no account", "  - command: {run: \"do --\", for: \"{{ .account }}\"}", []string{"account=[]"}, `[{"stage":"command","args":{"for":[],"run":"do --"}}]`},
+		{"an account that is null", "  - command: {run: do, for: \"{{ .account }}\"}", nil, `error p.yaml:8: the variable "account" has no value`},
+		{"for nothing", "  - command: {run: do, for: }", nil, "error p.yaml:8: for: a list, or one word, is wanted: it has no value"},
+		{"an account that is an option", "  - command: {run: do, for: \"{{ .account }}\"}", []string{"account=[ann, --all]"}, `error -e account:1: account: "--all": a command would take a leading - for an option`},
+		{"an account in a line", "  - command: {run: \"do {{ .account }} now\"}", []string{"account=-rf"}, `error -e account:1: account: "-rf": a command would take`},
+		{"an account with a line end", "  - classify: {spam: {sasl_user: \"{{ .account }}\"}}", []string{`{"account": "a\u001bb"}`}, `error -e:1: account: "a\x1bb": control characters are in no account's name`},
+		{"an item in the playbook", "  - command: {run: do, for: [-v]}", nil, `error p.yaml:8: for: for: "-v": a command would take`},
+		{"a service", "  - restart: {service: \"../x y\"}", nil, `[{"stage":"restart","args":{"service":"../x y"}}]`},
+		{"no service", "  - restart: {service: \"a;b\"}", nil, `error p.yaml:8: service: service: "a;b" is neither the name of a service nor a command line`},
+		{"max_fail", "  - count:", []string{"max_stopped=many"}, `error -e max_stopped:1: max_stopped: "many" is no whole number from 0`},
 		{"a name from a template", "  - count: {name: \"the {{ .word }}\"}", nil, `[{"stage":"count","name":"the hello","args":{}}]`},
 	} {
 		pb, err := Parse("p", "p.yaml", []byte(top+tt.stages+"\n"))
@@ -202,7 +234,7 @@ func TestResolveErrors(t *testing.T) {
 	}
 	x := extra(t, "@"+rules)
 	want := rules + `:6: `
-	if _, err := pb.Resolve(nil, x); err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), `did you mean "recipient"?`) {
+	if _, err := pb.Resolve(unset, x); err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), `did you mean "recipient"?`) {
 		t.Errorf("rules from a file: got %v, want %s", err, want)
 	}
 	// And the same for the command that only tries them.

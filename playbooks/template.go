@@ -92,7 +92,9 @@ var functions = template.FuncMap{
 		text, err := json.Marshal(v)
 		return string(text), err
 	},
-	"keep": func(any) string { return "" }, // replaced where it is used
+	"raw":     func(v any) unquoted { return unquoted{v} },
+	"keep":    func(any) string { return "" }, // these two are used by us alone
+	quoteName: quote,
 }
 
 // parserPrefix is what text/template puts before its messages: a name, which is
@@ -114,20 +116,9 @@ func (r *resolver) template(v *strict.Value) (*strict.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]any{}
-	for _, u := range uses(t.Root) {
-		x, known := r.vars[u.name]
-		if !known {
-			err := v.Errorf("no variable %q", u.name)
-			if near := strict.Nearest(u.name, slices.Sorted(maps.Keys(r.vars))); near != "" {
-				return nil, err.WithHint("did you mean %q?", near)
-			}
-			return nil, err.WithHint("give it: -e %s=...", u.name)
-		}
-		if x.plain == nil && !u.nullable {
-			return nil, v.Errorf("the variable %q has no value", u.name).WithHint("give it: -e %s=...", u.name)
-		}
-		values[u.name] = x.plain
+	values, err := r.read(v, t.Root)
+	if err != nil {
+		return nil, err
 	}
 	action := only(t.Root)
 	if action == nil {
@@ -150,8 +141,31 @@ func (r *resolver) template(v *strict.Value) (*strict.Value, error) {
 	return variable{plain: kept}.in(v)
 }
 
+// read are the values of the variables that the template v reads.
+func (r *resolver) read(v *strict.Value, root *parse.ListNode) (map[string]any, error) {
+	values := map[string]any{}
+	for _, u := range uses(root) {
+		x, known := r.vars[u.name]
+		if !known {
+			err := v.Errorf("no variable %q", u.name)
+			if near := strict.Nearest(u.name, slices.Sorted(maps.Keys(r.vars))); near != "" {
+				return nil, err.WithHint("did you mean %q?", near)
+			}
+			return nil, err.WithHint("give it: -e %s=...", u.name)
+		}
+		if x.plain == nil && !u.nullable {
+			return nil, v.Errorf("the variable %q has no value", u.name).WithHint("give it: -e %s=...", u.name)
+		}
+		values[u.name] = x.plain
+	}
+	return values, nil
+}
+
 // in is the variable's value, for the template v that it replaces.
 func (x variable) in(v *strict.Value) (*strict.Value, error) {
+	if u, ok := x.plain.(unquoted); ok { // nothing quotes here
+		x.plain = u.value
+	}
 	plain, err := clean(x.plain)
 	if err != nil {
 		return nil, v.Errorf("template: %v", err)
@@ -302,17 +316,20 @@ func uses(root *parse.ListNode) []use {
 	return found
 }
 
-// eachTemplate calls fn for every template of the playbook.
-func (pb *Playbook) eachTemplate(fn func(v *strict.Value) error) error {
+// eachTemplate calls fn for every template of the playbook, of its stages only
+// in those that take accepts.
+func (pb *Playbook) eachTemplate(take func(entry) bool, fn func(v *strict.Value) error) error {
 	look := func(v *strict.Value) (*strict.Value, error) {
 		if isTemplate(v) {
 			return v, fn(v)
 		}
 		return v, nil
 	}
-	all := []*strict.Value{pb.hosts, pb.maxStopped}
+	all := []*strict.Value{pb.hosts, pb.serial, pb.maxStopped, pb.maxFail}
 	for _, s := range pb.stages {
-		all = append(all, s.args)
+		if take(s) {
+			all = append(all, s.args)
+		}
 	}
 	for _, v := range all {
 		if v == nil {
@@ -325,10 +342,14 @@ func (pb *Playbook) eachTemplate(fn func(v *strict.Value) error) error {
 	return nil
 }
 
+func anyStage(entry) bool { return true }
+
 // Used lists the variables that the playbook's templates read.
-func (pb *Playbook) Used() []string {
+func (pb *Playbook) Used() []string { return pb.used(anyStage) }
+
+func (pb *Playbook) used(take func(entry) bool) []string {
 	names := map[string]bool{}
-	_ = pb.eachTemplate(func(v *strict.Value) error {
+	_ = pb.eachTemplate(take, func(v *strict.Value) error {
 		t, err := compile(v)
 		if err != nil {
 			return err // there is none: Parse has compiled them all

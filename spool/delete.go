@@ -240,7 +240,10 @@ func (w *Work) super(ctx context.Context, in []byte, args ...string) (string, er
 	}
 	// It begins when its process group is journaled, so that who settles after our
 	// death can end it.
-	err = launch{started: w.noteGroup, gated: true, in: from, out: out}.run(ctx, superLimit, argv)
+	said, err := launch{started: w.noteGroup, gated: true, in: from, out: out}.run(ctx, superLimit, argv)
+	if err != nil {
+		err = &commandError{argv: argv, output: said, err: err}
+	}
 	text, e := io.ReadAll(io.NewSectionReader(out, 0, superOutput))
 	return string(text), errors.Join(err, e)
 }

@@ -160,12 +160,12 @@ func replace(path string, with func() error) error {
 	return with()
 }
 
-// Somebody who vanished a message is not us: it is failed, and said.
+// What vanished is not aside any more, and was not moved by us: counted by itself.
 func TestRestoreVanished(t *testing.T) {
 	h, w := swept(t)
 	m := h.mail("incoming.spamfull", "AAAAA1")
 	h.must(os.Remove(h.at("incoming.spamfull/AAAAA1")))
-	if moved := h.restore(w, m); moved.Failed != 1 || moved.Restored != 0 {
+	if moved := h.restore(w, m); moved.SentMeanwhile != 1 || moved.Restored != 0 {
 		t.Errorf("got %+v", moved)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -30,6 +31,9 @@ type Settings struct {
 	LogFile         string   `json:"-"` // maillog_file, "" is syslog
 	MinFree         int64    `json:"-"` // queue_minfree, bytes
 	SizeLimit       int64    `json:"-"` // message_size_limit, bytes
+	// Lifetime and BounceLifetime are maximal_queue_lifetime and
+	// bounce_queue_lifetime.
+	Lifetime, BounceLifetime time.Duration `json:"-"`
 	// Networks and Domains are this server's own: mynetworks, and the domains
 	// it is the end of as far as main.cf names them itself, not in tables.
 	Networks []netip.Prefix `json:"-"`
@@ -49,6 +53,8 @@ type Postfix struct {
 	// Master and Manager are the command names of master(8) and qmgr(8) in the
 	// process table; "" takes any, as for practice.
 	Master, Manager string
+
+	postconf []string // the command that asks for this instance's settings; nil for practice
 }
 
 // Commands are host variables that replace the ways of System; each is one
@@ -66,7 +72,7 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	const sbin = "/usr/sbin:/sbin:/usr/local/sbin"
 	names := []string{
 		"mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
-		"queue_minfree", "message_size_limit", "mynetworks", "myhostname", "mydomain", "mydestination",
+		"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "mynetworks", "myhostname", "mydomain", "mydestination",
 		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
 	}
 	postfix, err := lookPath("postfix", sbin)
@@ -107,6 +113,7 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 		Stop:  shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
 		Master: "master", Manager: "qmgr",
 	}
+	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
 		return nil, fmt.Errorf("hash_queue_depth: %w", err)
 	}
@@ -115,6 +122,12 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	}
 	if p.SizeLimit, err = strconv.ParseInt(value["message_size_limit"], 10, 64); err != nil {
 		return nil, fmt.Errorf("message_size_limit: %w", err)
+	}
+	if p.Lifetime, err = days(value["maximal_queue_lifetime"]); err != nil {
+		return nil, fmt.Errorf("maximal_queue_lifetime: %w", err)
+	}
+	if p.BounceLifetime, err = days(value["bounce_queue_lifetime"]); err != nil {
+		return nil, fmt.Errorf("bounce_queue_lifetime: %w", err)
 	}
 	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
 		return nil, fmt.Errorf("mail_owner: %w", err)
@@ -160,6 +173,24 @@ func shell(line string) []string {
 
 func words(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
+}
+
+// days reads a time of postconf(5) whose unit, where none is given, is a day.
+func days(text string) (time.Duration, error) {
+	const day = 24 * time.Hour
+	unit := day
+	number := text
+	if n := len(text) - 1; n > 0 {
+		units := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': day, 'w': 7 * day}
+		if u, ok := units[text[n]|0x20]; ok {
+			unit, number = u, text[:n]
+		}
+	}
+	n, err := strconv.ParseUint(number, 10, 31)
+	if err != nil || time.Duration(n) > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is no time", text)
+	}
+	return time.Duration(n) * unit, nil
 }
 
 func networks(list string) []netip.Prefix {

@@ -99,12 +99,22 @@ var errTimeLimit = errors.New("ended at its time limit")
 // hold a pipe open for ever. Priority and the OOM score, which may be ours to
 // lower, are put back to normal first, since Postfix would inherit them.
 func command(ctx context.Context, limit time.Duration, started func(group int) error, argv ...string) error {
+	output, err := execute(ctx, limit, started, nil, argv)
+	if err != nil {
+		return &commandError{argv: argv, output: output, err: err}
+	}
+	return nil
+}
+
+// execute is command with further variables of the environment, and with what
+// was printed.
+func execute(ctx context.Context, limit time.Duration, started func(group int) error, env, argv []string) (string, error) {
 	out, err := scratch()
 	if err != nil {
-		return fmt.Errorf("%s: %w", argv[0], err)
+		return "", err
 	}
 	defer out.Close()
-	return launch{started: started, out: out}.run(ctx, limit, argv)
+	return launch{started: started, env: env, out: out}.run(ctx, limit, argv)
 }
 
 // launch is how a command is started.
@@ -113,17 +123,19 @@ type launch struct {
 	// gated holds argv back until started has returned, for good where that is
 	// with an error, or by our death.
 	gated   bool
+	env     []string // further variables of the environment
 	in, out *os.File // what it reads, nil for nothing, and what it prints
 }
 
-func (l launch) run(ctx context.Context, limit time.Duration, argv []string) error {
+// run returns the last of what was printed.
+func (l launch) run(ctx context.Context, limit time.Duration, argv []string) (string, error) {
 	const normal = `{ echo 0 > ` + oomFile + `; renice -n 0 -p $$; } >/dev/null 2>&1; `
 	script := normal + `exec "$@"`
 	var gate *os.File
 	if l.gated {
 		wait, open, err := os.Pipe()
 		if err != nil {
-			return &commandError{argv: argv, err: err}
+			return "", err
 		}
 		defer wait.Close()
 		defer open.Close()
@@ -145,10 +157,11 @@ func (l launch) run(ctx context.Context, limit time.Duration, argv []string) err
 	if gate != nil {
 		cmd.ExtraFiles = []*os.File{gate}
 	}
+	cmd.Env = append(os.Environ(), l.env...)
 	cmd.Stdout, cmd.Stderr = l.out, l.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startCommand(cmd); err != nil {
-		return &commandError{argv: argv, err: err}
+		return "", err
 	}
 	group := cmd.Process.Pid
 	var noted error
@@ -174,13 +187,11 @@ func (l launch) run(ctx context.Context, limit time.Duration, argv []string) err
 		<-done
 		err = ctx.Err()
 	}
-	if err = errors.Join(noted, err); err == nil {
-		return nil
-	}
+	err = errors.Join(noted, err)
 	text := make([]byte, maxOutput)
 	size, _ := l.out.Seek(0, 2)
 	n, _ := l.out.ReadAt(text, max(0, size-maxOutput))
-	return &commandError{argv: argv, output: string(bytes.TrimSpace(text[:n])), err: err}
+	return string(bytes.TrimSpace(text[:n])), err
 }
 
 // endGroup kills what is left of a command's process group that a dead

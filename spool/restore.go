@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,38 @@ type Mail struct {
 	Size  int64  `json:"z"`
 	Mtime int64  `json:"m"` // nanoseconds
 	Born  int64  `json:"c"` // arrival, seconds since 1970
+	// Created is when its queue file was made, in seconds since 1970: what its
+	// lifetime counts from, and Null says that the null sender's shorter one
+	// holds. 0: as Born.
+	Created int64 `json:"b,omitempty"`
+	Null    bool  `json:"n,omitempty"`
+	// Dest tells destinations apart, which take turns: a hash of the domain.
+	Dest uint32 `json:"d,omitempty"`
+	// Requeue sends it by way of maildrop, as postsuper -r does: pickup makes a
+	// new message of it, whose lifetime begins anew.
+	Requeue bool `json:"-"`
+
+	turn int32 // its place among those of its destination
+}
+
+// Expired says that the queue manager would return it to its sender after one
+// more try (qmgr_active.c). With a lifetime of 0 each message has one try anyway.
+func (p *Postfix) Expired(m Mail, now time.Time) bool {
+	life := p.Lifetime
+	if m.Null {
+		life = min(life, p.BounceLifetime)
+	}
+	made := cmp.Or(m.Created, m.Born)
+	return life > 0 && made > 0 && now.Unix()-made >= int64(life/time.Second)
+}
+
+// Holds says whether a live queue has a message of that id.
+func (p *Postfix) Holds(q Queue, id string) bool {
+	if !queuefile.ValidID(id) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(p.QueueDirectory, string(q), p.hashDir(q, id), id))
+	return err == nil
 }
 
 // Options are the manners of a restore.
@@ -39,15 +72,23 @@ type Options struct {
 	Token string
 	// Cancelled is asked between batches.
 	Cancelled func() bool
+	// First are moved by themselves, before any batch that is larger. After, if
+	// set, is told the ids that a batch has moved into live queues, and how many
+	// messages are to go: its error ends the restore there.
+	First int
+	After func(ids []string, left int) error
 }
 
 // Moved is what a restore did.
 type Moved struct {
-	Restored   int64            `json:"restored"`
-	Collisions int64            `json:"collisions"`
-	Failed     int64            `json:"failed"` // still aside: another file than the one judged, or a name taken twice
-	ByQueue    map[string]int64 `json:"by_queue"`
-	Failures   []string         `json:"failures,omitempty"` // the first few, with their reasons
+	Restored   int64 `json:"restored"`
+	Collisions int64 `json:"collisions"`
+	Failed     int64 `json:"failed"` // still aside: another file than the one judged, or a name taken twice
+	// SentMeanwhile were aside when they were judged, are not any more, and this
+	// run did not move them.
+	SentMeanwhile int64            `json:"sent_meanwhile"`
+	ByQueue       map[string]int64 `json:"by_queue"`
+	Failures      []string         `json:"failures,omitempty"` // the first few, with their reasons
 
 	removed int64 // by a purge or a delete, whose result is a Removed
 }
@@ -84,7 +125,7 @@ type outcomeRecord struct {
 
 // Restore moves the listed messages back into the running Postfix: renames,
 // never copies, and never onto a name that is there. It goes by age, oldest
-// first. A message whose id is taken in any live queue goes to
+// first, the destinations in turn. A message whose id is taken in any live queue goes to
 // QUEUE.name-collisions. ctx ends it between two batches.
 func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress func(Moved)) (Moved, error) {
 	if w.phase != outside {
@@ -115,7 +156,7 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 	if err := r.strayLogs(); err != nil {
 		return r.done, err
 	}
-	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
+	interleave(list)
 	began := time.Now()
 	var sent int
 	for len(list) > 0 {
@@ -126,6 +167,9 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 			return r.done, ErrCancelled
 		}
 		n := min(batchMax, len(list))
+		if sent < o.First {
+			n = min(n, o.First-sent)
+		}
 		if o.Rate > 0 {
 			n = min(n, max(1, int(o.Rate/batchesASec)))
 			due := began.Add(time.Duration(float64(sent) / o.Rate * float64(time.Second)))
@@ -156,8 +200,29 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 		}
 		list, sent = list[n:], sent+n
 		progress(r.done)
+		if o.After != nil {
+			if err := o.After(r.moved, len(list)); err != nil {
+				return r.done, err
+			}
+		}
 	}
 	return r.done, nil
+}
+
+// interleave sorts messages by age, so that each destination's next oldest one
+// comes before any has its one after next: the queue manager has work for all
+// servers, and no single one is flooded.
+func interleave(list []Mail) {
+	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
+	had := map[uint32]int32{}
+	for i := range list {
+		m := &list[i]
+		m.turn = had[m.Dest]
+		had[m.Dest]++
+	}
+	if len(had) > 1 {
+		slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.turn, b.turn) })
+	}
 }
 
 // ErrCancelled is returned by a restore that was told to end between batches.
@@ -362,6 +427,7 @@ type restorer struct {
 	dirty   map[string]bool
 	planned map[string]bool // ids that this batch moves into a live queue
 	pending []intention     // see later
+	moved   []string        // ids that the last batch moved into live queues
 }
 
 // dirsOpen bounds the handles: a queue hashed to depth 3 has 4096 directories.
@@ -467,7 +533,7 @@ func (r *restorer) batch(list []Mail) error {
 	// Postfix may have removed and made a hash directory since: a handle of the
 	// old one would not show what is taken in the new one.
 	r.close()
-	r.planned = map[string]bool{}
+	r.planned, r.moved = map[string]bool{}, r.moved[:0]
 	b := batchRecord{Token: r.opt.Token}
 	for _, m := range list {
 		r.spare()
@@ -475,6 +541,10 @@ func (r *restorer) batch(list []Mail) error {
 		if err != nil {
 			if isFatal(err) {
 				return err
+			}
+			if errors.Is(err, errGone) {
+				r.done.SentMeanwhile++
+				continue
 			}
 			r.done.fail(m.Aside+"/"+m.ID, err)
 			continue
@@ -510,12 +580,19 @@ func (r *restorer) do(b batchRecord) error {
 			r.done.count(m)
 			queue, _, _ := strings.Cut(m.To, "/")
 			kicks[Queue(queue)] = true
+			if slices.Contains(live, Queue(queue)) {
+				r.moved = append(r.moved, m.ID)
+			}
 		default:
 			o.Not = append(o.Not, i)
 			if isFatal(err) && fatal == nil {
 				fatal = err
 			}
-			if !m.isLog() && fatal == nil {
+			switch {
+			case m.isLog() || fatal != nil:
+			case errors.Is(err, errGone):
+				r.done.SentMeanwhile++
+			default:
 				r.done.fail(m.From+"/"+m.ID, err)
 			}
 		}
@@ -579,6 +656,11 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	if !queuefile.ValidID(m.ID) {
 		return nil, errors.New("is no queue id")
 	}
+	for name := range strings.SplitSeq(m.Sub, "/") {
+		if len(name) > 1 || name == "." {
+			return nil, fmt.Errorf("%q is no hash subdirectory", m.Sub)
+		}
+	}
 	if !slices.ContainsFunc(r.stand, func(k want) bool { return k.Aside == m.Aside }) {
 		if r.w.moved(m) {
 			return nil, nil // and the directory was removed when it was empty
@@ -608,9 +690,12 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	}
 	taken = taken || r.planned[m.ID] // two of this list have one id
 	var to string
-	if taken {
+	switch {
+	case taken:
 		to = string(queue) + collisions
-	} else {
+	case m.Requeue:
+		to = r.w.home(Maildrop, m.ID)
+	default:
 		to = r.w.home(queue.target(), m.ID)
 	}
 	dir, err := r.target(to)

@@ -221,6 +221,8 @@ func TestRestoreEnds(t *testing.T) {
 	t.Run("Postfix is down", func(t *testing.T) {
 		h, w := aside(t, nil, 0, fill)
 		h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))
+		for deadline := time.Now().Add(10 * time.Second); h.running() && time.Now().Before(deadline); time.Sleep(poll) {
+		}
 		if _, err := w.Restore(t.Context(), h.asideMail(w), Options{}, quiet); err == nil {
 			t.Error("restored into a stopped Postfix")
 		}
@@ -375,5 +377,115 @@ func TestPutBackAnotherRunsDirectory(t *testing.T) {
 	}
 	for what, where := range before {
 		h.stands(what, where...)
+	}
+}
+
+// Each destination's next oldest message comes before any has its one after
+// next; none is lost on the way.
+func TestInterleave(t *testing.T) {
+	list := []Mail{
+		{ID: "a3", Dest: 1, Born: 30}, {ID: "a1", Dest: 1, Born: 1}, {ID: "b2", Dest: 2, Born: 25}, {ID: "a2", Dest: 1, Born: 2},
+		{ID: "b1", Dest: 2, Born: 20}, {ID: "c1", Dest: 3, Born: 3}, {ID: "a4", Dest: 1, Born: 40},
+	}
+	interleave(list)
+	var got []string
+	for _, m := range list {
+		got = append(got, m.ID)
+	}
+	if want := "a1 c1 b1 a2 b2 a3 a4"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	interleave(nil)
+}
+
+func TestExpired(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	const day = 24 * 60 * 60
+	for _, tt := range []struct {
+		m            Mail
+		life, bounce time.Duration
+		want         bool
+	}{
+		{Mail{Born: 1_000_000 - 5*day}, 5 * day, 5 * day, true},
+		{Mail{Born: 1_000_000 - 5*day + 1}, 5 * day, 5 * day, false},
+		{Mail{Born: 1_000_000 - 9*day, Created: 1_000_000 - day}, 5 * day, 5 * day, false}, // requeued since
+		{Mail{Born: 1_000_000 - 2*day, Null: true}, 5 * day, day, true},
+		{Mail{Born: 1_000_000 - 2*day}, 5 * day, day, false},
+		{Mail{Born: 1_000_000 - 6*day, Null: true}, 5 * day, 9 * day, true}, // capped by the longer one
+		{Mail{Born: 1_000_000 - 6*day, Null: true}, 5 * day, 0, false},      // one try, as all its bounces
+		{Mail{}, 5 * day, 5 * day, false},                                   // nobody knows
+	} {
+		p := &Postfix{Settings: Settings{Lifetime: tt.life * time.Second, BounceLifetime: tt.bounce * time.Second}}
+		if got := p.Expired(tt.m, now); got != tt.want {
+			t.Errorf("%+v of %v and %v: got %t, want %t", tt.m, tt.life, tt.bounce, got, tt.want)
+		}
+	}
+}
+
+func TestDays(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"5d": 5 * 24 * time.Hour, "1": 24 * time.Hour, "0": 0, "3h": 3 * time.Hour, "2W": 14 * 24 * time.Hour, "90s": 90 * time.Second, "10m": 10 * time.Minute,
+		"": -1, "d": -1, "-1d": -1, "5y": -1, "99999999w": -1,
+	} {
+		got, err := days(text)
+		if (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q: got %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
+// What is to have a new lifetime goes by maildrop, as postsuper -r sends it.
+func TestRestoreRequeue(t *testing.T) {
+	one, two := testID(1), testID(2)
+	h, w := aside(t, []string{"deferred", "defer"}, 1, func(h *host) {
+		h.write(h.home(Deferred, one), one, "old", 0o700)
+		h.write("incoming", two, "young", 0o700)
+	})
+	before := h.account()
+	list := h.asideMail(w)
+	for i := range list {
+		list[i].Requeue = list[i].ID == one
+	}
+	if moved := h.restore(w, list...); moved.Restored != 2 || moved.ByQueue["maildrop"] != 1 || moved.ByQueue["incoming"] != 1 {
+		t.Errorf("moved %+v", moved)
+	}
+	h.once(before)
+	h.stands("old", "maildrop")
+	h.stands("young", "incoming")
+}
+
+// The first ones go by themselves, and who watches them may end the restore.
+func TestRestoreAfter(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) {
+		for i := range 30 {
+			h.write("incoming", testID(i), fmt.Sprint(i), 0o700)
+		}
+		h.write("hold", testID(40), "taken", 0o700)
+	})
+	list := h.asideMail(w)
+	var batches, lefts []int
+	o := Options{Token: "list", First: 7, After: func(ids []string, left int) error {
+		batches, lefts = append(batches, len(ids)), append(lefts, left)
+		for _, id := range ids {
+			if !h.p.Holds(Incoming, id) {
+				t.Errorf("%s is not in incoming", id)
+			}
+		}
+		return nil
+	}}
+	end := errors.New("that is enough")
+	stop := o
+	stop.After = func(ids []string, left int) error { o.After(ids, left); return end }
+	if moved, err := w.Restore(t.Context(), list, stop, quiet); !errors.Is(err, end) || moved.Restored != 7 {
+		t.Errorf("moved %+v, %v", moved, err)
+	}
+	if moved, err := w.Restore(t.Context(), list, o, quiet); err != nil || moved.Restored != 30 {
+		t.Errorf("moved %+v, %v", moved, err)
+	}
+	if fmt.Sprint(batches, lefts) != "[7 0 23] [23 23 0]" {
+		t.Errorf("batches of %v, left %v", batches, lefts)
+	}
+	if h.p.Holds(Incoming, "../hold/"+testID(40)) || h.p.Holds(Incoming, testID(40)) || !h.p.Holds(Hold, testID(40)) {
+		t.Error("Holds looks in the wrong place")
 	}
 }

@@ -325,6 +325,21 @@ func (w *Work) standing() ([]want, error) {
 	return all, nil
 }
 
+// StillAside says whether that very file is where it was judged.
+func (w *Work) StillAside(m Mail) bool {
+	path := m.Aside
+	if m.Sub != "" {
+		path += "/" + m.Sub
+	}
+	dir, err := w.openPath(path)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	inode, err := inodeAt(dir, m.ID)
+	return err == nil && inode == m.Inode
+}
+
 // SetsAside is what this run has set aside and what still stands there.
 func (w *Work) SetsAside() ([]Set, error) {
 	all, err := w.standing()

@@ -106,7 +106,7 @@ func deleteAction(c *cli.Context) error {
 	}
 	s.doc.Run = newRunID()
 	s.Note("", "run %s", s.doc.Run)
-	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0)}
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
 	s.eachAll(going, func(m *member) error {
 		err := d.delete(ctx, m, going, *args, found[m].Matched)
 		m.Result = resultOf(m)

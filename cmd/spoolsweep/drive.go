@@ -8,13 +8,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
 	"spoolsweep/remote"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
@@ -26,7 +29,10 @@ type driver struct {
 	controller string // "" for one that only watches
 	yes        bool
 	slots      *slots
-	expect     *int64 // the answer to all confirms, given beforehand
+	expect     *int64 // the answer to each host's first confirm, given beforehand
+	// plans are what this program made of a playbook of its own: a command on
+	// the controller is run unasked only out of these.
+	plans map[*member]*playbooks.Plan
 
 	terminal sync.Mutex // one question at a time
 }
@@ -46,13 +52,21 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			d.Event(e)
 			if e.Stage == "start" && e.Kind == wire.End {
 				if !ended(e) {
-					d.slots.close(m.host.Name) // before its place is anybody's
+					d.slots.fail(m.host.Name) // before its place is anybody's
 				}
 				release()
 			}
 		})
 		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
-			d.slots.close(m.host.Name) // it may be stopped just now
+			d.slots.fail(m.host.Name)
+			if held {
+				// It may be stopped just now: its place stays taken until it is
+				// started there whatever happens.
+				time.AfterFunc(silentPlace, release)
+				release = func() {}
+				now := time.Now()
+				d.Alert(m.host.Name, "silent since %s, Postfix is started there by %s", now.Format(time.TimeOnly), now.Add(silentPlace).Format(time.TimeOnly))
+			}
 			return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
 		}
 		if err != nil {
@@ -60,7 +74,7 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		}
 		failed := at.Phase == run.Failed || at.Phase == run.Broken
 		if failed && (held || m.Changed) {
-			d.slots.close(m.host.Name)
+			d.slots.fail(m.host.Name)
 		}
 		release()
 		switch {
@@ -80,6 +94,14 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			}
 			release, held = done, true
 			if err := d.answer(ctx, m, at.Ask.Number, stage.Answer{Kind: "slot"}); err != nil {
+				return err
+			}
+		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "controller" && d.controller != "":
+			answer, err := d.command(ctx, m, at.Ask)
+			if err != nil || answer == nil {
+				return err
+			}
+			if err := d.answer(ctx, m, at.Ask.Number, *answer); err != nil {
 				return err
 			}
 		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "confirm":
@@ -122,9 +144,10 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
 		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
 	}
-	m.asked = &c
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
-	if d.expect != nil {
+	first := m.confirm == nil
+	m.confirm = &c
+	if d.expect != nil && first {
 		return yes, nil // counted before, over all hosts
 	}
 	d.terminal.Lock()
@@ -147,6 +170,66 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 		return nil, err
 	}
 	return yes, nil
+}
+
+// command runs here what a host's plan has for the controller. What is run
+// stands in this program's own plan. Where the plan is the host's, as it is for
+// resume, the line is shown and asked about: a host that was taken over must
+// not give orders to the laptop of its admin.
+func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
+	var q stage.ControllerAsk
+	if err := json.Unmarshal(ask.Data, &q); err != nil {
+		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
+	}
+	var steps []stage.Step
+	plan := d.plans[m]
+	if plan != nil {
+		steps = plan.Steps
+	} else {
+		var info run.Info
+		if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
+			return nil, err
+		}
+		steps = info.Steps
+	}
+	if ask.Index < 0 || ask.Index >= len(steps) {
+		return nil, fmt.Errorf("%s asks for stage %d of %d", m.host.Name, ask.Index+1, len(steps))
+	}
+	step := steps[ask.Index]
+	args, ok := stageArgs(step).(*stage.CommandArgs)
+	if !ok || !args.OnController() || step.Skip || m.ran[ask.Index] {
+		return nil, fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.host.Name, ask.Index+1, step.Stage)
+	}
+	d.terminal.Lock()
+	defer d.terminal.Unlock()
+	if plan == nil {
+		for _, line := range args.Lines(q.Except...) {
+			d.Alert(m.host.Name, "the run's record there wants this done here: %s", show.Clean(line))
+		}
+		if d.yes || !d.tty {
+			return nil, nil
+		}
+		typed, err := d.ask(ctx, "Run it on this machine? [y/N] ")
+		if err != nil || !strings.HasPrefix(strings.ToLower(typed), "y") {
+			return nil, err
+		}
+	}
+	if m.ran == nil {
+		m.ran = map[int]bool{}
+	}
+	m.ran[ask.Index] = true
+	result := stage.Result(args.Do(ctx, step.Timeout, q.Except))
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if step.NoLog {
+		result = result.(*stage.CommandResult).Bare()
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return nil, err
+	}
+	return &stage.Answer{Kind: "controller", Value: string(text)}, nil
 }
 
 // whatNext tells what to type for the hosts that wait.
@@ -176,14 +259,16 @@ func (d *driver) whatNext(ctx context.Context) {
 	var ham int64
 	deletes := false
 	for _, m := range kinds["confirm"] {
-		if m.asked != nil && m.asked.Delete {
-			deletes = true
-			ham += m.asked.Ham
-			d.Alert(m.host.Name, "waits to be confirmed: %s would be deleted", messages(m.asked.Ham))
+		c := m.confirm
+		if c == nil {
 			continue
 		}
-		var c stage.Classified
-		m.Latest("classify", &c)
+		if c.Delete {
+			deletes = true
+			ham += c.Ham
+			d.Alert(m.host.Name, "waits to be confirmed: %s would be deleted", messages(c.Ham))
+			continue
+		}
 		ham += c.Ham
 		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
 	}
@@ -193,6 +278,9 @@ func (d *driver) whatNext(ctx context.Context) {
 	case len(kinds["confirm"]) > 0:
 		d.Alert("", "next: better rules     spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
 		d.Alert("", "      or all the same  spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
+	}
+	for _, m := range kinds["controller"] {
+		d.Alert(m.host.Name, "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)
 	}
 	for _, m := range kinds["slot"] {
 		d.Alert(m.host.Name, "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
@@ -235,15 +323,23 @@ func ruleFor(s stage.Source) string {
 	return field + ":" + s.Value
 }
 
-// slots bound how many hosts have their Postfix stopped at the same moment.
+// silentPlace is how long a host whose link was lost while it had a place keeps
+// it: by then the guard of its section has started Postfix.
+const silentPlace = spool.SectionLimit + 30*time.Second
+
+// slots bound how many hosts have their Postfix stopped at the same moment, and
+// how many may fail.
 type slots struct {
 	places chan struct{} // nil: any number
 	closed chan struct{}
-	once   sync.Once
+
+	mu      sync.Mutex // guards the rest
+	failed  map[string]bool
+	maxFail int
 }
 
-func newSlots(n int) *slots {
-	s := &slots{closed: make(chan struct{})}
+func newSlots(n, maxFail int) *slots {
+	s := &slots{closed: make(chan struct{}), failed: map[string]bool{}, maxFail: maxFail}
 	if n > 0 {
 		s.places = make(chan struct{}, n)
 	}
@@ -272,6 +368,21 @@ func (s *slots) take(ctx context.Context) (release func(), ok bool) {
 	return func() { once.Do(func() { <-s.places }) }, true
 }
 
-// close gives no further place: a host failed, or went silent, and may be
-// stopped now.
-func (s *slots) close(string) { s.once.Do(func() { close(s.closed) }) }
+// fail notes that a host failed, or went silent, while it was changed. Once
+// more than maxFail have, no further place is given.
+func (s *slots) fail(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.failed)
+	s.failed[host] = true
+	if before <= s.maxFail && len(s.failed) > s.maxFail {
+		close(s.closed)
+	}
+}
+
+// over says that no further host is to be begun, and how many failed.
+func (s *slots) over() (failed int, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.failed), len(s.failed) > s.maxFail
+}

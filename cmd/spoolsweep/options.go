@@ -84,8 +84,8 @@ type member struct {
 	vars stage.Vars
 	link *remote.Link
 	*show.Host
-
-	asked *stage.Confirm // what it waits to have confirmed
+	confirm *stage.Confirm // what it asked last
+	ran     map[int]bool   // stages whose command was run here for it
 }
 
 // begin reads everything that can be wrong on this side, before any host is

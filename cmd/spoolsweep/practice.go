@@ -71,7 +71,8 @@ func newPracticeFleet(dir, agent string, o practice.Options, names ...string) (*
 		return f, err
 	}
 	var inventory, config, known strings.Builder
-	fmt.Fprintf(&inventory, "all:\n  vars:\n    queue_warn: %d\n    watch: %s\n  hosts:\n", fleetWarn, fleetWatch)
+	// Services are this machine's, and no practice.
+	fmt.Fprintf(&inventory, "all:\n  vars:\n    queue_warn: %d\n    watch: %s\n    auth_service: none\n  hosts:\n", fleetWarn, fleetWatch)
 	for _, name := range names {
 		host := filepath.Join(dir, name)
 		if err := practice.Make(host, name, o); err != nil {

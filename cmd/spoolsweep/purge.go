@@ -72,7 +72,7 @@ func purgeAction(c *cli.Context) error {
 		s.close()
 		return err
 	}
-	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0)}
+	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
 	s.eachAll(going, func(m *member) error {
 		err := d.purge(ctx, m, *args, found[m])
 		m.Result = resultOf(m)

@@ -31,6 +31,7 @@ over all hosts. Without RUN: the one with mail aside.`,
 		Flags: commonFlags(yesFlag(),
 			&cli.BoolFlag{Name: "include-spam", Usage: "all of it, the flood too"},
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"},
+			&cli.StringFlag{Name: "expired", Value: "leave", Usage: "mail past its lifetime: `WAY` leave, requeue (with a new lifetime) or send (Postfix returns it after one try)"},
 			&cli.StringFlag{Name: "rate", Value: "50/s", Usage: "`RATE` of messages at most; 0: no ceiling"},
 			&cli.Int64Flag{Name: "live-max", Value: 500, Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
 		),
@@ -46,7 +47,12 @@ func putbackAction(c *cli.Context) error {
 	if c.Bool("yes") && !c.IsSet("expect") {
 		return errors.New("putback -y wants --expect N, the number of messages that go: what was sent cannot be taken back")
 	}
-	args := stage.PutbackArgs{IncludeSpam: c.Bool("include-spam"), RestoreArgs: stage.RestoreArgs{LiveMax: stage.Number(c.Int64("live-max"))}}
+	row, _ := stage.Find("putback")
+	args := row.New().(*stage.PutbackArgs)
+	args.IncludeSpam, args.LiveMax, args.Expired = c.Bool("include-spam"), stage.Number(c.Int64("live-max")), c.String("expired")
+	if err := args.Check(); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
 	if err := args.Rate.UnmarshalJSON([]byte(strconv.Quote(c.String("rate")))); err != nil {
 		return err
 	}
@@ -69,7 +75,7 @@ func putbackAction(c *cli.Context) error {
 	}
 	s.doc.Run = id
 	members := membersOf(s.members, on)
-	going, err := s.preview(ctx, id, members, args.IncludeSpam)
+	going, err := s.preview(ctx, id, members, args)
 	if err != nil {
 		return err
 	}
@@ -81,19 +87,19 @@ func putbackAction(c *cli.Context) error {
 		s.close()
 		return err
 	}
-	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0)}
+	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
 	s.eachAll(members, func(m *member) error {
 		expect, ok := going[m]
 		if !ok {
 			return nil // told
 		}
-		return d.putback(ctx, m, args, expect)
+		return d.putback(ctx, m, *args, expect)
 	})
 	return s.end(ctx)
 }
 
 // preview counts on every host what would go, and shows it by verdict and source.
-func (s *sweep) preview(ctx context.Context, id string, members []*member, all bool) (map[*member]int64, error) {
+func (s *sweep) preview(ctx context.Context, id string, members []*member, args *stage.PutbackArgs) (map[*member]int64, error) {
 	var mu sync.Mutex // guards going
 	going := map[*member]int64{}
 	s.eachOf(members, func(m *member) error {
@@ -101,9 +107,15 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, all b
 		if err := m.link.Call(ctx, "preview", agent.RunCall{Vars: m.vars, Run: id}, &p); err != nil {
 			return err
 		}
-		n := p.Going
-		if all {
-			n = p.All
+		n, expired := p.Going, p.GoingExpired
+		if args.IncludeSpam {
+			n, expired = p.All, p.AllExpired
+		}
+		if args.Expired == "leave" {
+			n -= expired
+			if expired > 0 {
+				s.Note(m.host.Name, "past their lifetime, and left aside: %s (--expired requeue gives them a new one, send leaves them to Postfix)", messages(expired))
+			}
 		}
 		s.Note(m.host.Name, "would go: %d of the %d messages that are aside", n, p.All)
 		for _, kind := range slices.Sorted(maps.Keys(p.ByKind)) {

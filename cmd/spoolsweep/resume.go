@@ -63,11 +63,10 @@ func resumeAction(c *cli.Context) error {
 	}
 	s.doc.Run = id
 	d := &driver{sweep: s, run: id, controller: newToken(), yes: c.Bool("yes")}
-	requests, max, err := d.requests(ctx, on)
+	requests, err := d.requests(ctx, on)
 	if err != nil {
 		return err
 	}
-	d.slots = newSlots(max)
 	if c.IsSet("expect") {
 		n := c.Int64("expect")
 		if err := d.expected(on, n); err != nil {
@@ -102,10 +101,10 @@ func resumeAction(c *cli.Context) error {
 }
 
 // requests resolves the run's playbook again where -e gives new variables.
-func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*member]*run.ResumeRequest, int, error) {
-	var mu sync.Mutex // guards requests, max and failed
+func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*member]*run.ResumeRequest, error) {
+	var mu sync.Mutex // guards requests, max, maxFail and failed
 	requests := map[*member]*run.ResumeRequest{}
-	var max int
+	var max, maxFail int
 	var failed error
 	d.eachOf(membersOf(d.members, on), func(m *member) error {
 		var info run.Info
@@ -118,7 +117,7 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		max = info.MaxStopped
+		max, maxFail = info.MaxStopped, info.MaxFail
 		requests[m] = q
 		if len(d.extra.Values) == 0 {
 			return nil
@@ -134,10 +133,11 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 			failed = fmt.Errorf("playbook %s, host %s: %w", info.Name, m.host.Name, err)
 			return nil
 		}
-		q.Steps, q.Extra = plan.Steps, extra.Values
+		q.Steps, q.Extra = plan.Steps, extra.Kept(pb)
 		return nil
 	})
-	return requests, max, failed
+	d.slots = newSlots(max, maxFail)
+	return requests, failed
 }
 
 // nothing says that there is nothing to do, of the hosts that answered.
@@ -257,7 +257,7 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 				return err
 			}
 			s.doc.Run = id
-			d := &driver{sweep: s, run: id, slots: newSlots(0)}
+			d := &driver{sweep: s, run: id, slots: newSlots(0, 0)}
 			s.eachAll(membersOf(s.members, on), func(m *member) error { return d.drive(ctx, m, 1) })
 			d.whatNext(ctx)
 			return s.end(ctx)

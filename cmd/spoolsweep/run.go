@@ -39,12 +39,18 @@ func runCommand() *cli.Command {
 		Name: "run", Usage: "carry out a playbook on the hosts", ArgsUsage: "PLAYBOOK",
 		UsageText: `spoolsweep run backscatter -l chavez --check
 spoolsweep run backscatter -l chavez
+spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
 laptop changes nothing, and attach follows it from anywhere.
+
+Variables of the shipped ones, for -e: account (disabled first, by the host
+variable disable_account), require_source_stopped, force_account, queues, spam,
+ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
+max_stopped.
 
 A run without rules ends with exit status 3: mail flows again, and the flood is
 aside until rules are found. Rules for example, in a file for -e @rules.yaml:
@@ -128,22 +134,40 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 	for _, m := range ready {
 		names = append(names, m.host.Name)
 	}
-	max := plans[ready[0]].MaxStopped
+	plan := plans[ready[0]]
+	max, maxFail := plan.MaxStopped, plan.MaxFail.Of(len(ready))
 	s.Note("", "run %s", s.doc.Run)
-	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max)}
-	s.eachAll(ready, func(m *member) error {
-		info := run.Info{
-			Run: d.run, Host: m.host.Name, Hosts: names, Began: time.Now().UTC(), Who: me(), Controller: d.controller,
-			Reason: c.String("reason"), Name: pb.Name, Playbook: pb.Text, Extra: s.extra.Values, Vars: m.vars,
-			Yes: c.Bool("yes"), Slots: max > 0 && len(ready) > max, MaxStopped: max, Steps: plans[m].Steps,
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max, maxFail), plans: plans}
+	left := ready
+	for _, n := range plan.Batches(len(ready)) {
+		if failed, over := d.slots.over(); over || ctx.Err() != nil {
+			s.notBegun(left, failed)
+			break
 		}
-		if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
-			return err
-		}
-		return d.drive(ctx, m, 1)
-	})
+		s.eachAll(left[:n], func(m *member) error {
+			info := run.Info{
+				Run: d.run, Host: m.host.Name, Hosts: names, Began: time.Now().UTC(), Who: me(), Controller: d.controller,
+				Reason: c.String("reason"), Name: pb.Name, Playbook: pb.Text, Extra: s.extra.Kept(pb), Vars: m.vars,
+				Yes: c.Bool("yes"), Slots: max > 0 && len(ready) > max, MaxStopped: max, MaxFail: maxFail, Steps: plans[m].Steps,
+			}
+			if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
+				return err
+			}
+			return d.drive(ctx, m, 1)
+		})
+		left = left[n:]
+	}
 	d.whatNext(ctx)
 	return s.end(ctx)
+}
+
+// notBegun says which hosts were left as they are because others failed.
+func (s *sweep) notBegun(left []*member, failed int) {
+	for _, m := range left {
+		m.Status = show.Skipped
+		m.Notes = append(m.Notes, "not begun")
+		s.Alert(m.host.Name, "not begun: %d failed before (max_fail); it is as it was", failed)
+	}
 }
 
 // eachAll works on all hosts at once: a run that is followed takes no fork
@@ -203,7 +227,9 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		names = append(names, step.Stage)
 	}
 	s.Note("", "plan: %s (%s)", show.Clean(pb.Title), strings.Join(names, ", "))
-	s.Note("", "source not stopped: this run disables no account; do that first where one is known")
+	for _, note := range s.sourceNotes(plans) {
+		s.Note(note.host, "%s", show.Clean(note.text))
+	}
 	if max := plans[s.members[0]].MaxStopped; max > 0 && len(s.members) > max {
 		s.Note("", "at most %d of the hosts have their Postfix stopped at the same moment", max)
 	}
@@ -245,6 +271,69 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		}
 		s.problems(name, f)
 	}
+}
+
+// hostNote is a note about one host, or about all: host "".
+type hostNote struct{ host, text string }
+
+// sourceNotes tell whether and how the plans stop the source: what all hosts
+// have in common once.
+func (s *sweep) sourceNotes(plans map[*member]*playbooks.Plan) []hostNote {
+	var notes []hostNote
+	for _, m := range s.members {
+		for _, text := range sourceOf(plans[m].Steps) {
+			notes = append(notes, hostNote{m.host.Name, text})
+		}
+	}
+	var merged []hostNote
+	for _, n := range notes {
+		same := 0
+		for _, o := range notes {
+			if o.text == n.text {
+				same++
+			}
+		}
+		if same == len(s.members) {
+			n.host = ""
+		}
+		if !slices.Contains(merged, n) {
+			merged = append(merged, n)
+		}
+	}
+	return merged
+}
+
+// sourceOf tells what a plan runs to stop the source.
+func sourceOf(steps []stage.Step) []string {
+	var notes []string
+	var found bool
+	for _, step := range steps {
+		args, ok := stageArgs(step).(*stage.CommandArgs)
+		if !ok || step.Skip || args.For == nil {
+			continue
+		}
+		found = true
+		switch why := args.Idle(); {
+		case len(args.For) == 0:
+			notes = append(notes, "source not stopped: no account is named (-e account=NAME); do that first where one is known")
+		case why != "":
+			notes = append(notes, "source not stopped: the host variable disable_account names no command for it")
+		case step.NoLog:
+			notes = append(notes, "source: would run a command that is not shown (no_log)")
+		default:
+			on := ""
+			if args.OnController() {
+				on = " on this machine"
+			}
+			for _, line := range args.Lines() {
+				notes = append(notes, fmt.Sprintf("source: would run%s: %s", on, line))
+			}
+		}
+	}
+	if !found {
+		notes = append(notes, "source not stopped: this run disables no account; do that first where one is known")
+	}
+	return notes
 }
 
 func (s *sweep) problems(name string, f *run.Preflight) {

@@ -8,7 +8,7 @@ import (
 
 func TestSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSlots(2)
+		s := newSlots(2, 0)
 		first, ok := s.take(t.Context())
 		if !ok {
 			t.Fatal("the first place is not given")
@@ -34,8 +34,8 @@ func TestSlots(t *testing.T) {
 		if len(taken) != 1 {
 			t.Errorf("%d of the waiting got the one free place", len(taken))
 		}
-		s.close("chavez")
-		s.close("peltier")
+		s.fail("chavez")
+		s.fail("peltier")
 		synctest.Wait()
 		if len(taken) != 1 {
 			t.Error("a place was given after the end")
@@ -47,20 +47,20 @@ func TestSlots(t *testing.T) {
 }
 
 func TestSlotsUnlimited(t *testing.T) {
-	s := newSlots(0)
+	s := newSlots(0, 0)
 	for range 100 {
 		if _, ok := s.take(t.Context()); !ok {
 			t.Fatal("a place is not given though there is no limit")
 		}
 	}
-	s.close("chavez")
+	s.fail("chavez")
 	if _, ok := s.take(t.Context()); ok {
 		t.Error("a place was given after the end")
 	}
 }
 
 func TestSlotsCancelled(t *testing.T) {
-	s := newSlots(1)
+	s := newSlots(1, 0)
 	if _, ok := s.take(t.Context()); !ok {
 		t.Fatal("the place is not given")
 	}

@@ -31,6 +31,9 @@ const (
 	// Deliver: mail is taken and stored as files in the host's delivered directory,
 	// save for recipients whose address begins with "later." or "never.".
 	Deliver State = "deliver"
+	// Bounce: every recipient is refused with 550; mail is returned to its sender,
+	// and what cannot be returned is dropped.
+	Bounce State = "bounce"
 )
 
 // kickLimit is for postkick, which waits for ever where the queue manager dies.
@@ -39,8 +42,8 @@ const kickLimit = 5 * time.Second
 // Flood changes the state. Mail that is deferred stays so until its time, or
 // "postqueue -f"; mail that is held goes on as the new state has it.
 func (h *Host) Flood(state State) error {
-	if state != Refuse && state != Hold && state != Deliver {
-		return fmt.Errorf("state %q: want refuse, hold or deliver", state)
+	if state != Refuse && state != Hold && state != Deliver && state != Bounce {
+		return fmt.Errorf("state %q: want refuse, hold, deliver or bounce", state)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
 	defer cancel()
@@ -128,7 +131,7 @@ func sinkMain() error {
 	fmt.Fprintln(said, "listening")
 	said.Close()
 
-	store := mailStore{dir: os.Args[2]}
+	store := mailStore{dir: os.Args[2], refuses: State(os.Args[1]) == Bounce}
 	store.run.Store(time.Now().UnixNano())
 	var held []net.Conn
 	defer runtime.KeepAlive(&held)
@@ -152,8 +155,9 @@ func sinkMain() error {
 
 // mailStore keeps each message it is sent in a file of its own.
 type mailStore struct {
-	dir string
-	run atomic.Int64 // the next file's number, from the time of the start on
+	dir     string
+	refuses bool         // every recipient
+	run     atomic.Int64 // the next file's number, from the time of the start on
 }
 
 // serve speaks as much SMTP as Postfix's client needs.
@@ -192,6 +196,8 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 		case "RCPT":
 			address := strings.TrimPrefix(strings.ToLower(line[len(verb):]), " to:<")
 			switch {
+			case s.refuses:
+				reply = "550 5.1.1 no such user here"
 			case strings.HasPrefix(address, "later."):
 				reply = "450 4.2.1 not now"
 			case strings.HasPrefix(address, "never."):

@@ -52,6 +52,10 @@ type Options struct {
 	// stuck.test, and silent.test.
 	Stuck  []string `json:"stuck"`
 	Silent []string `json:"silent"`
+	// Refused are domains, with all below them, whose server answers 550: their
+	// mail leaves the queue as returned, though no bounce is written. Nil is
+	// refused.test.
+	Refused []string `json:"refused"`
 	// QueueRunDelay is queue_run_delay, in seconds; 0: 300. A trigger that was
 	// forgotten shows only while it is long.
 	QueueRunDelay int `json:"queue_run_delay"`
@@ -72,6 +76,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Silent == nil {
 		o.Silent = []string{"silent.test"}
+	}
+	if o.Refused == nil {
+		o.Refused = []string{"refused.test"}
 	}
 	if o.QueueRunDelay == 0 {
 		o.QueueRunDelay = 300
@@ -128,6 +135,9 @@ var queueDirectories = []struct {
 }
 
 const (
+	// lifetime is maximal_queue_lifetime, and bounce_queue_lifetime.
+	lifetime = 5 * 24 * time.Hour
+
 	configFile = "practice.json"
 	sendLock   = "send.lock"
 	// maxSocketPath is what fits into the address of a Unix socket everywhere.
@@ -295,6 +305,8 @@ func (h *Host) Postfix() (*spool.Postfix, error) {
 			HashDepth:      h.HashDepth,
 			LogFile:        h.Log(),
 			SizeLimit:      1 << 20,
+			Lifetime:       lifetime,
+			BounceLifetime: lifetime,
 			Networks:       []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 			Domains:        []string{h.Hostname()},
 		},

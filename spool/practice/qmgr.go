@@ -439,6 +439,10 @@ func (q *queueManager) deliver(j job) error {
 	}
 	age := time.Since(j.created).Seconds()
 	for i, r := range j.rcpts {
+		if within(r, q.h.Refused) {
+			q.logf("smtp", "%s: to=<%s>,%s relay=practice, delay=%.1f, delays=%.1f/0/0/0, dsn=5.1.1, status=bounced (host practice said: 550 5.1.1 no such user)", j.id, r, origTo(r, j.original[i]), age, age)
+			continue
+		}
 		q.logf("smtp", "%s: to=<%s>,%s relay=practice, delay=%.1f, delays=%.1f/0/0/0, dsn=2.0.0, status=sent (250 2.0.0 Ok)", j.id, r, origTo(r, j.original[i]), age, age)
 	}
 	q.logf("qmgr", "%s: removed", j.id)

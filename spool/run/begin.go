@@ -33,7 +33,7 @@ func checkSteps(steps []stage.Step) error {
 			return fmt.Errorf("stage %d: %w", i+1, err)
 		}
 	}
-	return stage.CheckOrder(names(steps))
+	return stage.CheckPlan(steps)
 }
 
 // Begin makes the record of a new run and starts its worker. It returns once
@@ -307,7 +307,7 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if next >= len(steps) && !w.Unsettled() {
 		return ErrNothing
 	}
-	if waiting && at.ask.Kind != "slot" && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
+	if waiting && !own(at.ask) && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
 		return ErrNothing // it would only ask the same again
 	}
 	now := time.Now().UTC()
@@ -361,6 +361,9 @@ func stageAt(steps []stage.Step, i int) (*stage.Row, bool) {
 	return stage.Find(steps[i].Stage)
 }
 
+// own says that only the run's controller answers a question.
+func own(a *AskRecord) bool { return a.Kind == "slot" || a.Kind == "controller" }
+
 // checkAnswer refuses an answer to anything but the question that is open.
 func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 	if len(q.Steps) > 0 || q.At != nil {
@@ -377,8 +380,8 @@ func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 	if q.Answer.Kind != at.ask.Kind {
 		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
 	}
-	if at.ask.Kind == "slot" && q.Controller != info.Controller {
-		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix", info.Run, info.Controller)
+	if own(at.ask) && q.Controller != info.Controller {
+		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller)
 	}
 	return nil
 }
@@ -417,7 +420,7 @@ func same(a, b stage.Step) bool {
 	if json.Compact(&x, orEmpty(a.Args)) != nil || json.Compact(&y, orEmpty(b.Args)) != nil {
 		return false
 	}
-	return a.Stage == b.Stage && bytes.Equal(x.Bytes(), y.Bytes())
+	return a.Stage == b.Stage && a.Skip == b.Skip && a.Once == b.Once && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
 func orEmpty(text json.RawMessage) []byte {

@@ -143,7 +143,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 // queues chooses what the plan sets aside.
 func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) error {
 	for i, s := range steps {
-		if first, last, ok := stage.SectionOf(names(steps), i); ok && s.Stage == "set-aside" {
+		if first, last, ok := stage.SectionOf(names(steps), i); ok && s.Stage == "set-aside" && !s.Skip {
 			r := runner{info: &Info{Steps: steps, Vars: v}, pf: p}
 			chosen, err := r.queues(first, last)
 			if err != nil {

@@ -71,6 +71,7 @@ type Info struct {
 	Yes        bool           `json:"yes"`   // nobody is there to be asked
 	Slots      bool           `json:"slots"` // stop waits for the controller's slot
 	MaxStopped int            `json:"max_stopped"`
+	MaxFail    int            `json:"max_fail"` // hosts that may fail while changing
 	Steps      []stage.Step   `json:"steps"`
 }
 

@@ -114,7 +114,10 @@ func (r *runner) host() *stage.Host {
 		},
 	}
 	if a := r.at.agreed; a != nil && r.at.next < len(r.info.Steps) {
-		if step := r.info.Steps[r.at.next]; same(step, stage.Step{Stage: step.Stage, Args: a.Args}) {
+		step := r.info.Steps[r.at.next]
+		agreed := step
+		agreed.Args = a.Args
+		if same(step, agreed) {
 			h.Agreed = &a.Messages
 		}
 	}
@@ -132,6 +135,12 @@ func (r *runner) plan(ctx context.Context) error {
 	}
 	for r.at.next < len(r.info.Steps) {
 		i := r.at.next
+		if why := r.leftOut(r.info.Steps[i]); why != "" {
+			if err := r.done(i, Ended{Status: "skipped", Note: why}); err != nil {
+				return err
+			}
+			continue
+		}
 		first, last, section := stage.SectionOf(names(r.info.Steps), i)
 		if section && i != first {
 			// Its set-aside failed and Postfix was started: all of it once more.
@@ -159,6 +168,17 @@ func (r *runner) plan(ctx context.Context) error {
 	}
 	r.record.emit("", -1, evEnd, Ended{Status: "ok"})
 	return nil
+}
+
+// leftOut says why a step is not done here, "" if it is.
+func (r *runner) leftOut(s stage.Step) string {
+	switch {
+	case s.Skip:
+		return "its when is false"
+	case s.Once && len(r.info.Hosts) > 0 && r.info.Host != r.info.Hosts[0]:
+		return "it is done once, on " + r.info.Hosts[0]
+	}
+	return ""
 }
 
 // wait journals the question, tells it, and ends: a run that waits holds no
@@ -193,7 +213,22 @@ func (r *runner) stage(ctx context.Context, h *stage.Host, i int) error {
 	}
 	began := time.Now()
 	r.record.emit(step.Stage, i, evBegin, nil)
-	result, err := row.Run(ctx, h, args, func(kind string, data any) { r.record.emit(step.Stage, i, kind, data) })
+	h.Step = step
+	result, err := r.within(ctx, row, h, args, func(kind string, data any) {
+		if kind != evProgress || !step.NoLog {
+			r.record.emit(step.Stage, i, kind, data)
+		}
+	})
+	changed := row.Changes
+	if c, ok := result.(interface{ Changed() bool }); ok {
+		changed = c.Changed()
+	}
+	if step.NoLog {
+		bare, ok := result.(interface{ Bare() stage.Result })
+		if result = nil; ok {
+			result = bare.Bare()
+		}
+	}
 	if counted, ok := result.(interface{ Count(*spool.Postfix) error }); ok && h.Down() {
 		// Counting a flood takes a second: not while Postfix is down.
 		r.later = func() {
@@ -214,12 +249,27 @@ func (r *runner) stage(ctx context.Context, h *stage.Host, i int) error {
 		err = r.record.sync()
 	}
 	if err == nil {
-		err = r.done(i, Ended{Status: "ok", Changed: row.Changes, Seconds: time.Since(began).Seconds()})
+		err = r.done(i, Ended{Status: "ok", Changed: changed, Seconds: time.Since(began).Seconds()})
 	}
 	if err != nil {
 		return r.failed(i, began, err)
 	}
 	return nil
+}
+
+// within runs a stage, in no more than its timeout.
+func (r *runner) within(ctx context.Context, row *stage.Row, h *stage.Host, args stage.Args, emit stage.Emit) (stage.Result, error) {
+	limit := h.Step.Timeout
+	if limit <= 0 || row.Section { // a section is never cut: see stage.CheckPlan
+		return row.Run(ctx, h, args, emit)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	result, err := row.Run(ctx, h, args, emit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("not done within its timeout of %v ('spoolsweep resume %s' goes on there): %w", limit, r.info.Run, err)
+	}
+	return result, err
 }
 
 func isNil(r stage.Result) bool {
@@ -395,7 +445,7 @@ func (r *runner) settle(ctx context.Context, why string) error {
 		case name == "set-aside": // it is told when Postfix runs, so it was not
 			r.record.emit(name, k, evResult, aside)
 		case name == "start" && s.Started != nil:
-			r.record.emit(name, k, evResult, stage.Started{Started: *s.Started})
+			r.record.emit(name, k, evResult, stage.NewStarted(ctx, r.pf, *s.Started))
 		}
 		if k < i {
 			continue

@@ -200,7 +200,7 @@ func once(b *testing.B, argv ...string) timed {
 	b.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	var out lastLine
+	var out lastBytes
 	var complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	began := time.Now()
@@ -213,10 +213,10 @@ func once(b *testing.B, argv ...string) timed {
 	return t
 }
 
-// lastLine keeps the last few bytes of what is written to it.
-type lastLine []byte
+// lastBytes keeps the last few bytes of what is written to it.
+type lastBytes []byte
 
-func (l *lastLine) Write(p []byte) (int, error) {
+func (l *lastBytes) Write(p []byte) (int, error) {
 	*l = append((*l)[:0], p[max(0, len(p)-20):]...)
 	return len(p), nil
 }

@@ -55,7 +55,7 @@ func (a *ClassifyArgs) Check() error {
 const maxSource = 100
 
 var classify = Row{
-	Name: "classify", Doc: "tell spam from ham by the rules; without rules the run waits here",
+	Name: "classify", Doc: "tell spam from ham by the rules; without rules the run waits here", Read: true,
 	New: func() Args { return &ClassifyArgs{} }, Result: func() Result { return &Classified{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*ClassifyArgs)
@@ -342,7 +342,7 @@ func (r *reading) read(j *pattern.Judge, m *mail, of pattern.Message, seen func(
 	}
 	r.hits = append(append(r.hits, found.Rules...), found.Near...)
 	r.ham = append(r.ham, found.Ham...)
-	r.Born = found.Envelope.Arrival.Unix()
+	r.life(found.Envelope)
 	if found.Verdict == pattern.Spam {
 		r.sender = found.Envelope.Sender // one string with the rest of the envelope, kept for a batch
 	}

@@ -25,7 +25,7 @@ func (a *ConfirmArgs) Check() error {
 }
 
 var confirm = Row{
-	Name: "confirm", Doc: "show both sides, and ask before anything is sent again", After: []string{"classify"},
+	Name: "confirm", Doc: "show both sides, and ask before anything is sent again", After: []string{"classify"}, Read: true,
 	New: func() Args {
 		return &ConfirmArgs{Show: "classify", MaxSenders: 3, MaxSource: maxSource, MaxRescued: 20}
 	},

@@ -34,6 +34,9 @@ var count = Row{
 		if !args.Exact {
 			until = time.Now().Add(countLimit)
 		}
+		if end, ok := ctx.Deadline(); ok && (until.IsZero() || end.Before(until)) {
+			until = end
+		}
 		census, err := spool.Census(h.Postfix, until, args.Exact)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -12,20 +14,75 @@ import (
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/queuefile"
 )
 
 // RestoreArgs are the arguments of restore.
 type RestoreArgs struct {
 	Rate    Rate   `json:"rate" doc:"messages a second at most, or 3000/m; 0: no ceiling"`
 	LiveMax Number `json:"live_max" doc:"pause while incoming and active hold so many more than before; 0: no limit"`
+	Canary  Number `json:"canary" doc:"messages that go first, and are waited for; 0: none"`
+	Expired string `json:"expired,omitempty" doc:"mail past its lifetime: leave, requeue or send"`
 }
 
-// Check accepts: decoding has refused what is no rate.
-func (*RestoreArgs) Check() error { return nil }
+// What may be done with mail past its lifetime: the queue manager returns it to
+// its sender after one more try. Leave keeps it aside, requeue gives it a new
+// lifetime, send leaves it to the queue manager.
+const (
+	leaveExpired   = "leave"
+	requeueExpired = "requeue"
+	sendExpired    = "send"
+)
+
+func newRestoreArgs() RestoreArgs {
+	return RestoreArgs{Rate: 50, LiveMax: 500, Canary: canarySize, Expired: leaveExpired}
+}
+
+// Check refuses an unknown way to treat what has expired: decoding has refused
+// what is no rate.
+func (a *RestoreArgs) Check() error {
+	switch a.Expired {
+	case "", leaveExpired, requeueExpired, sendExpired:
+		return nil
+	}
+	return fmt.Errorf("expired: %.40q is none of leave, requeue, send", a.Expired)
+}
+
+// lasting sorts out what is past its lifetime. What goes is in the first list.
+func (a *RestoreArgs) lasting(h *Host, list []spool.Mail) (going, expired []spool.Mail) {
+	now := time.Now()
+	for _, m := range list {
+		past := h.Postfix.Expired(m, now)
+		if past && a.Expired != requeueExpired && a.Expired != sendExpired {
+			expired = append(expired, m)
+			continue
+		}
+		m.Requeue = past && a.Expired == requeueExpired
+		going = append(going, m)
+	}
+	return going, expired
+}
+
+// life takes from an envelope what decides when and how a message may go back.
+func (r *reading) life(e *queuefile.Envelope) {
+	r.Born = e.Arrival.Unix()
+	if !e.Created.IsZero() && e.Created.Unix() != r.Born {
+		r.Created = e.Created.Unix()
+	}
+	r.Null = e.Sender == ""
+	for _, to := range e.Recipients {
+		if to.State == queuefile.ToDo {
+			sum := fnv.New32a()
+			io.WriteString(sum, strings.ToLower(to.Address[strings.LastIndexByte(to.Address, '@')+1:]))
+			r.Dest = sum.Sum32()
+			return
+		}
+	}
+}
 
 var restore = Row{
 	Name: "restore", Doc: "move the ham of the confirmed list back into the running Postfix", After: []string{"classify"}, Changes: true,
-	New: func() Args { return &RestoreArgs{Rate: 50, LiveMax: 500} }, Result: func() Result { return &Restored{} },
+	New: func() Args { a := newRestoreArgs(); return &a }, Result: func() Result { return &Restored{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*RestoreArgs)
 		var wanted Confirmed
@@ -52,13 +109,24 @@ var restore = Row{
 		if list != wanted.List {
 			return nil, fmt.Errorf("restore: %s is not the list that was confirmed: classify again ('spoolsweep resume -e ...')", filepath.Join(h.Dir, verdictsName))
 		}
-		moved, err := h.Work.Restore(ctx, ham, args.options(h, list), movedProgress(emit, len(ham)))
-		return finish(h, &Restored{Moved: moved, Unreadable: unreadable}, err)
+		going, expired := args.lasting(h, ham)
+		watch, err := newCanary(h, "restore", int(args.Canary), len(going), list, emit)
+		if err != nil {
+			return nil, err
+		}
+		defer watch.close()
+		moved, err := h.Work.Restore(ctx, going, args.options(ctx, h, list, watch), movedProgress(emit, len(going)))
+		r := &Restored{Moved: moved, Unreadable: unreadable}
+		r.lapsed(h, expired)
+		return finish(h, r, err)
 	},
 }
 
-func (a *RestoreArgs) options(h *Host, token string) spool.Options {
-	return spool.Options{Rate: float64(a.Rate), LiveMax: int64(a.LiveMax), Token: token, Cancelled: h.Cancelled}
+func (a *RestoreArgs) options(ctx context.Context, h *Host, token string, watch *canary) spool.Options {
+	return spool.Options{
+		Rate: float64(a.Rate), LiveMax: int64(a.LiveMax), Token: token, Cancelled: h.Cancelled,
+		First: watch.size, After: func(ids []string, left int) error { return watch.after(ctx, ids, left) },
+	}
 }
 
 // movedProgress reports at most twice a second.
@@ -84,6 +152,12 @@ func finish(h *Host, r *Restored, err error) (Result, error) {
 			return nil
 		})
 	}
+	var ask *Ask
+	if errors.As(err, &ask) {
+		if r.Canary, _ = ask.Data.(*Confirm); r.Canary != nil {
+			r.Canary.Spam = max(0, r.Left-r.Canary.Ham)
+		}
+	}
 	return r, errors.Join(err, e)
 }
 
@@ -92,7 +166,27 @@ type Restored struct {
 	spool.Moved
 	Left       int64    `json:"left"` // all that is still aside
 	Unreadable int64    `json:"unreadable"`
+	Expired    int64    `json:"expired"`                    // past their lifetime, and left where they are
+	Lapsed     []string `json:"expired_samples,omitempty"`  // the first of them
 	Kept       []string `json:"kept_directories,omitempty"` // that still hold something after putback
+	// Canary is what is asked because too much of what went first was refused.
+	Canary *Confirm `json:"canary,omitempty"`
+}
+
+// lapsedKept are named in a result.
+const lapsedKept = 20
+
+// lapsed counts what was left because it has expired, as far as it still is
+// aside, and names the first.
+func (r *Restored) lapsed(h *Host, list []spool.Mail) {
+	for _, m := range list {
+		if !h.Work.StillAside(m) {
+			continue
+		}
+		if r.Expired++; len(r.Lapsed) < lapsedKept {
+			r.Lapsed = append(r.Lapsed, m.Aside+"/"+m.ID)
+		}
+	}
 }
 
 // Lines tells what went where, and what did not.
@@ -107,6 +201,13 @@ func (r *Restored) Lines() []Line {
 	if r.Failed > 0 {
 		lines = append(lines, Line{Label: "not moved", Number: r.Failed, Unit: "messages", Text: fmt.Sprintf("%q", r.Failures)})
 	}
+	if r.SentMeanwhile > 0 {
+		lines = append(lines, Line{Label: "gone from aside meanwhile, not by this run", Number: r.SentMeanwhile, Unit: "messages"})
+	}
+	if r.Expired > 0 {
+		lines = append(lines, Line{Label: "past their lifetime, left aside", Number: r.Expired, Unit: "messages",
+			Text: strings.Join(r.Lapsed, ", ") + " (expired: requeue gives them a new one, send leaves them to Postfix)"})
+	}
 	return append(lines, Line{Label: "still aside", Number: r.Left, Unit: "messages"})
 }
 
@@ -119,7 +220,7 @@ type PutbackArgs struct {
 
 var putback = Row{
 	Name: "putback", Doc: "send back what is still aside", Changes: true,
-	New:    func() Args { return &PutbackArgs{RestoreArgs: RestoreArgs{Rate: 50, LiveMax: 500}} },
+	New:    func() Args { return &PutbackArgs{RestoreArgs: newRestoreArgs()} },
 	Result: func() Result { return &Restored{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*PutbackArgs)
@@ -137,6 +238,7 @@ var putback = Row{
 		if args.IncludeSpam {
 			going = append(going, what.rest...)
 		}
+		going, expired := args.lasting(h, going)
 		if err := what.answered(h, args, int64(len(going))); err != nil {
 			return nil, err
 		}
@@ -144,19 +246,30 @@ var putback = Row{
 			return nil, err
 		}
 		token := fmt.Sprintf("putback include_spam=%t", args.IncludeSpam)
-		moved, kept, err := h.Work.PutBack(ctx, going, args.options(h, token), movedProgress(emit, len(going)))
-		return finish(h, &Restored{Moved: moved, Kept: kept}, err)
+		watch, err := newCanary(h, "putback", int(args.Canary), len(going), token, emit)
+		if err != nil {
+			return nil, err
+		}
+		defer watch.close()
+		moved, kept, err := h.Work.PutBack(ctx, going, args.options(ctx, h, token, watch), movedProgress(emit, len(going)))
+		r := &Restored{Moved: moved, Kept: kept}
+		r.lapsed(h, expired)
+		return finish(h, r, err)
 	},
 }
 
 // Preview is what a put back would send, by verdict.
 type Preview struct {
-	Run      string         `json:"run"`
-	Going    int64          `json:"going"` // without include_spam
-	All      int64          `json:"all"`   // with it
-	ByKind   map[string]int `json:"by_kind"`
-	Sources  []Source       `json:"sources"` // large ones, of all that is aside
-	Examined string         `json:"list,omitempty"`
+	Run   string `json:"run"`
+	Going int64  `json:"going"` // without include_spam
+	All   int64  `json:"all"`   // with it
+	// Of those, what is past its lifetime, and goes only with expired: requeue
+	// or send.
+	GoingExpired int64          `json:"going_expired"`
+	AllExpired   int64          `json:"all_expired"`
+	ByKind       map[string]int `json:"by_kind"`
+	Sources      []Source       `json:"sources"` // large ones, of all that is aside
+	Examined     string         `json:"list,omitempty"`
 
 	ham, rest []spool.Mail
 }
@@ -266,6 +379,18 @@ func stillAside(ctx context.Context, p *spool.Postfix, dir string, sets []spool.
 		w.Sources = w.Sources[:sourcesShown]
 	}
 	w.Going, w.All = int64(len(w.ham)), int64(len(w.ham)+len(w.rest))
+	now := time.Now()
+	for _, m := range w.ham {
+		if p.Expired(m, now) {
+			w.GoingExpired++
+		}
+	}
+	w.AllExpired = w.GoingExpired
+	for _, m := range w.rest {
+		if p.Expired(m, now) {
+			w.AllExpired++
+		}
+	}
 	return w, nil
 }
 

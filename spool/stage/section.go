@@ -123,7 +123,7 @@ func (a *Aside) Lines() []Line {
 var start = Row{
 	Name: "start", Doc: "start Postfix, and prove that its queue manager stays", Section: true, Changes: true,
 	New: func() Args { return &NoArgs{} }, Result: func() Result { return &Started{} },
-	Run: func(ctx context.Context, h *Host, _ Args, _ Emit) (Result, error) {
+	Run: func(ctx context.Context, h *Host, _ Args, emit Emit) (Result, error) {
 		s := h.stopped
 		if s == nil {
 			return nil, errors.New("start: Postfix was not stopped")
@@ -133,16 +133,39 @@ var start = Row{
 		if err != nil {
 			return nil, err
 		}
-		return &Started{r}, nil
+		started := NewStarted(ctx, h.Postfix, r)
+		if started.Accepting != nil && !*started.Accepting {
+			emit("warn", map[string]string{"message": "Postfix runs, but takes no new mail: " + started.Why})
+		}
+		return started, nil
 	},
 }
 
 // Started is the result of start.
-type Started struct{ spool.Started }
+type Started struct {
+	spool.Started
+	Accepting *bool  `json:"accepting"` // new mail, up to MAIL FROM; null: there is no smtpd to ask
+	Why       string `json:"why"`       // not
+}
+
+// NewStarted asks a Postfix that was started whether it takes new mail.
+func NewStarted(ctx context.Context, p *spool.Postfix, r spool.Started) *Started {
+	s := &Started{Started: r}
+	s.Accepting, s.Why = p.Accepting(ctx)
+	return s
+}
 
 // Lines tells how long Postfix was down.
 func (s *Started) Lines() []Line {
-	return []Line{{Label: "Postfix runs again", Text: fmt.Sprintf("after %.2f s; its queue manager was watched for %.1f s", s.Downtime, s.Proved)}}
+	lines := []Line{{Label: "Postfix runs again", Text: fmt.Sprintf("after %.2f s; its queue manager was watched for %.1f s", s.Downtime, s.Proved)}}
+	switch {
+	case s.Accepting == nil:
+	case *s.Accepting:
+		lines = append(lines, Line{Label: "new mail is accepted"})
+	default:
+		lines = append(lines, Line{Label: "new mail is NOT accepted:", Text: s.Why})
+	}
+	return lines
 }
 
 // SectionOf returns the first and last index of the section that index i of a

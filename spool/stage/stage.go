@@ -11,6 +11,7 @@ package stage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -52,7 +53,9 @@ type Row struct {
 	New     func() Args
 	Section bool     // belongs between stop and start, those included
 	After   []string // a plan must have one of these before
-	Changes bool     // mail, Postfix or the queue directory
+	Changes bool     // mail, Postfix, the queue directory, or what else a command may
+	Needs   []string // arguments that a playbook must give
+	Read    bool     // later stages read its result, which no_log would keep from them
 	Run     func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error)
 	Result  func() Result // an empty one, to decode into
 	// Preview, of a stage that removes mail, is what it would remove. It changes
@@ -63,7 +66,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &purge, &remove}
+var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &purge, &remove}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -109,6 +112,14 @@ func (r *Row) Keys() []string {
 	return keys
 }
 
+// Shell says that an argument is a line for the shell: what a template puts
+// into it is quoted.
+func (r *Row) Shell(name string) bool {
+	return slices.ContainsFunc(fields(r.New()), func(f reflect.StructField) bool {
+		return key(f) == name && f.Tag.Get("playbook") == "shell"
+	})
+}
+
 // Field is a pointer to the argument that key names, nil if there is none.
 func Field(a Args, name string) any {
 	for _, f := range fields(a) {
@@ -149,9 +160,50 @@ func (r *Row) Parse(text json.RawMessage) (Args, error) {
 
 // Step is one stage of a plan: a playbook's, resolved for one host.
 type Step struct {
-	Stage string          `json:"stage"`
-	Name  string          `json:"name,omitempty"`
-	Args  json.RawMessage `json:"args,omitempty"`
+	Stage   string          `json:"stage"`
+	Name    string          `json:"name,omitempty"`
+	Args    json.RawMessage `json:"args,omitempty"`
+	Skip    bool            `json:"skip,omitempty"`    // its when says so
+	Once    bool            `json:"once,omitempty"`    // on the first host of the run only
+	Timeout time.Duration   `json:"timeout,omitempty"` // 0: none
+	NoLog   bool            `json:"no_log,omitempty"`  // what it prints and finds is not kept
+}
+
+// CheckPlan looks whether a plan makes sense, also without the steps that are
+// skipped, here or on all hosts but the first.
+func CheckPlan(steps []Step) error {
+	for i, s := range steps {
+		row, ok := Find(s.Stage)
+		switch {
+		case !ok:
+			return &OrderError{i, fmt.Sprintf("no stage %q", s.Stage)}
+		case s.Timeout > 0 && row.Section:
+			return &OrderError{i, "timeout: nothing may end " + s.Stage + " before Postfix runs again: it has limits of its own"}
+		case s.NoLog && row.Read:
+			return &OrderError{i, "no_log: the stages after " + s.Stage + " read what it found"}
+		}
+	}
+	for _, left := range []func(Step) bool{
+		func(s Step) bool { return !s.Skip },
+		func(s Step) bool { return !s.Skip && !s.Once },
+	} {
+		var names []string
+		var places []int
+		for i, s := range steps {
+			if left(s) {
+				names, places = append(names, s.Stage), append(places, i)
+			}
+		}
+		var wrong *OrderError
+		if err := CheckOrder(names); errors.As(err, &wrong) {
+			message := wrong.Message
+			if len(names) < len(steps) {
+				message += ", once those are left out that when or once leaves out"
+			}
+			return &OrderError{places[wrong.Index], message}
+		}
+	}
+	return nil
 }
 
 // OrderError says which stage stands in a place that makes no sense.
@@ -199,7 +251,7 @@ func CheckOrder(names []string) error {
 
 // Ask is returned by a stage that needs an answer before it can go on.
 type Ask struct {
-	Kind string // "rules", "confirm" or "slot"
+	Kind string // "rules", "confirm", "slot" or "controller"
 	Data any    // what the one who answers has to know
 }
 
@@ -208,7 +260,7 @@ func (a *Ask) Error() string { return "waits for " + a.Kind }
 // Answer is what was answered to the ask of the stage that runs now.
 type Answer struct {
 	Kind  string `json:"kind"`
-	Value string `json:"value"` // of a confirm: the list that was shown
+	Value string `json:"value"` // of a confirm: the list that was shown; of a controller: a CommandResult
 	By    string `json:"by"`
 }
 
@@ -224,6 +276,8 @@ type Vars struct {
 	LeftoverWarn   time.Duration `json:"leftover_warn,omitempty"`
 	StateDirectory string        `json:"state_directory,omitempty"`
 	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
+	DisableAccount string        `json:"disable_account,omitempty"`
+	AuthService    string        `json:"auth_service,omitempty"`
 }
 
 // Defaults of the variables that say how full is full, and how old is old.
@@ -279,6 +333,7 @@ type Host struct {
 	Work      *spool.Work
 	Run       string
 	Dir       string // the run's folder
+	Step      Step   // that is done just now
 	Yes       bool   // nobody is there to be asked
 	Answer    *Answer
 	Cancelled func() bool

@@ -95,9 +95,6 @@ func TestParse(t *testing.T) {
 		{"classify", `{"spam": {"sendr": "a@b.c"}}`, "error classify:"},
 		{"confirm", `{}`, `{"show":"classify","max_senders":3,"max_source":100,"max_rescued":20}`},
 		{"confirm", `{"show": "count"}`, `error confirm: show: "count" has nothing to confirm: classify has`},
-		{"restore", `{}`, `{"rate":50,"live_max":500}`},
-		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7}`},
-		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500}`},
 		{"delete", `{"spam": {"sender": "a@b.c"}, "expect": "5"}`, `{"spam":{"sender":"a@b.c"},"ham":null,"queues":["deferred"],"expect":5}`},
 		{"delete", `{"queues": "hold,active"}`, `{"spam":null,"ham":null,"queues":["hold","active"]}`},
 		{"delete", `{"queues": "auto"}`, "error delete: queues are named where mail is deleted: auto is not one"},
@@ -107,6 +104,17 @@ func TestParse(t *testing.T) {
 		{"purge", `{"include_ham": true, "older_than": "30d", "expect": 0}`, `{"include_ham":true,"older_than":"43200m","expect":0}`},
 		{"purge", `{"older_than": "30"}`, "error purge: \"30\" is no age"},
 		{"purge", `{"include_spam": true}`, "error purge: json: unknown field"},
+		{"command", `{"run": "true"}`, `{"run":"true","on":"host"}`},
+		{"command", `{"run": "true", "for": []}`, `{"run":"true","for":[],"on":"host"}`},
+		{"command", `{"run": "do", "for": ["a", 5], "raw": true, "on": "controller"}`, `{"run":"do","for":["a","5"],"on":"controller","raw":true}`},
+		{"command", `{"run": "do", "for": ["-a"]}`, `error command: for: "-a": a command would take a leading - for an option`},
+		{"command", `{"run": "do\u0000"}`, "error command: run: no command line has a null byte"},
+		{"restart", `{}`, `{"service":"auto"}`},
+		{"restart", `{"service": "-x"}`, `error restart: service: "-x" is neither`},
+		{"restore", `{}`, `{"rate":50,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7,"canary":50,"expired":"leave"}`},
+		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"restore", `{"expired": "bounce"}`, `error restore: expired: "bounce" is none of leave, requeue, send`},
 		{"putback", `{"expect": -1}`, "error putback: -1 is no whole number from 0"},
 	} {
 		row, _ := Find(tt.stage)
@@ -283,7 +291,7 @@ func TestResultJSON(t *testing.T) {
 		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
-		"start":     &Started{spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11, At: moment}},
+		"start":     &Started{Started: spool.Started{Downtime: 0.7, Proved: 2, Master: 10, Manager: 11, At: moment}, Accepting: new(bool), Why: "452 4.3.1 Insufficient system storage"},
 		"suspects": &Suspects{
 			Logins: []Login{
 				{User: "eve@chavez", Count: 101, Failed: 2, Addresses: []string{"203.0.113.1"}, AddressesAll: 7, First: &moment, Last: &moment},
@@ -312,10 +320,13 @@ func TestResultJSON(t *testing.T) {
 			}},
 			Slow: []string{"body:/\\d/"}, List: "abc", Bytes: 1000, Seconds: 0.1,
 		},
+		"command": &CommandResult{Name: "disable the account", Exit: 3, OutputTail: "usermod: user 'eve' does not exist"},
+		"restart": &CommandResult{Skipped: true, Why: "saslauthd is not active"},
 		"confirm": &Confirmed{Answer: "yes", By: "ana@laptop", List: "abc"},
-		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1},
 		"purge":   &Removed{Matched: 9, Removed: spool.Removed{Deleted: 8, Failed: 1, Failures: []string{"incoming.spamfull/4XM: gone"}}, Left: 3, Stays: map[string]int64{"unreadable": 1, "spam": 2}, Kept: []string{"incoming.spamfull"}},
 		"delete":  &Removed{Matched: 5, Removed: spool.Removed{Deleted: 5}},
+		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, SentMeanwhile: 2, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1,
+			Expired: 1, Lapsed: []string{"incoming.spamfull/4XN"}, Canary: &Confirm{Reasons: []string{"of the 50 messages that went first 23 were refused (5xx), such as 4XP (5.1.1)"}, Ham: 5, Spam: 2, List: "canary of abc"}},
 		"putback": &Restored{Moved: spool.Moved{ByQueue: map[string]int64{}}, Left: 1, Kept: []string{"incoming.spamfull"}},
 	}
 	var b strings.Builder

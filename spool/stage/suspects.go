@@ -20,8 +20,8 @@ import (
 
 // SuspectsArgs are the arguments of suspects.
 type SuspectsArgs struct {
-	Top   Number   `json:"top"`   // how many of each are listed
-	Since Duration `json:"since"` // how far back the mail log is read; 0: all there is
+	Top   Number   `json:"top" doc:"how many of each are listed"`
+	Since Duration `json:"since" doc:"how far back the mail log is read; 0: all there is"`
 	// Directories are what a command looks at, as for classify.
 	Directories []string `json:"directories,omitempty" playbook:"-"`
 }

@@ -53,7 +53,7 @@ func TestVerdictList(t *testing.T) {
 	if err != nil || again != name || len(name) != 64 {
 		t.Errorf("read back: %q, %v, want %q", again, err, name)
 	}
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.AllowUnexported(spool.Mail{})); d != "" {
 		t.Errorf("read back (-want +got): %s", d)
 	}
 	// The name is that of the lines: the same list, the same name.

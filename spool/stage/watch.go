@@ -41,10 +41,10 @@ func (a *Accounts) UnmarshalJSON(text []byte) error {
 
 // WatchArgs are the arguments of watch.
 type WatchArgs struct {
-	For     Duration `json:"for"`               // since the start of Postfix; 0: not at all
-	Account Accounts `json:"account,omitempty"` // whose logins are looked for, beside what the rules took
+	For     Duration `json:"for" doc:"time since the start of Postfix; 0: not at all"`
+	Account Accounts `json:"account,omitempty" doc:"whose logins are looked for, beside what the rules took"`
 	// RequireStopped fails the run, with its mail aside, while the source sends.
-	RequireStopped bool `json:"require_source_stopped,omitempty"`
+	RequireStopped bool `json:"require_source_stopped,omitempty" doc:"where the source still sends the run ends"`
 }
 
 // maxWatch bounds how long a run stands still for it.

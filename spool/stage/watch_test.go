@@ -61,7 +61,7 @@ func TestWatch(t *testing.T) {
 		t.Error("nobody knows when Postfix was started, and it is no error")
 	}
 	started := time.Now()
-	k.done["start"] = &Started{spool.Started{At: started}} // all that was submitted is from before
+	k.done["start"] = &Started{Started: spool.Started{At: started}} // all that was submitted is from before
 	if r, err := k.run("watch", `{"for": "0"}`); err != nil || r.(*Watched).Source != Unknown {
 		t.Errorf("nothing is known of a source: %+v, %v", r, err)
 	}
@@ -94,7 +94,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("it must be stopped: %+v, %v", r, err)
 	}
 	// It waits until then, and not where the run was cancelled.
-	k.done["start"] = &Started{spool.Started{At: time.Now()}}
+	k.done["start"] = &Started{Started: spool.Started{At: time.Now()}}
 	began := time.Now()
 	if _, err := k.run("watch", `{"for": "300ms"}`); err != nil || time.Since(began) < 250*time.Millisecond {
 		t.Errorf("waited %v, %v", time.Since(began), err)

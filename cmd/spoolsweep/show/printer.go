@@ -102,6 +102,8 @@ func (p *Printer) Event(e wire.Event) {
 			if end.Remedy != "" {
 				p.Alert(e.Host, "  remedy: %s", Clean(end.Remedy))
 			}
+		case e.Index >= 0 && end.Status == Skipped:
+			p.Note(e.Host, "%-*s skipped: %s", stageWidth, Clean(e.Stage), Clean(end.Note))
 		case e.Index < 0 && end.Status == "ok":
 			p.Note(e.Host, "done")
 		case e.Index >= 0 && p.Verbose:
