@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -224,6 +226,7 @@ func TestDeleteRefuses(t *testing.T) {
 	}
 	h.must(command(t.Context(), stopLimit, nil, h.p.Stop...))
 	for h.running() {
+		time.Sleep(poll)
 	}
 	if _, err := w.Delete(t.Context(), list(h.live(Deferred)...), Removal{}, func(Removed) {}); !errors.Is(err, ErrDown) {
 		t.Errorf("stopped: got %v", err)
@@ -299,6 +302,30 @@ func TestDeleteCrashWalk(t *testing.T) {
 				t.Errorf("only %d steps", steps)
 			}
 		})
+	}
+}
+
+// A postsuper that its dead parent has left is ended before anything is looked
+// at: what it deletes later would be counted as there.
+func TestDeleteEndsWhatIsLeft(t *testing.T) {
+	h, w := queued(t, nil, 0)
+	all := h.live(Deferred)
+	m := all[0]
+	h.must(w.write(kindIntent, batchRecord{Token: "delete", Moves: []intention{{From: "deferred", ID: m.ID, Inode: m.Inode}}}))
+	left := exec.Command("sleep", "1000")
+	left.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	h.must(left.Start())
+	h.must(w.noteGroup(left.Process.Pid))
+	ended := make(chan error, 1)
+	go func() { ended <- left.Wait() }()
+	w = h.open()
+	h.super(fmt.Sprintf(`kill -0 %d 2>/dev/null && exit 1`, left.Process.Pid))
+	if done := h.delete(w, all...); done.Deleted != 3 || done.Failed != 0 {
+		t.Errorf("done %+v", done)
+	}
+	_ = left.Process.Kill()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("what was left: %v", err)
 	}
 }
 

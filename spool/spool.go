@@ -3,8 +3,9 @@
 // this package, and nothing else.
 //
 // The invariant: at every instant each message of a queue stands under exactly
-// one name, in a directory that is either Postfix's own or was set aside, and
-// nothing that has a name is ever replaced. Postfix is never left stopped.
+// one name, in a directory that is either Postfix's own or was set aside, until
+// it is deleted because a list names it, and nothing that has a name is ever
+// replaced. Postfix is never left stopped.
 //
 // A run's hand on one queue directory is a [Work]: it holds the lock on that
 // directory and the journal. The order of steps, and what a death leaves:

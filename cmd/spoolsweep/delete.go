@@ -205,6 +205,19 @@ func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*mem
 		}
 		m.Result = nothing
 	}
+	// Before the number is typed, or found to be another one.
+	for _, m := range s.members {
+		if m.Error != nil {
+			s.Alert(m.host.Name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
+			if m.Error.Remedy != "" {
+				s.Alert(m.host.Name, "  remedy: %s", show.Clean(m.Error.Remedy))
+			}
+			m.Error.Told = true
+		}
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
 	if sum == 0 && !c.IsSet("expect") {
 		s.nothing("nothing to delete")
 		return nil, nil

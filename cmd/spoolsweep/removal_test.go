@@ -209,6 +209,8 @@ func TestDeleteCommand(t *testing.T) {
 	if n := f.gone(t); len(n) > 0 {
 		t.Errorf("gone %v, and nothing was agreed to", n)
 	}
+	del("--expect", fmt.Sprint(want+1)).want(t, statusUsage, "Postfix does not run", "nothing was done")
+	del("--expect", "0", "-l", "relay01").want(t, 2, "Postfix does not run", "postfix start")
 	// The one that is stopped is refused with a remedy, and the others go on.
 	r = del("--expect", fmt.Sprint(want), "-o", "json")
 	r.want(t, 2, "Postfix does not run", "postfix start")
