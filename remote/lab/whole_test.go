@@ -229,12 +229,12 @@ func asQmgr(t *testing.T, h *lab.Host, rng *rand.Rand, all []sample) {
 		}
 		return false
 	}
-	eventually(t, time.Minute, "the queue manager has read all files", func() bool { return !waits("incoming") })
+	eventually(t, patience, "the queue manager has read all files", func() bool { return !waits("incoming") })
 	// The bounce daemon dies over a file that an agent has marked as corrupt, which
 	// it may not write to (bounce_notify_util.c bounce_mail_init). Master then starts
 	// another a minute later, and some files are not tried to their end here.
 	began := time.Now()
-	eventually(t, time.Minute, "files are tried", func() bool { return !waits("active") || time.Since(began) > agentLimit })
+	eventually(t, patience, "files are tried", func() bool { return !waits("active") || time.Since(began) > agentLimit })
 	waiting := files(t, h, "active")
 	maps.Copy(waiting, files(t, h, "deferred"))
 	corrupt := files(t, h, "corrupt")
@@ -292,11 +292,11 @@ func asPickup(t *testing.T, h *lab.Host, rng *rand.Rand, all []sample) {
 		put[i] = placed{s.name, b, j}
 	}
 	inside(t, h, "timeout 5 postkick public pickup W || true")
-	eventually(t, time.Minute, "no mail in maildrop", func() bool { return len(files(t, h, "maildrop")) == 0 })
+	eventually(t, patience, "no mail in maildrop", func() bool { return len(files(t, h, "maildrop")) == 0 })
 	// There is one pickup, and this is the last it logs of.
 	inside(t, h, "printf '\\n' | sendmail -f last.of.all@members.example x@elsewhere.example")
 	var text string
-	eventually(t, time.Minute, "pickup's last line in the log", func() bool {
+	eventually(t, patience, "pickup's last line in the log", func() bool {
 		b, err := os.ReadFile(filepath.Join(h.Dir, "upper/var/log/mail.log"))
 		must(t, err)
 		text = string(b)
