@@ -176,6 +176,9 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if err != nil {
 		return nil, err
 	}
+	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
+		return nil, fmt.Errorf("the agent runs as uid %d, which may not read the queues: log in as root, or let become use sudo", uid)
+	}
 	h := &stage.Host{Postfix: p, Vars: v, Records: func() ([]stage.Record, error) { return e.records(p, v) }}
 	var live *[]string
 	switch a := args.(type) {
