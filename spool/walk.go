@@ -2,7 +2,6 @@ package spool
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -180,31 +179,37 @@ func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
 	}
 	defer list.Close()
 	var below []string
-	for {
-		entries, err := list.ReadDir(chunkNames)
-		c := Chunk{Dir: dir, Sub: sub}
-		for _, e := range entries {
-			name, kind := e.Name(), e.Type()
-			switch {
-			case kind.IsDir() && len(name) == 1 && depth < maxHashDepth:
-				below = append(below, name)
-			case kind.IsRegular() && queuefile.ValidID(name):
-				c.IDs = append(c.IDs, name)
-			default:
-				c.Odd = append(c.Odd, name)
+	var names []byte // of the chunk, one behind the other
+	var ends []int
+	chunk := func() error {
+		c := Chunk{Dir: dir, Sub: sub, IDs: make([]string, 0, len(ends))}
+		all, from := string(names), 0 // one string for all: they live and die together
+		for _, end := range ends {
+			c.IDs = append(c.IDs, all[from:end])
+			from = end
+		}
+		names, ends = names[:0], ends[:0]
+		return fn(c)
+	}
+	err = eachName(list, make([]byte, namesBuffer), func(name []byte, kind fileKind) error {
+		switch {
+		case kind == directory && len(name) == 1 && depth < maxHashDepth:
+			below = append(below, string(name))
+			return nil
+		case kind == plainFile && queuefile.ValidID(string(name)):
+			names = append(names, name...)
+			if ends = append(ends, len(names)); len(ends) < chunkNames {
+				return nil
 			}
+			return chunk()
 		}
-		if len(entries) > 0 {
-			if err := fn(c); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("list %s: %w", dir.Name(), err)
-		}
+		return fn(Chunk{Dir: dir, Sub: sub, Odd: []string{string(name)}})
+	})
+	if err == nil && len(ends) > 0 {
+		err = chunk()
+	}
+	if err != nil {
+		return err
 	}
 	for _, name := range below {
 		child, err := openDir(dir, name)
