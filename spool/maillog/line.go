@@ -24,26 +24,58 @@ const stampLength = 15
 // postfix-out/submission/smtpd is smtpd.
 func head(line []byte) (stamp, service, text []byte, ok bool) {
 	stamp, line, full := cutStamp(line)
+	if !full {
+		if service, text, ok = usual(line); ok {
+			return stamp, service, text, true
+		}
+	}
+	service, text, ok = rare(line, full)
+	return stamp, service, text, ok
+}
+
+// rare takes apart what stands behind any stamp.
+func rare(line []byte, full bool) (service, text []byte, ok bool) {
 	if full {
-		service, text, ok = head5424(line)
-		return stamp, service, text, ok
+		return head5424(line)
 	}
 	tag, text := word(line)
 	if len(tag) > 0 && tag[len(tag)-1] != ':' { // the host; a datagram has none
 		tag, text = word(text)
 	}
 	if len(tag) == 0 || tag[len(tag)-1] != ':' {
-		return nil, nil, nil, false
+		return nil, nil, false
 	}
 	tag = tag[:len(tag)-1]
 	if open := bytes.IndexByte(tag, '['); open >= 0 {
 		if tag[len(tag)-1] != ']' || !digits(tag[open+1:len(tag)-1]) {
-			return nil, nil, nil, false
+			return nil, nil, false
 		}
 		tag = tag[:open]
 	}
 	service, ok = serviceOf(tag)
-	return stamp, service, text, ok
+	return service, text, ok
+}
+
+// usual takes apart what stands behind nearly every stamp, "mx1 postfix/smtp[3168]: ",
+// with few looks at it. What it does not know is left to rare.
+func usual(line []byte) (service, text []byte, ok bool) {
+	open := bytes.IndexByte(line, '[')
+	if open < 0 {
+		return nil, nil, false
+	}
+	slash := bytes.LastIndexByte(line[:open], '/')
+	at := open + 1
+	for at < len(line) && line[at] >= '0' && line[at] <= '9' {
+		at++
+	}
+	if slash < 0 || at == open+1 || len(line) < at+3 || line[at] != ']' || line[at+1] != ':' || line[at+2] != ' ' {
+		return nil, nil, false
+	}
+	host, tag := word(line[:open])
+	if len(host) == 0 || host[len(host)-1] == ':' || bytes.IndexByte(tag, ' ') >= 0 || slash < len(host)+2 {
+		return nil, nil, false
+	}
+	return line[slash+1 : open], line[at+3:], true
 }
 
 // cutStamp takes off the stamp, "Nov 23 17:19:14 " or RFC 3339, and what RFC 5424

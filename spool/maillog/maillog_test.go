@@ -321,6 +321,13 @@ func FuzzLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		line = bytes.ReplaceAll(line, []byte("\n"), []byte("?")) // as Postfix does
+		if _, rest, full := cutStamp(line); !full {
+			service, text, ok := usual(rest)
+			wantService, wantText, want := rare(rest, full)
+			if ok && (!want || !bytes.Equal(service, wantService) || !bytes.Equal(text, wantText)) {
+				t.Fatalf("%q: the short way finds %q %q, the long one %q %q, %t", line, service, text, wantService, wantText, want)
+			}
+		}
 		var e Event
 		ok := parse(line, &e)
 		got := collect(t, io.MultiReader(strings.NewReader("noise\n"), bytes.NewReader(line), strings.NewReader("\nnoise")), all, time.Time{})
