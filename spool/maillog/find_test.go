@@ -217,11 +217,14 @@ func TestSeek(t *testing.T) {
 
 // Every line of a log that is read in parts is read once, wherever it is cut.
 func TestParts(t *testing.T) {
+	whole := partSize
+	partSize = 1 << 20
+	defer func() { partSize = whole }()
 	path := filepath.Join(t.TempDir(), "log")
 	at := time.Date(2026, 11, 25, 0, 0, 0, 0, time.Local)
 	var b bytes.Buffer
 	n := 0
-	for b.Len() < 3*partSize+100 {
+	for int64(b.Len()) < 3*partSize+100 {
 		b.WriteString(loginAt(at, fmt.Sprint(n)))
 		n++
 		if n == 5000 {
@@ -232,7 +235,7 @@ func TestParts(t *testing.T) {
 	text := b.Bytes()
 	end := bytes.LastIndexByte(text[:partSize], '\n')
 	for _, move := range []int{0, 1, 2, 50, 2 * maxLine} {
-		pad := strings.Repeat("y", (partSize-end+move)%(3*maxLine))
+		pad := strings.Repeat("y", (int(partSize)-end+move)%(3*maxLine))
 		write(t, path, append([]byte(pad+"\n"), text...), at)
 		l, err := Find(path)
 		if err != nil {

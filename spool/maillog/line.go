@@ -14,6 +14,8 @@ type parser struct {
 
 	stamp [stampLength]byte // the last one without a year, and what it means
 	at    time.Time
+
+	before []byte // what stood last between stamp and service: "mx1 postfix/"
 }
 
 // stampLength is that of "Nov 23 17:19:14".
@@ -22,28 +24,83 @@ const stampLength = 15
 // head takes off what syslog puts before a text: the stamp, the host, and the
 // program with its process. Of the program the last element is returned:
 // postfix-out/submission/smtpd is smtpd.
-func head(line []byte) (stamp, service, text []byte, ok bool) {
+func (p *parser) head(line []byte) (stamp, service, text []byte, ok bool) {
 	stamp, line, full := cutStamp(line)
+	if !full {
+		if n := len(p.before); n > 0 && bytes.HasPrefix(line, p.before) {
+			if service, text, ok = behind(line[n:]); ok {
+				return stamp, service, text, true
+			}
+		}
+		var at int
+		if service, text, at, ok = usual(line); ok {
+			p.before = append(p.before[:0], line[:at]...)
+			return stamp, service, text, true
+		}
+	}
+	service, text, ok = rare(line, full)
+	return stamp, service, text, ok
+}
+
+// behind takes apart what stands behind "mx1 postfix/": "smtp[3168]: ".
+func behind(b []byte) (service, text []byte, ok bool) {
+	i, begin := 0, 0
+	for ; i < len(b) && b[i] != '['; i++ {
+		switch b[i] {
+		case '/':
+			begin = i + 1
+		case ' ':
+			return nil, nil, false
+		}
+	}
+	at := i + 1
+	for at < len(b) && b[at] >= '0' && b[at] <= '9' {
+		at++
+	}
+	if at == i+1 || len(b) < at+3 || b[at] != ']' || b[at+1] != ':' || b[at+2] != ' ' {
+		return nil, nil, false
+	}
+	return b[begin:i], b[at+3:], true
+}
+
+// rare takes apart what stands behind any stamp.
+func rare(line []byte, full bool) (service, text []byte, ok bool) {
 	if full {
-		service, text, ok = head5424(line)
-		return stamp, service, text, ok
+		return head5424(line)
 	}
 	tag, text := word(line)
 	if len(tag) > 0 && tag[len(tag)-1] != ':' { // the host; a datagram has none
 		tag, text = word(text)
 	}
 	if len(tag) == 0 || tag[len(tag)-1] != ':' {
-		return nil, nil, nil, false
+		return nil, nil, false
 	}
 	tag = tag[:len(tag)-1]
 	if open := bytes.IndexByte(tag, '['); open >= 0 {
 		if tag[len(tag)-1] != ']' || !digits(tag[open+1:len(tag)-1]) {
-			return nil, nil, nil, false
+			return nil, nil, false
 		}
 		tag = tag[:open]
 	}
 	service, ok = serviceOf(tag)
-	return stamp, service, text, ok
+	return service, text, ok
+}
+
+// usual takes apart what stands behind nearly every stamp, "mx1 postfix/smtp[3168]: ",
+// with few looks at it; at is where the service begins. What it does not know is
+// left to rare.
+func usual(line []byte) (service, text []byte, at int, ok bool) {
+	host, tag := word(line)
+	open := bytes.IndexByte(tag, '[')
+	if open < 0 || len(host) == 0 || host[len(host)-1] == ':' || bytes.IndexByte(host, '[') >= 0 {
+		return nil, nil, 0, false
+	}
+	slash := bytes.LastIndexByte(tag[:open], '/')
+	if slash < 1 {
+		return nil, nil, 0, false
+	}
+	service, text, ok = behind(tag[slash+1:])
+	return service, text, len(host) + 1 + slash + 1, ok && bytes.IndexByte(tag[:slash], ' ') < 0
 }
 
 // cutStamp takes off the stamp, "Nov 23 17:19:14 " or RFC 3339, and what RFC 5424
@@ -203,17 +260,23 @@ func parseText(service, text []byte, e *Event) bool {
 // cutID takes off "ID: ". Ids are short, capital hexadecimal, or long, of
 // letters and digits (mail_queue.h).
 func cutID(text []byte) (id, rest []byte, ok bool) {
-	for i, c := range text {
-		switch {
-		case c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z':
-		case c == ':' && i >= 6 && i+1 < len(text) && text[i+1] == ' ':
-			return text[:i], text[i+2:], true
-		default:
-			return nil, nil, false
-		}
+	i := 0
+	for i < len(text) && ofID[text[i]] {
+		i++
 	}
-	return nil, nil, false
+	if i < 6 || i+1 >= len(text) || text[i] != ':' || text[i+1] != ' ' {
+		return nil, nil, false
+	}
+	return text[:i], text[i+2:], true
 }
+
+// ofID are the bytes of ids.
+var ofID = func() (is [256]bool) {
+	for c := range is {
+		is[c] = c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+	}
+	return is
+}()
 
 // cutPeer takes off name[address] or name[address]:port.
 func cutPeer(text []byte) (address, rest []byte, ok bool) {

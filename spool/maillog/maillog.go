@@ -138,7 +138,7 @@ func (s *scanner) block(text []byte) error {
 // line takes one line apart, without its end. It says whether the line is one of
 // those that are wanted. Its time is read last: few lines come to that.
 func (s *scanner) line(line []byte) bool {
-	stamp, service, text, ok := head(line)
+	stamp, service, text, ok := s.head(line)
 	if !ok || !parseText(service, text, &s.event) || !s.wanted() {
 		return false
 	}

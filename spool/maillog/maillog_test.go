@@ -321,6 +321,16 @@ func FuzzLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		line = bytes.ReplaceAll(line, []byte("\n"), []byte("?")) // as Postfix does
+		if _, rest, full := cutStamp(line); !full {
+			p := newParser()
+			for range 2 { // the second time what stands before the service is known
+				_, service, text, ok := p.head(line)
+				wantService, wantText, want := rare(rest, full)
+				if ok != want || !bytes.Equal(service, wantService) || !bytes.Equal(text, wantText) {
+					t.Fatalf("%q: the short way finds %q %q, %t, the long one %q %q, %t", line, service, text, ok, wantService, wantText, want)
+				}
+			}
+		}
 		var e Event
 		ok := parse(line, &e)
 		got := collect(t, io.MultiReader(strings.NewReader("noise\n"), bytes.NewReader(line), strings.NewReader("\nnoise")), all, time.Time{})

@@ -107,8 +107,9 @@ type part struct {
 	skip    bool      // the first of them is another part's
 }
 
-// partSize is from when on a plain log is read in parts.
-const partSize = 16 << 20
+// partSize is how much of a plain log one worker takes at a time. Tests make it
+// smaller.
+var partSize int64 = 16 << 20
 
 // cut opens a log and hands out its parts.
 func (r *reading) cut(ctx context.Context, f *logFile) error {

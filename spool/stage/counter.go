@@ -29,38 +29,58 @@ const (
 )
 
 // counter counts values in bounded memory.
-type counter map[string]int64
+type counter map[string]*int64
 
+// add counts a value n times more.
 func (c counter) add(value string, n int64) {
 	if len(value) > valueLength {
 		value = value[:valueLength]
 	}
-	if _, ok := c[value]; ok || len(c) < countedValues {
-		if !ok {
-			value = strings.Clone(value) // not the whole message with it
-		}
-		c[value] += n
+	if count := c[value]; count != nil {
+		*count += n
+		return
+	}
+	value = strings.Clone(value) // not the whole message with it
+	if len(c) < countedValues {
+		c[value] = &n
 		return
 	}
 	least := n
 	for _, count := range c {
-		least = min(least, count)
+		least = min(least, *count)
 	}
-	for v := range c {
-		if c[v] -= least; c[v] == 0 {
+	for v, count := range c {
+		if *count -= least; *count == 0 {
 			delete(c, v)
 		}
 	}
-	if n > least {
-		c[strings.Clone(value)] = n - least
+	if n -= least; n > 0 {
+		c[value] = &n
 	}
+}
+
+// addBytes is add, and makes no string of what is known already.
+func (c counter) addBytes(value []byte, n int64) {
+	if count := c[string(value)]; count != nil {
+		*count += n
+		return
+	}
+	c.add(string(value), n)
+}
+
+// of is how often a value was counted.
+func (c counter) of(value string) int64 {
+	if count := c[value]; count != nil {
+		return *count
+	}
+	return 0
 }
 
 // top are the most frequent values.
 func (c counter) top(n int) []Value {
 	all := make([]Value, 0, len(c))
 	for value, count := range c {
-		all = append(all, Value{Value: value, Count: count})
+		all = append(all, Value{Value: value, Count: *count})
 	}
 	slices.SortFunc(all, Value.larger)
 	return all[:min(n, len(all))]

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"spoolsweep/spool/maillog"
 )
@@ -40,6 +41,8 @@ type submissions struct {
 	// were submitted on the host.
 	byLogin, onHost counter
 	unknown         counter // recipients that this server does not have
+
+	name []byte // see folded
 }
 
 type login struct {
@@ -59,14 +62,14 @@ func newSubmissions() *submissions {
 func (s *submissions) add(e *maillog.Event) error {
 	switch e.Kind {
 	case maillog.Login:
-		user := strings.ToLower(string(e.User))
-		l := s.users[user]
+		user := s.folded(e.User)
+		l := s.users[string(user)]
 		if l == nil {
 			if len(s.users) >= loginsKept {
 				s.dropSmall()
 			}
 			l = &login{first: e.Time, last: e.Time, addresses: counter{}}
-			s.users[user] = l
+			s.users[string(user)] = l
 		}
 		l.count += e.Times
 		if e.Time.Before(l.first) {
@@ -75,23 +78,42 @@ func (s *submissions) add(e *maillog.Event) error {
 		if e.Time.After(l.last) {
 			l.last = e.Time
 		}
-		if a := string(e.Address); l.addresses[a] > 0 || len(l.addresses) < addressesKept {
-			l.addresses.add(a, e.Times)
+		if a := l.addresses[string(e.Address)]; a != nil {
+			*a += e.Times
+		} else if len(l.addresses) < addressesKept {
+			l.addresses.add(string(e.Address), e.Times)
 		}
 	case maillog.Failed:
-		s.failed.add(strings.ToLower(string(e.User)), e.Times)
+		s.failed.addBytes(s.folded(e.User), e.Times)
 	case maillog.Local:
 		s.uids.add(strconv.Itoa(e.UID), e.Times)
-		s.onHost.add(strings.ToLower(string(e.Sender)), e.Times)
+		s.onHost.addBytes(s.folded(e.Sender), e.Times)
 	case maillog.Sent:
-		s.byLogin.add(strings.ToLower(string(e.Sender)), 1)
+		s.byLogin.addBytes(s.folded(e.Sender), 1)
 	case maillog.Unknown:
-		s.unknown.add(strings.ToLower(string(e.Recipient)), e.Times)
+		s.unknown.addBytes(s.folded(e.Recipient), e.Times)
 		if len(e.Original) > 0 {
-			s.unknown.add(strings.ToLower(string(e.Original)), e.Times)
+			s.unknown.addBytes(s.folded(e.Original), e.Times)
 		}
 	}
 	return nil
+}
+
+// folded is a name in lower case, as strings.ToLower has it; valid until it is
+// called again.
+func (s *submissions) folded(name []byte) []byte {
+	s.name = s.name[:0]
+	for _, c := range name {
+		if c >= utf8.RuneSelf {
+			s.name = append(s.name[:0], strings.ToLower(string(name))...)
+			return s.name
+		}
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		s.name = append(s.name, c)
+	}
+	return s.name
 }
 
 // dropSmall makes room for a new login: those that sent least go.
@@ -113,11 +135,11 @@ func (s *submissions) dropSmall() {
 func (s *submissions) top(n int) []Login {
 	all := make([]Login, 0, len(s.users)+len(s.failed))
 	for user, l := range s.users {
-		all = append(all, l.told(user, s.failed[user]))
+		all = append(all, l.told(user, s.failed.of(user)))
 	}
 	for user, failed := range s.failed {
 		if s.users[user] == nil {
-			all = append(all, Login{User: user, Failed: failed, Addresses: []string{}})
+			all = append(all, Login{User: user, Failed: *failed, Addresses: []string{}})
 		}
 	}
 	slices.SortFunc(all, Login.larger)

@@ -390,10 +390,10 @@ func (f *sightings) suspects(args *SuspectsArgs, kept, partial bool) *Suspects {
 	}
 	uids := counter{}
 	for uid, n := range f.log.uids {
-		uids.add(uid, n)
+		uids.add(uid, *n)
 	}
 	for uid, n := range f.uids { // waiting in maildrop: pickup has not logged them
-		uids.add(uid, n)
+		uids.add(uid, *n)
 	}
 	s := &Suspects{
 		Logins: f.log.top(top), Senders: f.senders.top(top), Recipients: f.recipients.top(top), Backscatter: []Target{},
@@ -436,26 +436,26 @@ func (f *sightings) target(v Value, span string, whole bool) Target {
 	for name, n := range f.logins {
 		if f.isLoginOf(name, local, v.Value) {
 			queued = true
-			add(Hacked, n, "%s in the queues with login %s", messages(n), name)
+			add(Hacked, *n, "%s in the queues with login %s", messages(*n), name)
 		}
 	}
 	slices.Sort(t.Evidence) // out of maps
-	if n := f.log.byLogin[v.Value]; !logged {
+	if n := f.log.byLogin.of(v.Value); !logged {
 		add(Hacked, n, "%s of it sent with a login", messages(n))
 	}
-	if n := f.sentByLogin[v.Value]; !queued {
+	if n := f.sentByLogin.of(v.Value); !queued {
 		add(Hacked, n, "%s of it in the queues, sent with a login", messages(n))
 	}
-	n := f.sentFromHere[v.Value]
+	n := f.sentFromHere.of(v.Value)
 	add(Hacked, n, "%s of it in the queues, from this server's own networks", messages(n))
-	n = f.log.onHost[v.Value]
+	n = f.log.onHost.of(v.Value)
 	add(Script, n, "%s of it submitted on this host", messages(n))
-	n = f.sentOnHost[v.Value]
+	n = f.sentOnHost.of(v.Value)
 	add(Script, n, "%s of it in the queues, submitted on this host", messages(n))
 	if script := f.scriptOf[v.Value]; script != "" {
 		add(Script, 1, "by the script %s", script)
 	}
-	n = f.log.unknown[v.Value]
+	n = f.log.unknown.of(v.Value)
 	add(NoSuchUser, n, "refused or bounced %s: this server has no such user", plural(int(n), "time", "times"))
 	switch {
 	case t.Finding != "":

@@ -286,7 +286,7 @@ func sameAccount(a, b string) bool {
 func (w *watching) result() *Watched {
 	r := &Watched{Sources: w.sent.top(sourcesShown), Source: Quiet}
 	for _, n := range w.sent {
-		r.Sent += n
+		r.Sent += *n
 	}
 	if r.Sent > 0 {
 		r.Source = Sending
