@@ -198,13 +198,16 @@ func cutTail(f *os.File, size int64) error {
 
 // send writes one byte to a socket or FIFO of Postfix's public directory.
 func send(fd int, b byte) error {
-	_, err := tell("trigger", fd, []byte{b})
+	if err := step("trigger"); err != nil {
+		return err
+	}
+	_, err := unix.Write(fd, []byte{b})
 	return err
 }
 
-// tell writes to a service of this host, as far as it takes it now.
-func tell(what string, fd int, b []byte) (int, error) {
-	if err := step(what); err != nil {
+// tell writes to Postfix's own SMTP server, as far as it takes it now.
+func tell(fd int, b []byte) (int, error) {
+	if err := step("smtp"); err != nil {
 		return 0, err
 	}
 	return unix.Write(fd, b)

@@ -39,8 +39,6 @@ type Mail struct {
 	// Requeue sends it by way of maildrop, as postsuper -r does: pickup makes a
 	// new message of it, whose lifetime begins anew.
 	Requeue bool `json:"-"`
-
-	turn int32 // its place among those of its destination
 }
 
 // Expired says that the queue manager would return it to its sender after one
@@ -214,14 +212,34 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 // servers, and no single one is flooded.
 func interleave(list []Mail) {
 	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
-	had := map[uint32]int32{}
-	for i := range list {
-		m := &list[i]
-		m.turn = had[m.Dest]
+	// Each has a turn: its place among those of its destination. All of one turn
+	// come before the next, in place, since a list may have a million.
+	had := map[uint32]int{}
+	turn := make([]int, len(list))
+	var sizes []int
+	for i, m := range list {
+		turn[i] = had[m.Dest]
 		had[m.Dest]++
+		if turn[i] == len(sizes) {
+			sizes = append(sizes, 0)
+		}
+		sizes[turn[i]]++
 	}
-	if len(had) > 1 {
-		slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.turn, b.turn) })
+	next := make([]int, len(sizes))
+	for t := 1; t < len(sizes); t++ {
+		next[t] = next[t-1] + sizes[t-1]
+	}
+	to := turn
+	for i, t := range turn {
+		to[i] = next[t]
+		next[t]++
+	}
+	for i := range list {
+		for to[i] != i {
+			j := to[i]
+			list[i], list[j] = list[j], list[i]
+			to[i], to[j] = to[j], j
+		}
 	}
 }
 

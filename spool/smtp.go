@@ -218,7 +218,7 @@ func (c *smtp) say(command string) (code int, text string, err error) {
 		if err := c.wait(unix.POLLOUT); err != nil {
 			return 0, "", err
 		}
-		n, err := tell("smtp", c.fd, out)
+		n, err := tell(c.fd, out)
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return 0, "", err
 		}
