@@ -1,6 +1,7 @@
 package queuefile
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -105,6 +106,9 @@ var besidesContent = set(inEnvelope + inExtracted)
 // readQueued is qmgr_message_read of src/qmgr/qmgr_message.c.
 func (r *Reader) readQueued(f *found) error {
 	for {
+		if err := r.takeWindow(f); err != nil {
+			return err
+		}
 		behind := f.offset > 0 && r.pos == f.offset
 		if behind {
 			r.pos += f.size
@@ -148,6 +152,71 @@ func (r *Reader) readQueued(f *found) error {
 	r.content, r.extracted = f.offset, f.offset+f.size
 	return nil
 }
+
+// takeWindow takes the records of the envelope that stand whole in the window, as
+// nearly all do, without a call for each. In front of whatever is more than a
+// short record of the envelope it stops.
+func (r *Reader) takeWindow(f *found) error {
+	begin := r.pos - r.at
+	if begin < 0 || begin >= int64(len(r.window)) {
+		return nil
+	}
+	w, at := r.window[begin:], r.pos
+	var err error
+	for err == nil && len(w) >= 2 && at != f.offset {
+		kind, n := w[0], int(w[1])
+		if n >= 0x80 || 2+n > len(w) || !shortRecord[kind] || int64(2+n) > r.budget {
+			break
+		}
+		b := w[2 : 2+n]
+		if kind != recAttribute || !dull(b) {
+			if i := bytes.IndexByte(b, 0); i >= 0 {
+				b = b[:i]
+			}
+			err = r.takeValue(record{kind, at, at + 2, int64(n)}, b, f)
+		}
+		w, at, r.budget = w[2+n:], at+int64(2+n), r.budget-int64(2+n)
+	}
+	r.pos = at
+	return err
+}
+
+// shortRecord is what takeWindow takes: all that leads nowhere else and ends
+// nothing.
+var shortRecord = func() *[256]bool {
+	s := set(inEnvelope + inExtracted)
+	s[recPointer], s[recEnd], s[recExtracted] = false, false, false
+	return s
+}()
+
+// dull tells whether an attribute is well-formed beyond doubt and none that an
+// envelope is made of (see takeAttribute): the first letter tells nearly all.
+func dull(b []byte) bool {
+	end := 0
+	for end < len(b) && nameByte[b[end]] {
+		end++
+	}
+	if end == 0 || end == len(b) || b[end] != '=' {
+		return false
+	}
+	switch b[0] {
+	case 'l':
+		return end < len("log_client_name") || b[4] != 'c' || b[11] != 'n' && b[11] != 'a'
+	case 'c':
+		return end != len("create_time") && end != len("client_name") && end != len("client_address")
+	case 's':
+		return end != len("sasl_username")
+	}
+	return true
+}
+
+// nameByte is what stands in the names of attributes that Postfix writes.
+var nameByte = func() (t [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		t[c] = c != '='
+	}
+	return t
+}()
 
 // readMaildrop is pickup_copy and copy_segment of src/pickup/pickup.c: each
 // section has its own set of records and ends with the first of the set. Pointers
@@ -210,6 +279,11 @@ func (r *Reader) take(rec record, f *found) error {
 	if rec.n > maxValue {
 		f.truncated = true
 	}
+	return r.takeValue(rec, b, f)
+}
+
+// takeValue notes what a record with the value b says.
+func (r *Reader) takeValue(rec record, b []byte, f *found) error {
 	switch rec.kind {
 	case recSize:
 		return takeSize(rec, b, f)
