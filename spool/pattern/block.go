@@ -4,11 +4,16 @@ import "bytes"
 
 // block takes many lines at once, as [queuefile.Reader.Blocks] gives them, and
 // does what piece does for each. Lines of a body are taken together up to the next
-// that may be a boundary: most of a message costs nothing for being in lines.
+// that may be a boundary, and header fields that nobody reads are passed by: most
+// of a message costs nothing for being in lines.
 func (m *mimeText) block(b []byte) {
 	for len(b) > 0 && m.state != inNothing {
 		if n := m.together(b); n > 0 {
 			m.bulk(b[:n])
+			b = b[n:]
+			continue
+		}
+		if n := m.unread(b); n > 0 {
 			b = b[n:]
 			continue
 		}
@@ -47,6 +52,64 @@ func (m *mimeText) together(b []byte) int {
 		end = bytes.LastIndexByte(b[:i], '\n') + 1
 	}
 	return end
+}
+
+// unread passes by the fields of a header that no text takes and that do not tell
+// how a part is to be read: how many bytes of b they are, whole lines.
+func (m *mimeText) unread(b []byte) int {
+	if m.state != inHeader || m.shown || m.cut || len(m.line) > 0 || m.long || m.returned || m.decoded > maxDecoded {
+		return 0
+	}
+	end := 0
+	for end < len(b) {
+		line := b[end:]
+		n := bytes.IndexByte(line, '\n') + 1
+		if line = line[:n]; n == 0 || bytes.IndexByte(line, '\r') >= 0 {
+			break
+		}
+		if blank := blanks(line); blank > 0 {
+			if end == 0 || line[blank] == '\n' { // of a field that is read, or the end of the header
+				break
+			}
+			end += n
+			continue
+		}
+		colon := 0
+		for fieldName[line[colon]] {
+			colon++
+		}
+		if colon == 0 || line[colon] != ':' || line[0] == '-' && len(m.bounds) > 0 || contentField(line[:colon]) {
+			break
+		}
+		if m.top && m.head.wants(line[:colon]) {
+			break
+		}
+		end += n
+		m.fields++
+	}
+	if end > 0 {
+		m.endField()
+		m.field = nil
+	}
+	return end
+}
+
+// fieldName is what the name of a header field is made of.
+var fieldName = func() (t [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		t[c] = c != ':'
+	}
+	return t
+}()
+
+// contentField tells whether a field may be one of those that tell how a part is
+// to be read.
+func contentField(name []byte) bool {
+	switch len(name) {
+	case len("content-type"), len("content-disposition"), len("content-transfer-encoding"):
+		return fold[name[0]] == 'c'
+	}
+	return false
 }
 
 var (

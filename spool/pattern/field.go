@@ -9,13 +9,31 @@ func splitField(b []byte) (name, value []byte, ok bool) {
 	if i <= 0 {
 		return nil, nil, false
 	}
-	name = bytes.TrimRight(b[:i], " \t")
+	name = trimBlanks(b[:i])
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {
 			return nil, nil, false
 		}
 	}
 	return name, b[i+1:], len(name) > 0
+}
+
+// blanks is how many blanks b begins with.
+func blanks(b []byte) int {
+	n := 0
+	for n < len(b) && (b[n] == ' ' || b[n] == '\t') {
+		n++
+	}
+	return n
+}
+
+// trimBlanks is b without the blanks at its end.
+func trimBlanks(b []byte) []byte {
+	n := len(b)
+	for n > 0 && (b[n-1] == ' ' || b[n-1] == '\t') {
+		n--
+	}
+	return b[:n]
 }
 
 func isContentField(b []byte) bool {

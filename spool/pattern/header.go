@@ -10,7 +10,7 @@ import (
 // the mail is broken, and where nothing is known of the encoding yet, fields may
 // follow still.
 func (m *mimeText) headerLine(b []byte) {
-	blank := bytes.TrimLeft(b, " \t")
+	blank := b[blanks(b):]
 	if len(blank) == 0 {
 		if m.state != inFields {
 			m.endHeader()
@@ -101,6 +101,9 @@ func (m *mimeText) beginField(name, value []byte) {
 	switch {
 	case m.top:
 		to = m.head
+		if len(name) > 0 && !to.wants(name) {
+			to = nil
+		}
 	case !m.shown && m.state == inHeader:
 		to = nil // of a part: nobody reads it
 	}
@@ -110,7 +113,7 @@ func (m *mimeText) beginField(name, value []byte) {
 	m.shownIn, m.shownFrom, m.shownName = to, len(to.text), len(name)
 	if len(name) > 0 {
 		to.text = append(append(to.text, name...), ": "...)
-		value = bytes.TrimLeft(value, " \t")
+		value = value[blanks(value):]
 	}
 	to.text = append(to.text, value...)
 }
@@ -144,7 +147,7 @@ func (m *mimeText) endField() {
 		m.scratch = append(m.scratch[:0], line...)
 		to.text = m.words.append(to.text[:m.shownFrom], m.scratch)
 	}
-	to.text = append(bytes.TrimRight(to.text, " \t"), '\n')
+	to.text = append(trimBlanks(to.text), '\n')
 	if to == m.head {
 		to.grown()
 	}

@@ -126,6 +126,8 @@ func (r *Rules) Judge() *Judge {
 			}
 		}
 	}
+	head := &j.texts[headerLines]
+	head.heads = headsOf(head.leaves)
 	return j
 }
 

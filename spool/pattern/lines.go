@@ -23,6 +23,8 @@ type lines struct {
 	built    bool
 	// overlap is the longest literal.
 	overlap int
+	// heads are the header names that leaves ask for, where none asks for more.
+	heads [][]byte
 	fold    bool // some leaf searched apart looks in the folded text
 	text    []byte
 	folded  []byte
@@ -55,6 +57,33 @@ func (t *lines) add(l *leaf) {
 	for i, f := range l.finders {
 		t.together.add(literal{text: f.literal, folded: f.folded, who: who, finder: i})
 	}
+}
+
+// headsOf are the names of the header fields that are all that leaves ask for; nil
+// if some asks for any line.
+func headsOf(leaves []*leaf) [][]byte {
+	var heads [][]byte
+	for _, l := range leaves {
+		if len(l.head) == 0 {
+			return nil
+		}
+		heads = append(heads, l.head)
+	}
+	return heads
+}
+
+// wants tells whether the line of a header field may match: t is nil where nobody
+// reads the header. A name may hold an encoded word, and so become another.
+func (t *lines) wants(name []byte) bool {
+	if t == nil || t.heads == nil {
+		return t != nil
+	}
+	for _, h := range t.heads {
+		if len(name) == len(h)-1 && fold[name[0]] == h[0] {
+			return true
+		}
+	}
+	return bytes.IndexByte(name, '=') >= 0
 }
 
 func (t *lines) reset() {

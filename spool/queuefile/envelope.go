@@ -161,23 +161,28 @@ func (r *Reader) takeWindow(f *found) error {
 	if begin < 0 || begin >= int64(len(r.window)) {
 		return nil
 	}
-	w, at := r.window[begin:], r.pos
+	w := r.window[begin:]
+	w = w[:min(int64(len(w)), r.budget)]
+	i, stop := 0, int(f.offset-r.pos)
 	var err error
-	for err == nil && len(w) >= 2 && at != f.offset {
-		kind, n := w[0], int(w[1])
-		if n >= 0x80 || 2+n > len(w) || !shortRecord[kind] || int64(2+n) > r.budget {
+	for err == nil && i+2 <= len(w) && i != stop {
+		kind, end := w[i], i+2+int(w[i+1])
+		if w[i+1] >= 0x80 || end > len(w) || !shortRecord[kind] {
 			break
 		}
-		b := w[2 : 2+n]
+		b := w[i+2 : end]
 		if kind != recAttribute || !dull(b) {
-			if i := bytes.IndexByte(b, 0); i >= 0 {
-				b = b[:i]
+			n := int64(len(b))
+			if k := bytes.IndexByte(b, 0); k >= 0 {
+				b = b[:k]
 			}
-			err = r.takeValue(record{kind, at, at + 2, int64(n)}, b, f)
+			err = r.takeValue(record{kind, r.pos + int64(i), r.pos + int64(i) + 2, n}, b, f)
+			stop = int(f.offset - r.pos)
 		}
-		w, at, r.budget = w[2+n:], at+int64(2+n), r.budget-int64(2+n)
+		i = end
 	}
-	r.pos = at
+	r.pos += int64(i)
+	r.budget -= int64(i)
 	return err
 }
 
