@@ -11,12 +11,12 @@ import "bytes"
 type literals struct {
 	all    []literal
 	window int // of each literal its first bytes so many are looked for
-	// shift is how far the window can move when it ends with these two bytes:
-	// 0 where a literal's window may end here.
-	shift []uint8
-	// first is, for two bytes with shift 0, 1 + the index in all of the first
-	// literal whose window ends with them; next chains the others.
-	first []uint16
+	// shift is how far the window can move when it ends with two bytes of this
+	// pair: 0 where a literal's window may end here.
+	shift [pairs]uint8
+	// first is, for a pair with shift 0, 1 + the index in all of the first
+	// literal whose window ends with it; next chains the others.
+	first [pairs]uint16
 }
 
 type literal struct {
@@ -34,7 +34,14 @@ const (
 	maxWindow  = 24
 	// maxLiterals is what the chains can number.
 	maxLiterals = 1<<16 - 2
+	// pairs is how many pairs of bytes are told apart: with more the table would
+	// not stay in the cache nearest to the processor, where nearly all the time of
+	// a search is spent.
+	pairs = 1 << 13
 )
+
+// pair is the number of two bytes, the first in the lower half.
+func pair(two uint16) uint16 { return (two ^ two>>5) % pairs }
 
 // plain says that a finder's literal can be looked for with others.
 func (f *finder) plain() bool {
@@ -52,7 +59,6 @@ func (s *literals) build() {
 	for i := range s.all {
 		s.window = min(s.window, len(s.all[i].text))
 	}
-	s.shift, s.first = make([]uint8, 1<<16), make([]uint16, 1<<16)
 	for i := range s.shift {
 		s.shift[i] = uint8(s.window - 1)
 	}
@@ -62,8 +68,8 @@ func (s *literals) build() {
 			left := uint8(s.window - 2 - at)
 			for _, a := range cases(l.text[at], l.folded) {
 				for _, b := range cases(l.text[at+1], l.folded) {
-					pair := int(a) | int(b)<<8
-					s.shift[pair] = min(s.shift[pair], left)
+					at := &s.shift[pair(uint16(a)|uint16(b)<<8)]
+					*at = min(*at, left)
 				}
 			}
 		}
@@ -78,7 +84,7 @@ func (s *literals) build() {
 	}
 }
 
-func chain(a, b byte) int { return int(fold[a]) | int(fold[b])<<8 }
+func chain(a, b byte) uint16 { return pair(uint16(fold[a]) | uint16(fold[b])<<8) }
 
 func cases(c byte, folded bool) []byte {
 	if folded && c >= 'a' && c <= 'z' {
@@ -102,11 +108,10 @@ func (s *literals) each(text []byte, hit func(l *literal, at int)) {
 	if len(s.all) == 0 {
 		return
 	}
-	shift := (*[1 << 16]uint8)(s.shift)
 	back := s.window - 1
 	for end := back; end < len(text); {
-		pair := uint16(text[end-1]) | uint16(text[end])<<8
-		if n := int(shift[pair]); n > 0 {
+		two := uint16(text[end-1]) | uint16(text[end])<<8
+		if n := int(s.shift[pair(two)]); n > 0 {
 			end += n
 			continue
 		}
