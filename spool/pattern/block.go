@@ -54,8 +54,8 @@ func (m *mimeText) together(b []byte) int {
 	return end
 }
 
-// unread passes by the fields of a header that no text takes and that do not tell
-// how a part is to be read: how many bytes of b they are, whole lines.
+// unread takes the fields of a header that no text takes: how many bytes of b they
+// are, whole lines. Of most of them that is to pass them by.
 func (m *mimeText) unread(b []byte) int {
 	if m.state != inHeader || m.shown || m.cut || len(m.line) > 0 || m.long || m.returned || m.decoded > maxDecoded {
 		return 0
@@ -71,6 +71,7 @@ func (m *mimeText) unread(b []byte) int {
 			if end == 0 || line[blank] == '\n' { // of a field that is read, or the end of the header
 				break
 			}
+			m.foldedField(line[:n-1])
 			end += n
 			continue
 		}
@@ -78,18 +79,15 @@ func (m *mimeText) unread(b []byte) int {
 		for fieldName[line[colon]] {
 			colon++
 		}
-		if colon == 0 || line[colon] != ':' || line[0] == '-' && len(m.bounds) > 0 || contentField(line[:colon]) {
+		if colon == 0 || line[colon] != ':' || line[0] == '-' && len(m.bounds) > 0 || m.top && m.head.wants(line[:colon]) {
 			break
 		}
-		if m.top && m.head.wants(line[:colon]) {
-			break
+		if end == 0 {
+			m.endField()
 		}
-		end += n
 		m.fields++
-	}
-	if end > 0 {
-		m.endField()
-		m.field = nil
+		m.noteField(line[:colon], line[colon+1:n-1])
+		end += n
 	}
 	return end
 }
@@ -101,16 +99,6 @@ var fieldName = func() (t [256]bool) {
 	}
 	return t
 }()
-
-// contentField tells whether a field may be one of those that tell how a part is
-// to be read.
-func contentField(name []byte) bool {
-	switch len(name) {
-	case len("content-type"), len("content-disposition"), len("content-transfer-encoding"):
-		return fold[name[0]] == 'c'
-	}
-	return false
-}
 
 var (
 	hyphens      = []byte("--")

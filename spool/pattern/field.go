@@ -41,13 +41,36 @@ func isContentField(b []byte) bool {
 	return ok && len(name) > 8 && equalFold(name[:8], "content-")
 }
 
-// mediaType reads the two names at the beginning of a Content-Type field; both
-// are empty if it has none that make sense.
+// media is what a Content-Type field says. It is kept from part to part, since most
+// fields are like the one before.
+type media struct {
+	of        []byte // the field
+	kind, sub string // in lower case, or "other"; kind is none where there are no names that make sense
+	set       *charset
+	named     bool // it names a charset
+	file      bool // it may name a file
+	scratch   []byte
+}
+
+const none = "none"
+
+func (t *media) read(field []byte) {
+	t.of = append(t.of[:0], field...)
+	t.kind, t.sub = mediaType(field)
+	t.scratch, t.named = appendParameter(t.scratch[:0], field, "charset")
+	t.set = nil
+	if t.named {
+		t.set = charsetNamed(t.scratch)
+	}
+	t.file = containsFold(field, "name")
+}
+
+// mediaType reads the two names at the beginning of a Content-Type field.
 func mediaType(b []byte) (kind, sub string) {
 	k, s, ok := bytes.Cut(mediaName(b), []byte{'/'})
 	k = bytes.TrimSpace(k)
 	if !ok || len(k) == 0 || len(s) == 0 {
-		return "", ""
+		return none, ""
 	}
 	return known(k, "text", "multipart", "message", "application"),
 		known(s, "plain", "html", "rfc822", "global", "news", "digest", "xhtml+xml", "rfc822-headers", "global-headers",

@@ -25,9 +25,7 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	if len(blank) < len(b) {
 		if m.fields > 0 {
-			if m.field != nil && len(*m.field)+len(b) < maxField {
-				*m.field = append(*m.field, b...)
-			}
+			m.foldedField(b)
 			m.goOn(' ', blank)
 			return
 		}
@@ -41,10 +39,16 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	m.endField()
 	m.beginField(name, value)
+	m.noteField(name, value)
+}
+
+// noteField keeps the value of a field that tells how a part is to be read.
+func (m *mimeText) noteField(name, value []byte) {
 	m.field = nil
-	switch {
-	case m.state == inFields:
+	if fold[name[0]] != 'c' || m.state == inFields {
 		return
+	}
+	switch {
 	case equalFold(name, "content-type") && len(m.ctype) == 0:
 		m.field = &m.ctype
 	case equalFold(name, "content-transfer-encoding") && len(m.encoding) == 0:
@@ -54,6 +58,13 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	if m.field != nil && len(value) < maxField {
 		*m.field = append(*m.field, value...)
+	}
+}
+
+// foldedField adds a line to the field of interest that it goes on with, if any.
+func (m *mimeText) foldedField(line []byte) {
+	if m.field != nil && len(*m.field)+len(line) < maxField {
+		*m.field = append(*m.field, line...)
 	}
 }
 
@@ -172,8 +183,11 @@ func (m *mimeText) endHeader() {
 		return
 	}
 	m.coding = codingOf(m.encoding)
-	kind, sub := mediaType(m.ctype)
-	if kind == "" {
+	if !bytes.Equal(m.media.of, m.ctype) || m.media.kind == "" {
+		m.media.read(m.ctype)
+	}
+	kind, sub := m.media.kind, m.media.sub
+	if kind == none {
 		kind, sub = "text", "plain"
 		if n := len(m.bounds); n > 0 && m.bounds[n-1].digest && len(m.ctype) == 0 {
 			kind, sub = "message", "rfc822"
@@ -208,18 +222,13 @@ func (m *mimeText) beginText(html bool) {
 	m.convert(true) // what a loose header left
 	m.size = 0
 	m.state = [...]state{notCoded: inPlain, codedQuoted: inQuoted, codedBase64: inBase64}[m.coding]
-	var set *charset
-	name, named := appendParameter(m.scratch[:0], m.ctype, "charset")
-	if named {
-		set = charsetNamed(name)
-	}
-	m.scratch = name[:0]
+	set, named := m.media.set, m.media.named
 	m.plain, m.html, m.guess = set == nil && !html, html, html && !named
 	if !m.plain {
 		m.charset.reset(set)
 		m.page.reset()
 	}
-	if len(m.disposition) > 0 || containsFold(m.ctype, "name") {
+	if len(m.disposition) > 0 || m.media.file {
 		if m.beginAttachment(); len(m.name) == 0 {
 			m.kind = m.kind[:0]
 		}

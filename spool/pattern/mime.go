@@ -75,6 +75,7 @@ type mimeText struct {
 	ctype       []byte
 	encoding    []byte
 	disposition []byte
+	media       media  // what ctype says, once it was asked for
 	coding      coding // of the part, once its header has ended
 	fields      int    // header lines so far
 

@@ -170,13 +170,17 @@ func (r *Reader) takeWindow(f *found) error {
 		if w[i+1] >= 0x80 || end > len(w) || !shortRecord[kind] {
 			break
 		}
-		b := w[i+2 : end]
-		if kind != recAttribute || !dull(b) {
-			n := int64(len(b))
-			if k := bytes.IndexByte(b, 0); k >= 0 {
-				b = b[:k]
+		b, n := w[i+2:end], int64(w[i+1])
+		k := 0
+		if kind == recAttribute {
+			k = quickName(b)
+		}
+		if k > 0 {
+			if name := b[:k]; wantedName(name) {
+				r.noteAttribute(name, trimSpace(untilNUL(b[k+1:])), f)
 			}
-			err = r.takeValue(record{kind, r.pos + int64(i), r.pos + int64(i) + 2, n}, b, f)
+		} else {
+			err = r.takeValue(record{kind, r.pos + int64(i), r.pos + int64(i) + 2, n}, untilNUL(b), f)
 			stop = int(f.offset - r.pos)
 		}
 		i = end
@@ -194,25 +198,17 @@ var shortRecord = func() *[256]bool {
 	return s
 }()
 
-// dull tells whether an attribute is well-formed beyond doubt and none that an
-// envelope is made of (see takeAttribute): the first letter tells nearly all.
-func dull(b []byte) bool {
-	end := 0
-	for end < len(b) && nameByte[b[end]] {
-		end++
+// quickName is how long an attribute's name is; 0 where it takes attribute to tell.
+func quickName(b []byte) int {
+	for i, c := range b {
+		if !nameByte[c] {
+			if c == '=' {
+				return i
+			}
+			break
+		}
 	}
-	if end == 0 || end == len(b) || b[end] != '=' {
-		return false
-	}
-	switch b[0] {
-	case 'l':
-		return end < len("log_client_name") || b[4] != 'c' || b[11] != 'n' && b[11] != 'a'
-	case 'c':
-		return end != len("create_time") && end != len("client_name") && end != len("client_address")
-	case 's':
-		return end != len("sasl_username")
-	}
-	return true
+	return 0
 }
 
 // nameByte is what stands in the names of attributes that Postfix writes.
@@ -222,6 +218,38 @@ var nameByte = func() (t [256]bool) {
 	}
 	return t
 }()
+
+// wantedName tells of all names but those that an envelope is made of (see
+// noteAttribute) and a few more that they are not.
+func wantedName(name []byte) bool {
+	switch name[0] {
+	case 'l':
+		return len(name) == len("log_client_name") || len(name) == len("log_client_address")
+	case 'c':
+		return len(name) == len("create_time") || len(name) == len("client_name") || len(name) == len("client_address")
+	case 's':
+		return len(name) == len("sasl_username")
+	}
+	return false
+}
+
+func untilNUL(b []byte) []byte {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		return b[:i]
+	}
+	return b
+}
+
+// trimSpace is b without the blanks at both ends.
+func trimSpace(b []byte) []byte {
+	for len(b) > 0 && isSpace(b[0]) {
+		b = b[1:]
+	}
+	for len(b) > 0 && isSpace(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return b
+}
 
 // readMaildrop is pickup_copy and copy_segment of src/pickup/pickup.c: each
 // section has its own set of records and ends with the first of the set. Pointers
@@ -360,14 +388,7 @@ func attribute(b []byte) (name, value []byte, ok bool) {
 	if len(name) == 0 || len(b) == 0 || b[0] != '=' {
 		return nil, nil, false
 	}
-	b = b[1:]
-	for len(b) > 0 && isSpace(b[0]) {
-		b = b[1:]
-	}
-	for len(b) > 0 && isSpace(b[len(b)-1]) {
-		b = b[:len(b)-1]
-	}
-	return name, b, true
+	return name, trimSpace(b[1:]), true
 }
 
 func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
@@ -375,6 +396,12 @@ func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
 	if !ok {
 		return &Broken{rec.at, "an attribute record without name and value"}
 	}
+	r.noteAttribute(name, value, f)
+	return nil
+}
+
+// noteAttribute notes those attributes that an envelope is made of.
+func (r *Reader) noteAttribute(name, value []byte, f *found) {
 	switch string(name) {
 	case "create_time":
 		if f.created == 0 {
@@ -397,7 +424,6 @@ func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
 			f.clientAddress = r.keep(value, f)
 		}
 	}
-	return nil
 }
 
 // room tells whether the envelope may still grow by b.
