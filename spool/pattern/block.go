@@ -7,6 +7,7 @@ import "bytes"
 // that may be a boundary, and header fields that nobody reads are passed by: most
 // of a message costs nothing for being in lines.
 func (m *mimeText) block(b []byte) {
+	m.clean = bytes.IndexByte(b, '\r') < 0
 	for len(b) > 0 && m.state != inNothing {
 		if n := m.together(b); n > 0 {
 			m.bulk(b[:n])
@@ -47,6 +48,9 @@ func (m *mimeText) together(b []byte) int {
 			end = i + 1
 		}
 	}
+	if m.clean {
+		return end
+	}
 	// A carriage return ends a line too.
 	if i := bytes.IndexByte(b[:end], '\r'); i >= 0 {
 		end = bytes.LastIndexByte(b[:i], '\n') + 1
@@ -64,7 +68,7 @@ func (m *mimeText) unread(b []byte) int {
 	for end < len(b) {
 		line := b[end:]
 		n := bytes.IndexByte(line, '\n') + 1
-		if line = line[:n]; n == 0 || bytes.IndexByte(line, '\r') >= 0 {
+		if line = line[:n]; n == 0 || !m.clean && bytes.IndexByte(line, '\r') >= 0 {
 			break
 		}
 		if blank := blanks(line); blank > 0 {

@@ -41,10 +41,9 @@ func isContentField(b []byte) bool {
 	return ok && len(name) > 8 && equalFold(name[:8], "content-")
 }
 
-// media is what a Content-Type field says. It is kept from part to part, since most
-// fields are like the one before.
-type media struct {
-	of        []byte // the field
+// mediaType is what a Content-Type field says.
+type mediaType struct {
+	field     []byte
 	kind, sub string // in lower case, or "other"; kind is none where there are no names that make sense
 	set       *charset
 	named     bool // it names a charset
@@ -54,19 +53,39 @@ type media struct {
 
 const none = "none"
 
-func (t *media) read(field []byte) {
-	t.of = append(t.of[:0], field...)
-	t.kind, t.sub = mediaType(field)
-	t.scratch, t.named = appendParameter(t.scratch[:0], field, "charset")
-	t.set = nil
-	if t.named {
-		t.set = charsetNamed(t.scratch)
-	}
-	t.file = containsFold(field, "name")
+// mediaTypes keeps what the last few fields said: most messages of a flood have the
+// same ones. Those of multiparts are each unlike the other and take the last place.
+type mediaTypes struct {
+	kept [8]mediaType
+	next int
 }
 
-// mediaType reads the two names at the beginning of a Content-Type field.
-func mediaType(b []byte) (kind, sub string) {
+// of is what a field says, valid until the next call.
+func (t *mediaTypes) of(field []byte) *mediaType {
+	for i := range t.kept {
+		if k := &t.kept[i]; k.kind != "" && bytes.Equal(k.field, field) {
+			return k
+		}
+	}
+	kind, sub := mediaNames(field)
+	at := len(t.kept) - 1
+	if kind != "multipart" {
+		at = t.next
+		t.next = (at + 1) % (len(t.kept) - 1)
+	}
+	k := &t.kept[at]
+	k.field, k.kind, k.sub = append(k.field[:0], field...), kind, sub
+	k.scratch, k.named = appendParameter(k.scratch[:0], field, "charset")
+	k.set = nil
+	if k.named {
+		k.set = charsetNamed(k.scratch)
+	}
+	k.file = containsFold(field, "name")
+	return k
+}
+
+// mediaNames reads the two names at the beginning of a Content-Type field.
+func mediaNames(b []byte) (kind, sub string) {
 	k, s, ok := bytes.Cut(mediaName(b), []byte{'/'})
 	k = bytes.TrimSpace(k)
 	if !ok || len(k) == 0 || len(s) == 0 {
@@ -223,7 +242,7 @@ func equalFold(b []byte, name string) bool {
 
 func containsFold(b []byte, name string) bool {
 	for i := 0; i+len(name) <= len(b); i++ {
-		if equalFold(b[i:i+len(name)], name) {
+		if fold[b[i]] == name[0] && equalFold(b[i:i+len(name)], name) {
 			return true
 		}
 	}

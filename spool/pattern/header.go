@@ -183,10 +183,8 @@ func (m *mimeText) endHeader() {
 		return
 	}
 	m.coding = codingOf(m.encoding)
-	if !bytes.Equal(m.media.of, m.ctype) || m.media.kind == "" {
-		m.media.read(m.ctype)
-	}
-	kind, sub := m.media.kind, m.media.sub
+	m.is = m.types.of(m.ctype)
+	kind, sub := m.is.kind, m.is.sub
 	if kind == none {
 		kind, sub = "text", "plain"
 		if n := len(m.bounds); n > 0 && m.bounds[n-1].digest && len(m.ctype) == 0 {
@@ -222,13 +220,13 @@ func (m *mimeText) beginText(html bool) {
 	m.convert(true) // what a loose header left
 	m.size = 0
 	m.state = [...]state{notCoded: inPlain, codedQuoted: inQuoted, codedBase64: inBase64}[m.coding]
-	set, named := m.media.set, m.media.named
+	set, named := m.is.set, m.is.named
 	m.plain, m.html, m.guess = set == nil && !html, html, html && !named
 	if !m.plain {
 		m.charset.reset(set)
 		m.page.reset()
 	}
-	if len(m.disposition) > 0 || m.media.file {
+	if len(m.disposition) > 0 || m.is.file {
 		if m.beginAttachment(); len(m.name) == 0 {
 			m.kind = m.kind[:0]
 		}

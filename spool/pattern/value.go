@@ -1,6 +1,7 @@
 package pattern
 
 import (
+	"bytes"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -26,7 +27,8 @@ const (
 type value struct {
 	re       *regexp.Regexp
 	part     part
-	glob     string // folded; may hold *
+	glob     string // folded
+	star     bool   // it holds *
 	from, to netip.Addr
 }
 
@@ -65,15 +67,16 @@ func (l *leaf) addValue(s string, p path) error {
 		}
 	}
 	folded := foldString(s)
+	star := strings.Contains(folded, "*")
 	switch {
 	case strings.HasPrefix(folded, "@."):
-		l.values = append(l.values, value{part: below, glob: folded[2:]})
+		l.values = append(l.values, value{part: below, glob: folded[2:], star: star})
 	case strings.HasPrefix(folded, "@"):
-		l.values = append(l.values, value{part: domain, glob: folded[1:]})
+		l.values = append(l.values, value{part: domain, glob: folded[1:], star: star})
 	case strings.HasSuffix(folded, "@"):
-		l.values = append(l.values, value{part: local, glob: folded[:len(folded)-1]})
-	case strings.Contains(folded, "*"):
-		l.values = append(l.values, value{part: whole, glob: folded})
+		l.values = append(l.values, value{part: local, glob: folded[:len(folded)-1], star: star})
+	case star:
+		l.values = append(l.values, value{part: whole, glob: folded, star: true})
 	default:
 		l.addWhole(folded)
 	}
@@ -146,15 +149,15 @@ func (l *leaf) matchEnvelope(e *queuefile.Envelope, scratch *[]byte) bool {
 func (l *leaf) matchValue(s string, scratch *[]byte) bool {
 	*scratch = appendFold((*scratch)[:0], []byte(s))
 	folded := *scratch
-	if _, ok := l.whole[string(folded)]; ok {
-		return true
-	}
-	at := -1
-	for i, c := range folded {
-		if c == '@' {
-			at = i
+	if len(l.whole) > 0 {
+		if _, ok := l.whole[string(folded)]; ok {
+			return true
 		}
 	}
+	if len(l.values) == 0 {
+		return false
+	}
+	at := bytes.LastIndexByte(folded, '@')
 	for i := range l.values {
 		v := &l.values[i]
 		switch {
@@ -162,15 +165,15 @@ func (l *leaf) matchValue(s string, scratch *[]byte) bool {
 			if v.re.MatchString(s) {
 				return true
 			}
-		case v.part == whole && glob(v.glob, folded):
+		case v.part == whole && v.is(folded):
 			return true
 		case v.part == local && len(folded) > 0:
-			if at < 0 && glob(v.glob, folded) || at >= 0 && glob(v.glob, folded[:at]) {
+			if at < 0 && v.is(folded) || at >= 0 && v.is(folded[:at]) {
 				return true
 			}
-		case v.part == domain && at >= 0 && glob(v.glob, folded[at+1:]):
+		case v.part == domain && at >= 0 && v.is(folded[at+1:]):
 			return true
-		case v.part == below && at >= 0 && globBelow(v.glob, folded[at+1:]):
+		case v.part == below && at >= 0 && v.isBelow(folded[at+1:]):
 			return true
 		}
 	}
@@ -207,15 +210,32 @@ func (l *leaf) matchClient(e *queuefile.Envelope, scratch *[]byte) bool {
 			if addr.BitLen() == v.from.BitLen() && v.from.Compare(addr) <= 0 && addr.Compare(v.to) <= 0 {
 				return true
 			}
-		case v.part == whole && (glob(v.glob, name) || glob(v.glob, address)):
+		case v.part == whole && (v.is(name) || v.is(address)):
 			return true
-		case v.part == domain && glob(v.glob, name):
+		case v.part == domain && v.is(name):
 			return true
-		case v.part == below && globBelow(v.glob, name):
+		case v.part == below && v.isBelow(name):
 			return true
 		}
 	}
 	return false
+}
+
+// is compares the whole of s with the pattern.
+func (v *value) is(s []byte) bool {
+	if !v.star {
+		return string(s) == v.glob
+	}
+	return glob(v.glob, s)
+}
+
+// isBelow compares a domain, or any that it is below, with the pattern.
+func (v *value) isBelow(s []byte) bool {
+	if !v.star {
+		n := len(s) - len(v.glob)
+		return n >= 0 && string(s[n:]) == v.glob && (n == 0 || s[n-1] == '.')
+	}
+	return globBelow(v.glob, s)
 }
 
 // glob compares the whole of s with a pattern in which * stands for anything.

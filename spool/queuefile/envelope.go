@@ -2,8 +2,10 @@ package queuefile
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"strings"
 	"time"
 )
@@ -173,7 +175,7 @@ func (r *Reader) takeWindow(f *found) error {
 		b, n := w[i+2:end], int64(w[i+1])
 		k := 0
 		if kind == recAttribute {
-			k = quickName(b)
+			k = quickName(w[i+2:], len(b))
 		}
 		if k > 0 {
 			if name := b[:k]; wantedName(name) {
@@ -198,26 +200,25 @@ var shortRecord = func() *[256]bool {
 	return s
 }()
 
-// quickName is how long an attribute's name is; 0 where it takes attribute to tell.
-func quickName(b []byte) int {
-	for i, c := range b {
-		if !nameByte[c] {
-			if c == '=' {
+// quickName is how long the name of an attribute is that has n bytes of b; 0 where it
+// takes attribute to tell: the name is what stands in front of the first = if that is no blank or control
+// character. It looks at eight bytes at a time, since where a name ends is what the
+// processor cannot foresee.
+func quickName(b []byte, n int) int {
+	const each = 0x0101010101010101
+	for i := 0; i < n && i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		equal := w ^ '='*each
+		// The lowest bit set is right, those above may not be: a borrow.
+		if end := ((equal-each)&^equal | (w-('!'*each))&^w) & (each << 7); end != 0 {
+			if i += bits.TrailingZeros64(end) / 8; i < n && b[i] == '=' {
 				return i
 			}
-			break
+			return 0
 		}
 	}
 	return 0
 }
-
-// nameByte is what stands in the names of attributes that Postfix writes.
-var nameByte = func() (t [256]bool) {
-	for c := '!'; c <= '~'; c++ {
-		t[c] = c != '='
-	}
-	return t
-}()
 
 // wantedName tells of all names but those that an envelope is made of (see
 // noteAttribute) and a few more that they are not.
