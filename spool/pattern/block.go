@@ -23,7 +23,12 @@ func (m *mimeText) block(b []byte) {
 			m.piece(b, false)
 			return
 		}
-		m.piece(b[:i], true)
+		if m.clean && len(m.line) == 0 && !m.long && !m.returned && m.decoded <= maxDecoded {
+			m.whole(b[:i]) // what piece comes to
+			m.converted()
+		} else {
+			m.piece(b[:i], true)
+		}
 		b = b[i+1:]
 	}
 }

@@ -138,7 +138,7 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 		if semi := bytes.IndexByte(b, ';'); semi >= 0 && semi < eq {
 			continue
 		}
-		is := equalFold(bytes.TrimRight(b[:eq], " \t"), name)
+		is := equalFold(trimBlanks(b[:eq]), name)
 		b = bytes.TrimLeft(b[eq+1:], " \t\r\n")
 		if len(b) > 0 && b[0] == '"' {
 			for b = b[1:]; len(b) > 0 && b[0] != '"'; b = b[1:] {
@@ -154,7 +154,7 @@ func appendParameter(dst, b []byte, name string) ([]byte, bool) {
 			if end < 0 {
 				end = len(b)
 			}
-			dst = append(dst, bytes.TrimRight(b[:end], " \t")...)
+			dst = append(dst, trimBlanks(b[:end])...)
 		}
 		if is {
 			return dst, true

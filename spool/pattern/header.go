@@ -269,7 +269,7 @@ func (m *mimeText) push(digest bool) {
 	if b.text, ok = appendParameter(b.text[:0], m.ctype, "boundary"); !ok {
 		b.text = m.words.appendDecoded(b.text, m.ctype, "boundary")
 	}
-	b.text = bytes.TrimRight(b.text, " \t")
+	b.text = trimBlanks(b.text)
 	if len(b.text) > maxBoundary {
 		b.text = b.text[:0]
 	}

@@ -379,7 +379,7 @@ func (m *mimeText) whole(b []byte) {
 // separates takes a line that is a boundary of any multipart around: an inner one
 // that was never closed ends with the outer one's part.
 func (m *mimeText) separates(b []byte) bool {
-	b = bytes.TrimRight(b[2:], " \t")
+	b = trimBlanks(b[2:])
 	for i := len(m.bounds) - 1; i >= 0; i-- {
 		text := m.bounds[i].text
 		if len(text) == 0 || !bytes.HasPrefix(b, text) {
@@ -414,7 +414,7 @@ func (m *mimeText) preambleLine(b []byte) {
 		return
 	}
 	m.maybe = m.maybe[:0]
-	if t := bytes.TrimRight(b, " \t"); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
+	if t := trimBlanks(b); len(t) > 2 && len(t) < maxBoundary && t[0] == '-' && t[1] == '-' {
 		m.maybe = append(m.maybe, t[2:]...)
 	}
 	m.emitLine(b)

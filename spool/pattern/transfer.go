@@ -9,7 +9,7 @@ import (
 // appendQuoted decodes one line of quoted-printable; what is no code stays.
 func appendQuoted(dst, b []byte, eol bool) []byte {
 	if eol {
-		b = bytes.TrimRight(b, " \t")
+		b = trimBlanks(b)
 		if n := len(b); n > 0 && b[n-1] == '=' {
 			b, eol = b[:n-1], false
 		}
@@ -104,7 +104,7 @@ func countDigits(b []byte) int {
 // quotedSize is how many bytes a line of quoted-printable stands for.
 func quotedSize(b []byte, eol bool) int {
 	if eol {
-		b = bytes.TrimRight(b, " \t")
+		b = trimBlanks(b)
 		if n := len(b); n > 0 && b[n-1] == '=' {
 			b, eol = b[:n-1], false
 		}

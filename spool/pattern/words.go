@@ -29,7 +29,7 @@ func (w *words) append(dst, src []byte) []byte {
 			src, after = src[i+2:], false
 			continue
 		}
-		if !after || len(bytes.Trim(src[:i], " \t")) > 0 {
+		if !after || blanks(src[:i]) < i {
 			dst = w.flush(dst)
 			dst, _ = appendUTF8(dst, src[:i], true)
 		}
