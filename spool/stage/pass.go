@@ -15,10 +15,10 @@ import (
 
 const (
 	// passBatch is how many messages are handed to a worker at a time.
-	passBatch = 128
+	passBatch = 64
 	// passBatches is how many batches are under way: while one waits for a slow
 	// disk or a huge message the others go on, but not without bound.
-	passBatches = 64
+	passBatches = 32
 	// passGarbage is how many percent of what is in use may be garbage before it is
 	// collected, and passMemory how much memory both may take: a message leaves
 	// some hundred bytes of garbage, and little is ever in use, so that by the
