@@ -29,7 +29,7 @@ func foldRune(r rune) rune {
 }
 
 // appendFold appends b with case folded, byte for byte as long as b. What is no
-// UTF-8 stays as it is.
+// UTF-8 stays as it is. b may lie just behind dst.
 func appendFold(dst, b []byte) []byte {
 	from := len(dst)
 	dst = append(dst, b...)

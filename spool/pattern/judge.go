@@ -3,6 +3,7 @@ package pattern
 import (
 	"errors"
 	"io"
+	"math/bits"
 	"time"
 
 	"spoolsweep/spool/queuefile"
@@ -282,8 +283,11 @@ func (j *Judge) settle(read need) {
 
 // count is how many lines of the texts that were read matched a leaf.
 func (j *Judge) count(leaf int) int {
-	if j.rules.leaves[leaf].needs&j.read == 0 {
+	if need := j.rules.leaves[leaf].needs; need&j.read == 0 {
 		return 0
+	} else if need&(need-1) == 0 { // of one text, as nearly all
+		kind := bits.TrailingZeros8(uint8(need))
+		return j.texts[kind].each[j.place[leaf][kind]].count
 	}
 	n := 0
 	for kind, at := range j.place[leaf] {

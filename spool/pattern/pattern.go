@@ -131,6 +131,7 @@ type leaf struct {
 	needs   need   // texts that it is matched against; none of a leaf on a value
 	values  []value
 	whole   map[string]struct{} // plain patterns compared whole, folded; names of queues
+	lengths uint64              // of those, modulo 64
 	bounds  []bound
 	finders []finder
 	slow    []string // patterns that have to try every line

@@ -1,10 +1,10 @@
 package pattern
 
 import (
-	"bytes"
 	"net/netip"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"spoolsweep/spool/queuefile"
 )
@@ -88,6 +88,7 @@ func (l *leaf) addWhole(folded string) {
 		l.whole = map[string]struct{}{}
 	}
 	l.whole[folded] = struct{}{}
+	l.lengths |= 1 << (len(folded) % 64)
 }
 
 // addresses reads an address, a range A-B or a prefix A/N.
@@ -145,50 +146,68 @@ func (l *leaf) matchEnvelope(e *queuefile.Envelope, scratch *[]byte) bool {
 	return false
 }
 
-// matchValue compares one address or login.
+// matchValue compares one address or login. Case is folded only where the length
+// and the last byte leave a chance: nearly never.
 func (l *leaf) matchValue(s string, scratch *[]byte) bool {
-	*scratch = appendFold((*scratch)[:0], []byte(s))
-	folded := *scratch
-	if len(l.whole) > 0 {
-		if _, ok := l.whole[string(folded)]; ok {
-			return true
-		}
+	if l.isWhole(s, scratch) {
+		return true
 	}
 	if len(l.values) == 0 {
 		return false
 	}
-	at := bytes.LastIndexByte(folded, '@')
+	at := strings.LastIndexByte(s, '@')
 	for i := range l.values {
 		v := &l.values[i]
+		from, to := 0, len(s) // of what is compared
 		switch {
 		case v.re != nil:
 			if v.re.MatchString(s) {
 				return true
 			}
-		case v.part == whole && v.is(folded):
-			return true
-		case v.part == local && len(folded) > 0:
-			if at < 0 && v.is(folded) || at >= 0 && v.is(folded[:at]) {
-				return true
+			continue
+		case v.from.IsValid():
+			continue
+		case v.part == local:
+			if len(s) == 0 {
+				continue
 			}
-		case v.part == domain && at >= 0 && v.is(folded[at+1:]):
-			return true
-		case v.part == below && at >= 0 && v.isBelow(folded[at+1:]):
+			if at >= 0 {
+				to = at
+			}
+		case v.part == domain, v.part == below:
+			if at < 0 {
+				continue
+			}
+			from = at + 1
+		}
+		if v.is(s[from:to], scratch) {
 			return true
 		}
 	}
 	return false
 }
 
+// isWhole tells whether s is one of the plain patterns.
+func (l *leaf) isWhole(s string, scratch *[]byte) bool {
+	if l.lengths&(1<<(len(s)%64)) == 0 {
+		return false
+	}
+	_, ok := l.whole[string(foldInto(scratch, s))]
+	return ok
+}
+
+// foldInto folds s in scratch.
+func foldInto(scratch *[]byte, s string) []byte {
+	*scratch = append((*scratch)[:0], s...)
+	*scratch = appendFold((*scratch)[:0], *scratch)
+	return *scratch
+}
+
 func (l *leaf) matchClient(e *queuefile.Envelope, scratch *[]byte) bool {
 	if e.ClientName == "" && e.ClientAddress == "" {
 		return false
 	}
-	*scratch = appendFold((*scratch)[:0], []byte(e.ClientName))
-	n := len(*scratch)
-	*scratch = appendFold(*scratch, []byte(e.ClientAddress))
-	name, address := (*scratch)[:n], (*scratch)[n:]
-	if _, ok := l.whole[string(name)]; ok {
+	if l.isWhole(e.ClientName, scratch) {
 		return true
 	}
 	var addr netip.Addr
@@ -210,32 +229,32 @@ func (l *leaf) matchClient(e *queuefile.Envelope, scratch *[]byte) bool {
 			if addr.BitLen() == v.from.BitLen() && v.from.Compare(addr) <= 0 && addr.Compare(v.to) <= 0 {
 				return true
 			}
-		case v.part == whole && (v.is(name) || v.is(address)):
-			return true
-		case v.part == domain && v.is(name):
-			return true
-		case v.part == below && v.isBelow(name):
+		case v.is(e.ClientName, scratch), v.part == whole && v.is(e.ClientAddress, scratch):
 			return true
 		}
 	}
 	return false
 }
 
-// is compares the whole of s with the pattern.
-func (v *value) is(s []byte) bool {
+// is compares s with the pattern: the whole of it, or of what is a domain below
+// another the end.
+func (v *value) is(s string, scratch *[]byte) bool {
+	n, m := len(s), len(v.glob)
 	if !v.star {
-		return string(s) == v.glob
+		if n < m || n > m && v.part != below || n > 0 && m > 0 && s[n-1] < utf8.RuneSelf && lower[s[n-1]] != v.glob[m-1] {
+			return false
+		}
 	}
-	return glob(v.glob, s)
-}
-
-// isBelow compares a domain, or any that it is below, with the pattern.
-func (v *value) isBelow(s []byte) bool {
-	if !v.star {
-		n := len(s) - len(v.glob)
-		return n >= 0 && string(s[n:]) == v.glob && (n == 0 || s[n-1] == '.')
+	folded := foldInto(scratch, s)
+	switch {
+	case v.star && v.part == below:
+		return globBelow(v.glob, folded)
+	case v.star:
+		return glob(v.glob, folded)
+	case n > m:
+		return folded[n-m-1] == '.' && string(folded[n-m:]) == v.glob
 	}
-	return globBelow(v.glob, s)
+	return string(folded) == v.glob
 }
 
 // glob compares the whole of s with a pattern in which * stands for anything.
