@@ -9,27 +9,23 @@ import "bytes"
 func (m *mimeText) block(b []byte) {
 	m.clean = bytes.IndexByte(b, '\r') < 0
 	for len(b) > 0 && m.state != inNothing {
-		if n := m.together(b); n > 0 {
+		n := m.together(b)
+		if n > 0 {
 			m.bulk(b[:n])
-			b = b[n:]
-			continue
+		} else if n = m.unread(b); n == 0 {
+			i := bytes.IndexByte(b, '\n')
+			if i < 0 {
+				m.piece(b, false)
+				return
+			}
+			if n = i + 1; m.clean && len(m.line) == 0 && !m.long && !m.returned && m.decoded <= maxDecoded {
+				m.whole(b[:i]) // what piece comes to
+				m.converted()
+			} else {
+				m.piece(b[:i], true)
+			}
 		}
-		if n := m.unread(b); n > 0 {
-			b = b[n:]
-			continue
-		}
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			m.piece(b, false)
-			return
-		}
-		if m.clean && len(m.line) == 0 && !m.long && !m.returned && m.decoded <= maxDecoded {
-			m.whole(b[:i]) // what piece comes to
-			m.converted()
-		} else {
-			m.piece(b[:i], true)
-		}
-		b = b[i+1:]
+		b = b[n:]
 	}
 }
 
