@@ -109,7 +109,7 @@ func flood(b *testing.B, n int) string {
 			}
 			head, body, _ := strings.Cut(m.Text, "\n\n")
 			if plain, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(body, "\n", "")); err == nil && strings.Contains(head, "base64") {
-				m.Text = head + "\n\n" + practice.Base64(string(plain) + text.String()[:text.Len()*3/4])
+				m.Text = head + "\n\n" + practice.Base64(string(plain)+text.String()[:text.Len()*3/4])
 			} else {
 				m.Text += text.String()
 			}
