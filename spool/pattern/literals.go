@@ -70,8 +70,8 @@ func (s *literals) build() {
 			left := uint8(s.window - 2 - at)
 			for _, a := range cases(l.text[at], l.folded) {
 				for _, b := range cases(l.text[at+1], l.folded) {
-					at := &s.shift[pair(a, b)]
-					*at = min(*at, left)
+					n := &s.shift[pair(a, b)]
+					*n = min(*n, left)
 				}
 			}
 		}

@@ -940,7 +940,7 @@ func FuzzPattern(f *testing.F) {
 			name := [...]string{"X", "Subject", "Other"}[i%3]
 			fmt.Fprintf(&text, "%s: %s\n", name, line)
 			seen := func(s string) []byte { b, _ := appendUTF8(nil, []byte(s), true); return b }
-			fmt.Fprintf(&header, "%s: %s\n", name, seen(strings.TrimSpace(line)))
+			header.WriteString(strings.TrimRight(fmt.Sprintf("%s: %s", name, seen(strings.TrimSpace(line))), " ") + "\n")
 			fmt.Fprintf(&body, "%s\n", seen(line))
 		}
 		b := message{sender: "s@x", recipients: []string{"R r@y"}, text: text.String() + "\n" + hay + "\n"}.file()

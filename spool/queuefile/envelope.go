@@ -165,9 +165,9 @@ func (r *Reader) takeWindow(f *found) error {
 	}
 	w := r.window[begin:]
 	w = w[:min(int64(len(w)), r.budget)]
-	i, stop := 0, int(f.offset-r.pos)
+	i := 0
 	var err error
-	for err == nil && i+2 <= len(w) && i != stop {
+	for err == nil && i+2 <= len(w) && r.pos+int64(i) != f.offset {
 		kind, end := w[i], i+2+int(w[i+1])
 		if w[i+1] >= 0x80 || end > len(w) || !shortRecord[kind] {
 			break
@@ -183,7 +183,6 @@ func (r *Reader) takeWindow(f *found) error {
 			}
 		} else {
 			err = r.takeValue(record{kind, r.pos + int64(i), r.pos + int64(i) + 2, n}, untilNUL(b), f)
-			stop = int(f.offset - r.pos)
 		}
 		i = end
 	}
@@ -200,10 +199,10 @@ var shortRecord = func() *[256]bool {
 	return s
 }()
 
-// quickName is how long the name of an attribute is that has n bytes of b; 0 where it
-// takes attribute to tell: the name is what stands in front of the first = if that is no blank or control
-// character. It looks at eight bytes at a time, since where a name ends is what the
-// processor cannot foresee.
+// quickName is how long the name of an attribute is that has the first n bytes of b;
+// 0 where it takes attribute to tell. The name is what stands in front of the first
+// =, if that comes before any blank and control character. Eight bytes are looked at
+// at once: where a name ends is what the processor cannot foresee.
 func quickName(b []byte, n int) int {
 	const each = 0x0101010101010101
 	for i := 0; i < n && i+8 <= len(b); i += 8 {
@@ -220,8 +219,8 @@ func quickName(b []byte, n int) int {
 	return 0
 }
 
-// wantedName tells of all names but those that an envelope is made of (see
-// noteAttribute) and a few more that they are not.
+// wantedName tells whether a name may be one of those that an envelope is made of:
+// see noteAttribute.
 func wantedName(name []byte) bool {
 	switch name[0] {
 	case 'l':
@@ -234,6 +233,7 @@ func wantedName(name []byte) bool {
 	return false
 }
 
+// untilNUL is b as a C string.
 func untilNUL(b []byte) []byte {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		return b[:i]
