@@ -977,7 +977,7 @@ func FuzzPattern(f *testing.F) {
 			if !ok || n < 0 {
 				t.Fatalf("%s of the message is %d", name, n)
 			}
-			op := strings.TrimRight(strings.TrimSpace(pat)[:min(2, len(strings.TrimSpace(pat)))], " 0123456789smhdwkgSMHDWKG")
+			op := strings.TrimSpace(strings.TrimRight(strings.TrimSpace(pat)[:min(2, len(strings.TrimSpace(pat)))], " 0123456789smhdwkgSMHDWKG"))
 			holds := map[string]bool{">": n > l.bounds[0].n, ">=": n >= l.bounds[0].n, "<": n < l.bounds[0].n, "<=": n <= l.bounds[0].n, "=": n == l.bounds[0].n, "": n == l.bounds[0].n}
 			if (found.Verdict == Spam) != holds[op] {
 				t.Fatalf("%q of %d: %s", pat, n, found.Verdict)
