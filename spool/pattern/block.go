@@ -4,21 +4,28 @@ import "bytes"
 
 // block takes many lines at once, as [queuefile.Reader.Blocks] gives them, and
 // does what piece does for each. Lines of a body are taken together up to the next
-// that may be a boundary: most of a message costs nothing for being in lines.
+// that may be a boundary, and header fields that nobody reads are passed by: most
+// of a message costs nothing for being in lines.
 func (m *mimeText) block(b []byte) {
+	m.clean = bytes.IndexByte(b, '\r') < 0
 	for len(b) > 0 && m.state != inNothing {
-		if n := m.together(b); n > 0 {
+		n := m.together(b)
+		if n > 0 {
 			m.bulk(b[:n])
-			b = b[n:]
-			continue
+		} else if n = m.unread(b); n == 0 {
+			i := bytes.IndexByte(b, '\n')
+			if i < 0 {
+				m.piece(b, false)
+				return
+			}
+			if n = i + 1; m.clean && len(m.line) == 0 && !m.long && !m.returned && m.decoded <= maxDecoded {
+				m.whole(b[:i]) // what piece comes to
+				m.converted()
+			} else {
+				m.piece(b[:i], true)
+			}
 		}
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			m.piece(b, false)
-			return
-		}
-		m.piece(b[:i], true)
-		b = b[i+1:]
+		b = b[n:]
 	}
 }
 
@@ -42,12 +49,61 @@ func (m *mimeText) together(b []byte) int {
 			end = i + 1
 		}
 	}
+	if m.clean {
+		return end
+	}
 	// A carriage return ends a line too.
 	if i := bytes.IndexByte(b[:end], '\r'); i >= 0 {
 		end = bytes.LastIndexByte(b[:i], '\n') + 1
 	}
 	return end
 }
+
+// unread takes the fields of a header that no text takes: how many bytes of b they
+// are, whole lines. Of most of them that is to pass them by.
+func (m *mimeText) unread(b []byte) int {
+	if m.state != inHeader || m.shown || m.cut || len(m.line) > 0 || m.long || m.returned || m.decoded > maxDecoded {
+		return 0
+	}
+	end := 0
+	for end < len(b) {
+		line := b[end:]
+		n := bytes.IndexByte(line, '\n') + 1
+		if line = line[:n]; n == 0 || !m.clean && bytes.IndexByte(line, '\r') >= 0 {
+			break
+		}
+		if blank := blanks(line); blank > 0 {
+			if end == 0 || line[blank] == '\n' { // of a field that is read, or the end of the header
+				break
+			}
+			m.foldedField(line[:n-1])
+			end += n
+			continue
+		}
+		colon := 0
+		for fieldName[line[colon]] {
+			colon++
+		}
+		if colon == 0 || line[colon] != ':' || line[0] == '-' && len(m.bounds) > 0 || m.top && m.head.wants(line[:colon]) {
+			break
+		}
+		if end == 0 {
+			m.endField()
+		}
+		m.fields++
+		m.noteField(line[:colon], line[colon+1:n-1])
+		end += n
+	}
+	return end
+}
+
+// fieldName is what the name of a header field is made of.
+var fieldName = func() (t [256]bool) {
+	for c := '!'; c <= '~'; c++ {
+		t[c] = c != ':'
+	}
+	return t
+}()
 
 var (
 	hyphens      = []byte("--")

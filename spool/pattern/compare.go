@@ -149,7 +149,7 @@ func (l *leaf) match(m *Message, e *queuefile.Envelope, scratch *[]byte) bool {
 	case l.field == Queue:
 		_, ok := l.whole[m.Queue]
 		return ok
-	case l.field.compared():
+	case len(l.bounds) > 0:
 		n, ok := m.number(l.field, e)
 		return ok && slices.ContainsFunc(l.bounds, func(b bound) bool { return b.holds(n) })
 	}

@@ -267,7 +267,7 @@ func (c *compiler) mapping(m map[string]any, p path, depth int) (*node, string, 
 		if err != nil {
 			return nil, "", err
 		}
-		return &node{op: isNot, kids: []*node{n}}, "not(" + name + ")", nil
+		return &node{op: isNot, kids: []*node{n}, needs: n.needs}, "not(" + name + ")", nil
 	default: // at_least
 		if _, ok := m["of"]; !ok {
 			return nil, "", p.errorf("at_least needs of: the list of rules")
@@ -317,6 +317,7 @@ func (c *compiler) group(op op, word string, members []any, p path, depth int) (
 			return nil, "", err
 		}
 		g.kids = append(g.kids, n)
+		g.needs |= n.needs
 		parts = append(parts, name)
 	}
 	return g, word + "(" + strings.Join(parts, ", ") + ")", nil
@@ -375,8 +376,10 @@ func (c *compiler) leaf(l leaf, plain any, p path) (*node, string, error) {
 		c.rules.overlap = max(c.rules.overlap, len(f.literal))
 	}
 	c.rules.sources = c.rules.sources || l.field == SourceCount
+	l.needs = l.field.needs()
+	c.rules.needs |= l.needs
 	c.rules.leaves = append(c.rules.leaves, l)
-	return &node{op: isLeaf, leaf: len(c.rules.leaves) - 1}, l.name, nil
+	return &node{op: isLeaf, leaf: len(c.rules.leaves) - 1, needs: l.needs}, l.name, nil
 }
 
 // A rule's name stands in every result, and there may be many rules: a long list

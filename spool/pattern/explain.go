@@ -70,7 +70,7 @@ func (j *Judge) Explain(src io.ReaderAt, m Message) Explanation {
 	}
 	var needed need
 	for i := range j.rules.leaves {
-		needed |= j.rules.leaves[i].needs()
+		needed |= j.rules.leaves[i].needs
 	}
 	var found [textKinds][][]byte
 	for kind := range textKinds {
@@ -118,7 +118,7 @@ func (n *node) each(fn func(leaf int)) {
 
 func (l *leaf) explain(m *Message, e *queuefile.Envelope, found *[textKinds][][]byte) ExplainedLeaf {
 	x := ExplainedLeaf{Part: short(l.name)}
-	needs := l.needs()
+	needs := l.needs
 	if needs == 0 {
 		var scratch []byte
 		x.Matched, x.Values = l.match(m, e, &scratch), l.seen(m, e)

@@ -18,6 +18,9 @@ func splitField(b []byte) (name, value []byte, ok bool) {
 	return name, b[i+1:], len(name) > 0
 }
 
+// blanks is how many blanks b begins with.
+func blanks(b []byte) int { return len(b) - len(trimLeft(b)) }
+
 // trimLeft and trimRight cut blanks and tabs off: header lines are many, and
 // bytes.Trim builds a set each time.
 func trimLeft(b []byte) []byte {
@@ -39,13 +42,55 @@ func isContentField(b []byte) bool {
 	return ok && len(name) > 8 && equalFold(name[:8], "content-")
 }
 
-// mediaType reads the two names at the beginning of a Content-Type field; both
-// are empty if it has none that make sense.
-func mediaType(b []byte) (kind, sub string) {
+// mediaType is what a Content-Type field says.
+type mediaType struct {
+	field     []byte
+	kind, sub string // in lower case, or "other"; kind is none where there are no names that make sense
+	set       *charset
+	named     bool // it names a charset
+	file      bool // it may name a file
+	scratch   []byte
+}
+
+const none = "none"
+
+// mediaTypes keeps what the last few fields said: most messages of a flood have the
+// same ones. Those of multiparts are each unlike the other and take the last place.
+type mediaTypes struct {
+	kept [8]mediaType
+	next int
+}
+
+// of is what a field says, valid until the next call.
+func (t *mediaTypes) of(field []byte) *mediaType {
+	for i := range t.kept {
+		if k := &t.kept[i]; k.kind != "" && bytes.Equal(k.field, field) {
+			return k
+		}
+	}
+	kind, sub := mediaNames(field)
+	at := len(t.kept) - 1
+	if kind != "multipart" {
+		at = t.next
+		t.next = (at + 1) % (len(t.kept) - 1)
+	}
+	k := &t.kept[at]
+	k.field, k.kind, k.sub = append(k.field[:0], field...), kind, sub
+	k.scratch, k.named = appendParameter(k.scratch[:0], field, "charset")
+	k.set = nil
+	if k.named {
+		k.set = charsetNamed(k.scratch)
+	}
+	k.file = containsFold(field, "name")
+	return k
+}
+
+// mediaNames reads the two names at the beginning of a Content-Type field.
+func mediaNames(b []byte) (kind, sub string) {
 	k, s, ok := bytes.Cut(mediaName(b), []byte{'/'})
 	k = bytes.TrimSpace(k)
 	if !ok || len(k) == 0 || len(s) == 0 {
-		return "", ""
+		return none, ""
 	}
 	return known(k, "text", "multipart", "message", "application"),
 		known(s, "plain", "html", "rfc822", "global", "news", "digest", "xhtml+xml", "rfc822-headers", "global-headers",

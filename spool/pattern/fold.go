@@ -1,6 +1,7 @@
 package pattern
 
 import (
+	"encoding/binary"
 	"unicode"
 	"unicode/utf8"
 )
@@ -28,12 +29,22 @@ func foldRune(r rune) rune {
 }
 
 // appendFold appends b with case folded, byte for byte as long as b. What is no
-// UTF-8 stays as it is.
+// UTF-8 stays as it is. b may lie just behind dst.
 func appendFold(dst, b []byte) []byte {
 	from := len(dst)
 	dst = append(dst, b...)
 	out := dst[from:]
 	for i := 0; i < len(out); {
+		if i+8 <= len(out) { // eight bytes of ASCII at once, as nearly all are
+			const each = 0x0101010101010101
+			w := binary.LittleEndian.Uint64(out[i:])
+			if w&(each<<7) == 0 {
+				upper := (w + (0x80-'A')*each) &^ (w + (0x7f-'Z')*each) & (each << 7)
+				binary.LittleEndian.PutUint64(out[i:], w|upper>>2)
+				i += 8
+				continue
+			}
+		}
 		c := out[i]
 		if c < utf8.RuneSelf {
 			out[i] = lower[c]

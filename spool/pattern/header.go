@@ -22,9 +22,7 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	if len(text) < len(b) {
 		if m.fields > 0 {
-			if m.field != nil && len(*m.field)+len(b) < maxField {
-				*m.field = append(*m.field, b...)
-			}
+			m.foldedField(b)
 			m.goOn(' ', text)
 			return
 		}
@@ -38,10 +36,16 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	m.endField()
 	m.beginField(name, value)
+	m.noteField(name, value)
+}
+
+// noteField keeps the value of a field that tells how a part is to be read.
+func (m *mimeText) noteField(name, value []byte) {
 	m.field = nil
-	switch {
-	case m.state == inFields || name[0]|0x20 != 'c':
+	if fold[name[0]] != 'c' || m.state == inFields {
 		return
+	}
+	switch {
 	case equalFold(name, "content-type") && len(m.ctype) == 0:
 		m.field = &m.ctype
 	case equalFold(name, "content-transfer-encoding") && len(m.encoding) == 0:
@@ -51,6 +55,13 @@ func (m *mimeText) headerLine(b []byte) {
 	}
 	if m.field != nil && len(value) < maxField {
 		*m.field = append(*m.field, value...)
+	}
+}
+
+// foldedField adds a line to the field of interest that it goes on with, if any.
+func (m *mimeText) foldedField(line []byte) {
+	if m.field != nil && len(*m.field)+len(line) < maxField {
+		*m.field = append(*m.field, line...)
 	}
 }
 
@@ -98,6 +109,9 @@ func (m *mimeText) beginField(name, value []byte) {
 	switch {
 	case m.top:
 		to = m.head
+		if len(name) > 0 && !to.wants(name) {
+			to = nil
+		}
 	case !m.shown && m.state == inHeader:
 		to = nil // of a part: nobody reads it
 	}

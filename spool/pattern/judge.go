@@ -3,6 +3,7 @@ package pattern
 import (
 	"errors"
 	"io"
+	"math/bits"
 	"time"
 
 	"spoolsweep/spool/queuefile"
@@ -52,6 +53,7 @@ type Judge struct {
 	rules   *Rules
 	reader  queuefile.Reader
 	leaves  []verdict
+	onText  []int // the leaves that are on text
 	texts   [textKinds]lines
 	place   [][textKinds]int // of each leaf: its number in each of the texts, -1 where it is not looked for
 	read    need             // texts that are counted
@@ -93,9 +95,9 @@ const (
 	needRaw      need = 1 << rawText
 )
 
-// needs are the texts that a leaf is matched against; none of a leaf on a value.
-func (l *leaf) needs() need {
-	switch l.field {
+// needs are the texts that a field is matched against; none of one with a value.
+func (f Field) needs() need {
+	switch f {
 	case Raw:
 		return needRaw
 	case Header:
@@ -120,12 +122,19 @@ func (r *Rules) Judge() *Judge {
 		t.overlap = r.overlap
 		for i := range r.leaves {
 			j.place[i][kind] = -1
-			if l := &r.leaves[i]; l.needs()&(1<<kind) != 0 {
+			if l := &r.leaves[i]; l.needs&(1<<kind) != 0 {
 				j.place[i][kind] = len(t.leaves)
 				t.add(l)
 			}
 		}
 	}
+	for i := range r.leaves {
+		if r.leaves[i].needs != 0 {
+			j.onText = append(j.onText, i)
+		}
+	}
+	head := &j.texts[headerLines]
+	head.heads = headsOf(head.leaves)
 	return j
 }
 
@@ -168,7 +177,7 @@ func (j *Judge) readEnvelope(m *Message, e *queuefile.Envelope) {
 	for i := range j.rules.leaves {
 		l := &j.rules.leaves[i]
 		switch {
-		case l.needs() != 0:
+		case l.needs != 0:
 			j.leaves[i] = open
 		case l.match(m, e, &j.scratch):
 			j.leaves[i] = yes
@@ -260,9 +269,9 @@ func (j *Judge) endHeader() {
 // open and decides nothing.
 func (j *Judge) settle(read need) {
 	j.read |= read
-	for i := range j.rules.leaves {
+	for _, i := range j.onText {
 		l := &j.rules.leaves[i]
-		switch need := l.needs(); {
+		switch need := l.needs; {
 		case need&read == 0:
 		case j.count(i) >= l.lines:
 			j.leaves[i] = yes
@@ -274,6 +283,12 @@ func (j *Judge) settle(read need) {
 
 // count is how many lines of the texts that were read matched a leaf.
 func (j *Judge) count(leaf int) int {
+	if need := j.rules.leaves[leaf].needs; need&j.read == 0 {
+		return 0
+	} else if need&(need-1) == 0 { // of one text, as nearly all
+		kind := bits.TrailingZeros8(uint8(need))
+		return j.texts[kind].each[j.place[leaf][kind]].count
+	}
 	n := 0
 	for kind, at := range j.place[leaf] {
 		if at >= 0 && j.read&(1<<kind) != 0 {
@@ -306,6 +321,9 @@ func (j *Judge) conclude(f *Finding) {
 
 // lines is Hit.Lines of a node, over all its leaves or only those that matched.
 func (j *Judge) lines(n *node, matched bool) int {
+	if n.needs == 0 {
+		return 0
+	}
 	if n.op == isLeaf {
 		if matched && j.leaves[n.leaf] != yes {
 			return 0
@@ -326,9 +344,15 @@ func (j *Judge) lines(n *node, matched bool) int {
 // may match, also where it is decided already but counts lines; and those that
 // decide the ham rules.
 func (j *Judge) missing() need {
+	if j.rules.needs&^j.read == 0 {
+		return 0
+	}
 	var m need
 	possible := false
 	for _, r := range j.rules.spam {
+		if possible && r.node.needs&^j.read == 0 {
+			continue // it adds nothing
+		}
 		if j.decide(r.node) != no {
 			possible = true
 			m |= j.missingOf(r.node)
@@ -338,7 +362,7 @@ func (j *Judge) missing() need {
 		return 0
 	}
 	for _, r := range j.rules.ham {
-		if j.decide(r.node) == open {
+		if r.node.needs&^j.read != 0 && j.decide(r.node) == open {
 			m |= j.missingOf(r.node)
 		}
 	}
@@ -388,8 +412,8 @@ func (j *Judge) decide(n *node) verdict {
 func (j *Judge) missingOf(n *node) need {
 	switch {
 	case n.op == isLeaf:
-		return j.rules.leaves[n.leaf].needs()
-	case j.decide(n) == no && n.op != isNot:
+		return n.needs
+	case n.needs == 0, j.decide(n) == no && n.op != isNot:
 		return 0
 	}
 	var m need

@@ -23,25 +23,28 @@ type lines struct {
 	built    bool
 	// overlap is the longest literal.
 	overlap int
-	fold    bool // some leaf searched apart looks in the folded text
-	text    []byte
-	folded  []byte
-	full    int // search when the text is that long
+	// heads are the header names that leaves ask for, where none asks for more.
+	heads  [][]byte
+	fold   bool // some leaf searched apart looks in the folded text
+	text   []byte
+	folded []byte
+	full   int // search when the text is that long
 }
 
 // search is where one leaf stands.
 type search struct {
-	count int   // matching lines
-	open  bool  // the line that has not ended yet is counted already
-	next  []int // of each finder of a leaf searched apart: where it is seen next
-	from  int   // the lines before are counted
-	tried []int // of each finder of another: the line it was tried on last
+	count int          // matching lines
+	open  bool         // the line that has not ended yet is counted already
+	next  []int        // of each finder of a leaf searched apart: where it is seen next
+	from  int          // the lines before are counted
+	tried []int        // of each finder of another: the line it was tried on last
+	autos []*automaton // of each finder with an expression
 }
 
 func (t *lines) add(l *leaf) {
 	who := len(t.leaves)
 	t.leaves = append(t.leaves, l)
-	t.each = append(t.each, search{next: make([]int, len(l.finders)), tried: make([]int, len(l.finders))})
+	t.each = append(t.each, search{next: make([]int, len(l.finders)), tried: make([]int, len(l.finders)), autos: automata(l.finders)})
 	for i := range l.finders {
 		if !l.finders[i].plain() || len(t.together.all)+len(l.finders) > maxLiterals {
 			t.apart = append(t.apart, who)
@@ -55,6 +58,48 @@ func (t *lines) add(l *leaf) {
 	for i, f := range l.finders {
 		t.together.add(literal{text: f.literal, folded: f.folded, who: who, finder: i})
 	}
+}
+
+// headsOf are the names of the header fields that are all that leaves ask for; nil
+// if some asks for any line.
+func headsOf(leaves []*leaf) [][]byte {
+	var heads [][]byte
+	for _, l := range leaves {
+		if len(l.head) == 0 {
+			return nil
+		}
+		heads = append(heads, l.head)
+	}
+	return heads
+}
+
+// wants tells whether the line of a header field may match: t is nil where nobody
+// reads the header. A name may hold an encoded word, and so become another.
+func (t *lines) wants(name []byte) bool {
+	if t == nil || t.heads == nil {
+		return t != nil
+	}
+	for _, h := range t.heads {
+		if len(name) == len(h)-1 && fold[name[0]] == h[0] {
+			return true
+		}
+	}
+	return bytes.IndexByte(name, '=') >= 0
+}
+
+// automata are those of a leaf's finders: one for all that try the same expression.
+func automata(finders []finder) []*automaton {
+	all := make([]*automaton, len(finders))
+	for i := range finders {
+		switch re := finders[i].re; {
+		case re == nil:
+		case i > 0 && finders[i-1].re == re:
+			all[i] = all[i-1]
+		default:
+			all[i] = newAutomaton(re)
+		}
+	}
+	return all
 }
 
 func (t *lines) reset() {
@@ -160,12 +205,12 @@ func (t *lines) searchTogether(block []byte) {
 		if !ok || at < begin+value {
 			return
 		}
-		if re := leaf.finders[l.finder].re; re != nil {
+		if auto := s.autos[l.finder]; auto != nil {
 			if s.tried[l.finder] == begin {
 				return
 			}
 			s.tried[l.finder] = begin
-			if !re.Match(bytes.TrimSuffix(block[begin+value:end], newline)) {
+			if !auto.match(bytes.TrimSuffix(block[begin+value:end], newline)) {
 				return
 			}
 		}
@@ -180,7 +225,7 @@ func (t *lines) searchApart(block []byte, l *leaf, s *search) {
 		hit := len(block)
 		for k := range l.finders {
 			if s.next[k] < s.from {
-				s.next[k] = t.find(l, &l.finders[k], block, s.from)
+				s.next[k] = t.find(l, &l.finders[k], s.autos[k], block, s.from)
 			}
 			hit = min(hit, s.next[k])
 		}
@@ -194,7 +239,7 @@ func (t *lines) searchApart(block []byte, l *leaf, s *search) {
 
 // find is where a finder of a leaf matches at or behind from, the beginning of a
 // line; the length of block if nowhere.
-func (t *lines) find(l *leaf, f *finder, block []byte, from int) int {
+func (t *lines) find(l *leaf, f *finder, auto *automaton, block []byte, from int) int {
 	in := block
 	if f.folded {
 		in = t.folded
@@ -212,7 +257,7 @@ func (t *lines) find(l *leaf, f *finder, block []byte, from int) int {
 		if value, ok := l.value(block[begin:end]); ok {
 			begin += value
 			text := bytes.TrimSuffix(block[begin:end], newline)
-			if f.re != nil && f.re.Match(text) || f.re == nil && bytes.Contains(in[begin:begin+len(text)], f.literal) {
+			if auto != nil && auto.match(text) || auto == nil && bytes.Contains(in[begin:begin+len(text)], f.literal) {
 				return max(hit, begin)
 			}
 		}

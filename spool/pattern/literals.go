@@ -11,12 +11,13 @@ import "bytes"
 type literals struct {
 	all    []literal
 	window int // of each literal its first bytes so many are looked for
-	// shift is how far the window can move when it ends with these two bytes:
-	// 0 where a literal's window may end here.
-	shift []uint8
-	// first is, for two bytes with shift 0, 1 + the index in all of the first
-	// literal whose window ends with them; next chains the others.
-	first []uint16
+	// shift is how far the window can move when it ends with two bytes of this
+	// pair: 0 where a literal's window may end here.
+	shift *[pairs]uint8
+	// first is, for a pair with shift 0, 1 + the index in all of the first
+	// literal whose window ends with it; next chains the others.
+	first *[pairs]uint16
+	later []int // see each
 }
 
 type literal struct {
@@ -34,7 +35,14 @@ const (
 	maxWindow  = 24
 	// maxLiterals is what the chains can number.
 	maxLiterals = 1<<16 - 2
+	// pairs is how many pairs of bytes are told apart: with more the table would
+	// not stay in the cache nearest to the processor, where nearly all the time of
+	// a search is spent.
+	pairs = 1 << 13
 )
+
+// pair is the number of two bytes: of the second the bits that tell letters apart.
+func pair(a, b byte) uint16 { return (uint16(a) | uint16(b)<<8) % pairs }
 
 // plain says that a finder's literal can be looked for with others.
 func (f *finder) plain() bool {
@@ -52,7 +60,7 @@ func (s *literals) build() {
 	for i := range s.all {
 		s.window = min(s.window, len(s.all[i].text))
 	}
-	s.shift, s.first = make([]uint8, 1<<16), make([]uint16, 1<<16)
+	s.shift, s.first = new([pairs]uint8), new([pairs]uint16)
 	for i := range s.shift {
 		s.shift[i] = uint8(s.window - 1)
 	}
@@ -62,8 +70,8 @@ func (s *literals) build() {
 			left := uint8(s.window - 2 - at)
 			for _, a := range cases(l.text[at], l.folded) {
 				for _, b := range cases(l.text[at+1], l.folded) {
-					pair := int(a) | int(b)<<8
-					s.shift[pair] = min(s.shift[pair], left)
+					n := &s.shift[pair(a, b)]
+					*n = min(*n, left)
 				}
 			}
 		}
@@ -78,7 +86,7 @@ func (s *literals) build() {
 	}
 }
 
-func chain(a, b byte) int { return int(fold[a]) | int(fold[b])<<8 }
+func chain(a, b byte) uint16 { return pair(fold[a], fold[b]) }
 
 func cases(c byte, folded bool) []byte {
 	if folded && c >= 'a' && c <= 'z' {
@@ -98,26 +106,70 @@ var fold = func() (t [256]byte) {
 
 // each calls hit for every place where a literal stands in text, from the front
 // to the back.
+//
+// It goes through the two halves of the text side by side: most of the time the
+// processor waits for what the table says of two bytes, and so it waits for both
+// at once. What is found in the back half is kept until the front is done.
 func (s *literals) each(text []byte, hit func(l *literal, at int)) {
 	if len(s.all) == 0 {
 		return
 	}
-	shift := (*[1 << 16]uint8)(s.shift)
-	back := s.window - 1
-	for end := back; end < len(text); {
-		pair := uint16(text[end-1]) | uint16(text[end])<<8
-		if n := int(shift[pair]); n > 0 {
-			end += n
-			continue
+	front := s.window - 1 // the window's last byte
+	half := max(front, len(text)/2)
+	back := half
+	s.later = s.later[:0]
+	for front < half && back < len(text) {
+		m, n := int(s.shift[pair(text[front-1], text[front])]), int(s.shift[pair(text[back-1], text[back])])
+		if m == 0 {
+			s.ending(text, front, hit)
+			m = 1
 		}
-		at := end - back
-		for i := s.first[chain(text[end-1], text[end])]; i > 0; i = s.all[i-1].next {
-			if l := &s.all[i-1]; l.stands(text[at:]) {
-				hit(l, at)
+		if n == 0 {
+			if s.ends(text, back) {
+				s.later = append(s.later, back)
 			}
+			n = 1
 		}
-		end++
+		front += m
+		back += n
 	}
+	s.rest(text, front, half, hit)
+	for _, at := range s.later {
+		s.ending(text, at, hit)
+	}
+	s.rest(text, back, len(text), hit)
+}
+
+// rest goes on alone, with windows that end from at on and before end.
+func (s *literals) rest(text []byte, at, end int, hit func(l *literal, at int)) {
+	for at < end {
+		n := int(s.shift[pair(text[at-1], text[at])])
+		if n == 0 {
+			s.ending(text, at, hit)
+			n = 1
+		}
+		at += n
+	}
+}
+
+// ending calls hit for the literals whose window ends at a byte.
+func (s *literals) ending(text []byte, end int, hit func(l *literal, at int)) {
+	at := end + 1 - s.window
+	for i := s.first[chain(text[end-1], text[end])]; i > 0; i = s.all[i-1].next {
+		if l := &s.all[i-1]; l.stands(text[at:]) {
+			hit(l, at)
+		}
+	}
+}
+
+// ends says whether there is any.
+func (s *literals) ends(text []byte, end int) bool {
+	for i := s.first[chain(text[end-1], text[end])]; i > 0; i = s.all[i-1].next {
+		if s.all[i-1].stands(text[end+1-s.window:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // stands says whether the literal is how text begins.

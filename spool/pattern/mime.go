@@ -75,8 +75,10 @@ type mimeText struct {
 	ctype       []byte
 	encoding    []byte
 	disposition []byte
-	coding      coding // of the part, once its header has ended
-	fields      int    // header lines so far
+	types       mediaTypes
+	is          *mediaType // what ctype says
+	coding      coding     // of the part, once its header has ended
+	fields      int        // header lines so far
 
 	// The field whose line is not finished: where in which text it begins, and how
 	// long its name is.
@@ -91,6 +93,7 @@ type mimeText struct {
 	// returned says that the last byte was a carriage return: the end of the line
 	// that may follow is the same.
 	returned bool
+	clean    bool // there is none in the block
 
 	// The text of a part. Where it needs no conversion, which is seen only when
 	// there is a block of it, it lies in the body from the byte from on.

@@ -21,8 +21,9 @@ func (m *mimeText) endHeader() {
 		return
 	}
 	m.coding = codingOf(m.encoding)
-	kind, sub := mediaType(m.ctype)
-	if kind == "" {
+	m.is = m.types.of(m.ctype)
+	kind, sub := m.is.kind, m.is.sub
+	if kind == none {
 		kind, sub = "text", "plain"
 		if n := len(m.bounds); n > 0 && m.bounds[n-1].digest && len(m.ctype) == 0 {
 			kind, sub = "message", "rfc822"
@@ -57,18 +58,13 @@ func (m *mimeText) beginText(html bool) {
 	m.convert(true) // what a loose header left
 	m.size = 0
 	m.state = [...]state{notCoded: inPlain, codedQuoted: inQuoted, codedBase64: inBase64}[m.coding]
-	var set *charset
-	name, named := appendParameter(m.scratch[:0], m.ctype, "charset")
-	if named {
-		set = charsetNamed(name)
-	}
-	m.scratch = name[:0]
+	set, named := m.is.set, m.is.named
 	m.plain, m.html, m.guess = set == nil && !html, html, html && !named
 	if !m.plain {
 		m.charset.reset(set)
 		m.page.reset()
 	}
-	if containsFold(m.disposition, "filename") || containsFold(m.ctype, "name") {
+	if containsFold(m.disposition, "filename") || m.is.file {
 		if m.beginAttachment(); len(m.name) == 0 {
 			m.kind = m.kind[:0]
 		}

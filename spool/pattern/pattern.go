@@ -92,6 +92,7 @@ type Rules struct {
 	leaves    []leaf
 	overlap   int  // the longest literal
 	sources   bool // some leaf is on source_count
+	needs     need // texts that any leaf is matched against
 }
 
 // rule is one member of the top-level any of spam or ham.
@@ -113,10 +114,11 @@ const (
 
 // node is a group, or a leaf by its number.
 type node struct {
-	op   op
-	leaf int
-	n    int // of at_least
-	kids []*node
+	op    op
+	leaf  int
+	n     int // of at_least
+	kids  []*node
+	needs need // texts that its leaves are matched against
 }
 
 // leaf is one field with its patterns: any of them.
@@ -126,8 +128,10 @@ type leaf struct {
 	name    string
 	head    []byte // of header.NAME: "name:", folded
 	lines   int    // matching lines that it takes; 1 for all that is no text
+	needs   need   // texts that it is matched against; none of a leaf on a value
 	values  []value
 	whole   map[string]struct{} // plain patterns compared whole, folded; names of queues
+	lengths uint64              // of those, modulo 64
 	bounds  []bound
 	finders []finder
 	slow    []string // patterns that have to try every line
@@ -147,7 +151,7 @@ func (r *Rules) Ham() []string { return names(r.ham) }
 func (r *Rules) OnText() []bool {
 	on := make([]bool, len(r.spam))
 	for i := range r.spam {
-		r.spam[i].node.each(func(leaf int) { on[i] = on[i] || r.leaves[leaf].needs() != 0 })
+		r.spam[i].node.each(func(leaf int) { on[i] = on[i] || r.leaves[leaf].needs != 0 })
 	}
 	return on
 }

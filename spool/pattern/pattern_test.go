@@ -950,6 +950,7 @@ func FuzzPattern(f *testing.F) {
 			return // it is decoded: other tests look at that
 		}
 		// Each line of it is a header too, whose value begins and ends with no blank.
+		// What is no UTF-8 in it is read as windows-1252.
 		var text, header, body strings.Builder
 		envelope := []string{"s@x", "r@y"}
 		for i, line := range strings.Split(hay, "\n") {
@@ -958,7 +959,7 @@ func FuzzPattern(f *testing.F) {
 			header.WriteString(strings.TrimRight(name+": "+strings.TrimLeft(line, " \t"), " \t") + "\n")
 			body.WriteString(line + "\n")
 		}
-		b := message{sender: "s@x", recipients: []string{"R r@y"}, text: text.String() + "\n" + body.String()}.file()
+		b := message{sender: "s@x", recipients: []string{"R r@y"}, text: text.String() + "\n" + hay + "\n"}.file()
 		j := r.Judge()
 		m := Message{Queue: "hold", Size: int64(len(b)), Moment: time.Unix(1795454283+100, 0), Sources: func(*queuefile.Envelope) int64 { return 3 }}
 		found := j.Read(bytes.NewReader(b), m)
@@ -992,7 +993,7 @@ func FuzzPattern(f *testing.F) {
 			if !ok || n < 0 {
 				t.Fatalf("%s of the message is %d", name, n)
 			}
-			op := strings.TrimRight(strings.TrimSpace(pat)[:min(2, len(strings.TrimSpace(pat)))], " 0123456789smhdwkgSMHDWKG")
+			op := strings.TrimSpace(strings.TrimRight(strings.TrimSpace(pat)[:min(2, len(strings.TrimSpace(pat)))], " 0123456789smhdwkgSMHDWKG"))
 			holds := map[string]bool{">": n > l.bounds[0].n, ">=": n >= l.bounds[0].n, "<": n < l.bounds[0].n, "<=": n <= l.bounds[0].n, "=": n == l.bounds[0].n, "": n == l.bounds[0].n}
 			if (found.Verdict == Spam) != holds[op] {
 				t.Fatalf("%q of %d: %s", pat, n, found.Verdict)
@@ -1051,5 +1052,56 @@ func BenchmarkJudge(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestValues: what is folded only where it can match matches as if all were folded.
+func TestValues(t *testing.T) {
+	random := rand.New(rand.NewSource(1))
+	word := func() string {
+		b := make([]byte, random.Intn(5))
+		for i := range b {
+			b[i] = "abAB.@\xc3\x89*"[random.Intn(9)]
+		}
+		return string(b)
+	}
+	matched := 0
+	for range 200_000 {
+		pat, s := word(), word()
+		if random.Intn(2) == 0 {
+			pat = [...]string{"@", "@.", ""}[random.Intn(3)] + pat + [...]string{"@", ""}[random.Intn(2)]
+		}
+		s = strings.ReplaceAll(s, "*", "b@")
+		l := leaf{field: Sender, label: "sender", lines: 1}
+		if l.addValue(pat, nil) != nil {
+			continue
+		}
+		folded, p := foldString(s), foldString(pat)
+		at := strings.LastIndex(folded, "@")
+		want := false
+		switch {
+		case strings.HasPrefix(p, "@."):
+			want = at >= 0 && globBelow(p[2:], []byte(folded[at+1:]))
+		case strings.HasPrefix(p, "@"):
+			want = at >= 0 && glob(p[1:], []byte(folded[at+1:]))
+		case strings.HasSuffix(p, "@") && s != "":
+			name := folded
+			if at >= 0 {
+				name = folded[:at]
+			}
+			want = glob(p[:len(p)-1], []byte(name))
+		case !strings.HasSuffix(p, "@"):
+			want = glob(p, []byte(folded))
+		}
+		var scratch []byte
+		if got := l.matchValue(s, &scratch); got != want {
+			t.Fatalf("%q in %q: %t, want %t", pat, s, got, want)
+		}
+		if want {
+			matched++
+		}
+	}
+	if matched < 1000 {
+		t.Errorf("only %d matched", matched)
 	}
 }

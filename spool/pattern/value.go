@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"spoolsweep/spool/queuefile"
 )
@@ -26,7 +27,8 @@ const (
 type value struct {
 	re       *regexp.Regexp
 	part     part
-	glob     string // folded; may hold *
+	glob     string // folded
+	star     bool   // it holds *
 	from, to netip.Addr
 }
 
@@ -65,15 +67,16 @@ func (l *leaf) addValue(s string, p path) error {
 		}
 	}
 	folded := foldString(s)
+	star := strings.Contains(folded, "*")
 	switch {
 	case strings.HasPrefix(folded, "@."):
-		l.values = append(l.values, value{part: below, glob: folded[2:]})
+		l.values = append(l.values, value{part: below, glob: folded[2:], star: star})
 	case strings.HasPrefix(folded, "@"):
-		l.values = append(l.values, value{part: domain, glob: folded[1:]})
+		l.values = append(l.values, value{part: domain, glob: folded[1:], star: star})
 	case strings.HasSuffix(folded, "@"):
-		l.values = append(l.values, value{part: local, glob: folded[:len(folded)-1]})
-	case strings.Contains(folded, "*"):
-		l.values = append(l.values, value{part: whole, glob: folded})
+		l.values = append(l.values, value{part: local, glob: folded[:len(folded)-1], star: star})
+	case star:
+		l.values = append(l.values, value{part: whole, glob: folded, star: true})
 	default:
 		l.addWhole(folded)
 	}
@@ -85,6 +88,7 @@ func (l *leaf) addWhole(folded string) {
 		l.whole = map[string]struct{}{}
 	}
 	l.whole[folded] = struct{}{}
+	l.lengths |= 1 << (len(folded) % 64)
 }
 
 // addresses reads an address, a range A-B or a prefix A/N.
@@ -142,50 +146,68 @@ func (l *leaf) matchEnvelope(e *queuefile.Envelope, scratch *[]byte) bool {
 	return false
 }
 
-// matchValue compares one address or login.
+// matchValue compares one address or login. Case is folded only where the length
+// and the last byte leave a chance: nearly never.
 func (l *leaf) matchValue(s string, scratch *[]byte) bool {
-	*scratch = appendFold((*scratch)[:0], []byte(s))
-	folded := *scratch
-	if _, ok := l.whole[string(folded)]; ok {
+	if l.isWhole(s, scratch) {
 		return true
 	}
-	at := -1
-	for i, c := range folded {
-		if c == '@' {
-			at = i
-		}
+	if len(l.values) == 0 {
+		return false
 	}
+	at := strings.LastIndexByte(s, '@')
 	for i := range l.values {
 		v := &l.values[i]
+		from, to := 0, len(s) // of what is compared
 		switch {
 		case v.re != nil:
 			if v.re.MatchString(s) {
 				return true
 			}
-		case v.part == whole && glob(v.glob, folded):
-			return true
-		case v.part == local && len(folded) > 0:
-			if at < 0 && glob(v.glob, folded) || at >= 0 && glob(v.glob, folded[:at]) {
-				return true
+			continue
+		case v.from.IsValid():
+			continue
+		case v.part == local:
+			if len(s) == 0 {
+				continue
 			}
-		case v.part == domain && at >= 0 && glob(v.glob, folded[at+1:]):
-			return true
-		case v.part == below && at >= 0 && globBelow(v.glob, folded[at+1:]):
+			if at >= 0 {
+				to = at
+			}
+		case v.part == domain, v.part == below:
+			if at < 0 {
+				continue
+			}
+			from = at + 1
+		}
+		if v.is(s[from:to], scratch) {
 			return true
 		}
 	}
 	return false
 }
 
+// isWhole tells whether s is one of the plain patterns.
+func (l *leaf) isWhole(s string, scratch *[]byte) bool {
+	if l.lengths&(1<<(len(s)%64)) == 0 {
+		return false
+	}
+	_, ok := l.whole[string(foldInto(scratch, s))]
+	return ok
+}
+
+// foldInto folds s in scratch.
+func foldInto(scratch *[]byte, s string) []byte {
+	*scratch = append((*scratch)[:0], s...)
+	*scratch = appendFold((*scratch)[:0], *scratch)
+	return *scratch
+}
+
 func (l *leaf) matchClient(e *queuefile.Envelope, scratch *[]byte) bool {
 	if e.ClientName == "" && e.ClientAddress == "" {
 		return false
 	}
-	*scratch = appendFold((*scratch)[:0], []byte(e.ClientName))
-	n := len(*scratch)
-	*scratch = appendFold(*scratch, []byte(e.ClientAddress))
-	name, address := (*scratch)[:n], (*scratch)[n:]
-	if _, ok := l.whole[string(name)]; ok {
+	if l.isWhole(e.ClientName, scratch) {
 		return true
 	}
 	var addr netip.Addr
@@ -207,15 +229,32 @@ func (l *leaf) matchClient(e *queuefile.Envelope, scratch *[]byte) bool {
 			if addr.BitLen() == v.from.BitLen() && v.from.Compare(addr) <= 0 && addr.Compare(v.to) <= 0 {
 				return true
 			}
-		case v.part == whole && (glob(v.glob, name) || glob(v.glob, address)):
-			return true
-		case v.part == domain && glob(v.glob, name):
-			return true
-		case v.part == below && globBelow(v.glob, name):
+		case v.is(e.ClientName, scratch), v.part == whole && v.is(e.ClientAddress, scratch):
 			return true
 		}
 	}
 	return false
+}
+
+// is compares s with the pattern: the whole of it, or of what is a domain below
+// another the end.
+func (v *value) is(s string, scratch *[]byte) bool {
+	n, m := len(s), len(v.glob)
+	if !v.star {
+		if n < m || n > m && v.part != below || n > 0 && m > 0 && s[n-1] < utf8.RuneSelf && lower[s[n-1]] != v.glob[m-1] {
+			return false
+		}
+	}
+	folded := foldInto(scratch, s)
+	switch {
+	case v.star && v.part == below:
+		return globBelow(v.glob, folded)
+	case v.star:
+		return glob(v.glob, folded)
+	case n > m:
+		return folded[n-m-1] == '.' && string(folded[n-m:]) == v.glob
+	}
+	return string(folded) == v.glob
 }
 
 // glob compares the whole of s with a pattern in which * stands for anything.

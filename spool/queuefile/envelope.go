@@ -1,8 +1,11 @@
 package queuefile
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"strings"
 	"time"
 )
@@ -105,6 +108,9 @@ var besidesContent = set(inEnvelope + inExtracted)
 // readQueued is qmgr_message_read of src/qmgr/qmgr_message.c.
 func (r *Reader) readQueued(f *found) error {
 	for {
+		if err := r.takeWindow(f); err != nil {
+			return err
+		}
 		behind := f.offset > 0 && r.pos == f.offset
 		if behind {
 			r.pos += f.size
@@ -147,6 +153,103 @@ func (r *Reader) readQueued(f *found) error {
 	}
 	r.content, r.extracted = f.offset, f.offset+f.size
 	return nil
+}
+
+// takeWindow takes the records of the envelope that stand whole in the window, as
+// nearly all do, without a call for each. In front of whatever is more than a
+// short record of the envelope it stops.
+func (r *Reader) takeWindow(f *found) error {
+	begin := r.pos - r.at
+	if begin < 0 || begin >= int64(len(r.window)) {
+		return nil
+	}
+	w := r.window[begin:]
+	w = w[:min(int64(len(w)), r.budget)]
+	i := 0
+	var err error
+	for err == nil && i+2 <= len(w) && r.pos+int64(i) != f.offset {
+		kind, end := w[i], i+2+int(w[i+1])
+		if w[i+1] >= 0x80 || end > len(w) || !shortRecord[kind] {
+			break
+		}
+		b, n := w[i+2:end], int64(w[i+1])
+		k := 0
+		if kind == recAttribute {
+			k = quickName(w[i+2:], len(b))
+		}
+		if k > 0 {
+			if name := b[:k]; wantedName(name) {
+				r.noteAttribute(name, trimSpace(untilNUL(b[k+1:])), f)
+			}
+		} else {
+			err = r.takeValue(record{kind, r.pos + int64(i), r.pos + int64(i) + 2, n}, untilNUL(b), f)
+		}
+		i = end
+	}
+	r.pos += int64(i)
+	r.budget -= int64(i)
+	return err
+}
+
+// shortRecord is what takeWindow takes: all that leads nowhere else and ends
+// nothing.
+var shortRecord = func() *[256]bool {
+	s := set(inEnvelope + inExtracted)
+	s[recPointer], s[recEnd], s[recExtracted] = false, false, false
+	return s
+}()
+
+// quickName is how long the name of an attribute is that has the first n bytes of b;
+// 0 where it takes attribute to tell. The name is what stands in front of the first
+// =, if that comes before any blank and control character. Eight bytes are looked at
+// at once: where a name ends is what the processor cannot foresee.
+func quickName(b []byte, n int) int {
+	const each = 0x0101010101010101
+	for i := 0; i < n && i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		equal := w ^ '='*each
+		// The lowest bit set is right, those above may not be: a borrow.
+		if end := ((equal-each)&^equal | (w-('!'*each))&^w) & (each << 7); end != 0 {
+			if i += bits.TrailingZeros64(end) / 8; i < n && b[i] == '=' {
+				return i
+			}
+			return 0
+		}
+	}
+	return 0
+}
+
+// wantedName tells whether a name may be one of those that an envelope is made of:
+// see noteAttribute.
+func wantedName(name []byte) bool {
+	switch name[0] {
+	case 'l':
+		return len(name) == len("log_client_name") || len(name) == len("log_client_address")
+	case 'c':
+		return len(name) == len("create_time") || len(name) == len("client_name") || len(name) == len("client_address")
+	case 's':
+		return len(name) == len("sasl_username")
+	}
+	return false
+}
+
+// untilNUL is b as a C string.
+func untilNUL(b []byte) []byte {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		return b[:i]
+	}
+	return b
+}
+
+// trimSpace is b without the blanks at both ends.
+func trimSpace(b []byte) []byte {
+	for len(b) > 0 && isSpace(b[0]) {
+		b = b[1:]
+	}
+	for len(b) > 0 && isSpace(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 // readMaildrop is pickup_copy and copy_segment of src/pickup/pickup.c: each
@@ -210,6 +313,11 @@ func (r *Reader) take(rec record, f *found) error {
 	if rec.n > maxValue {
 		f.truncated = true
 	}
+	return r.takeValue(rec, b, f)
+}
+
+// takeValue notes what a record with the value b says.
+func (r *Reader) takeValue(rec record, b []byte, f *found) error {
 	switch rec.kind {
 	case recSize:
 		return takeSize(rec, b, f)
@@ -281,14 +389,7 @@ func attribute(b []byte) (name, value []byte, ok bool) {
 	if len(name) == 0 || len(b) == 0 || b[0] != '=' {
 		return nil, nil, false
 	}
-	b = b[1:]
-	for len(b) > 0 && isSpace(b[0]) {
-		b = b[1:]
-	}
-	for len(b) > 0 && isSpace(b[len(b)-1]) {
-		b = b[:len(b)-1]
-	}
-	return name, b, true
+	return name, trimSpace(b[1:]), true
 }
 
 func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
@@ -296,6 +397,12 @@ func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
 	if !ok {
 		return &Broken{rec.at, "an attribute record without name and value"}
 	}
+	r.noteAttribute(name, value, f)
+	return nil
+}
+
+// noteAttribute notes those attributes that an envelope is made of.
+func (r *Reader) noteAttribute(name, value []byte, f *found) {
 	switch string(name) {
 	case "create_time":
 		if f.created == 0 {
@@ -318,7 +425,6 @@ func (r *Reader) takeAttribute(rec record, b []byte, f *found) error {
 			f.clientAddress = r.keep(value, f)
 		}
 	}
-	return nil
 }
 
 // room tells whether the envelope may still grow by b.

@@ -16,7 +16,6 @@
 package queuefile
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"time"
@@ -241,10 +240,7 @@ func (r *Reader) data(rec record) ([]byte, error) {
 		}
 		b = r.value
 	}
-	if i := bytes.IndexByte(b, 0); i >= 0 {
-		b = b[:i]
-	}
-	return b, nil
+	return untilNUL(b), nil
 }
 
 // jump follows a pointer record, as rec_goto of src/global/record.c does.

@@ -790,16 +790,75 @@ func deref(e *Envelope) any {
 	return *e
 }
 
+// sameSlowly reads b as a queue file through a window of one byte, in which no record
+// ever stands whole, and through one that holds all of it: the loops over the
+// window find what is found record by record, and blocks are the content.
+func sameSlowly(t testing.TB, r, slow *Reader, b []byte) {
+	t.Helper()
+	seen := func(r *Reader) string {
+		e, content, err := read(t, r, b, false)
+		blocks := ""
+		if e != nil {
+			if err2 := r.Blocks(func(b []byte) error { blocks += string(b); return nil }); (err2 == nil) != (err == nil) {
+				t.Fatalf("content: %v; in blocks: %v; of %q", err, err2, b)
+			}
+		}
+		if err != nil { // how much comes in front of the damage, and where a loop is noticed, is no matter
+			return fmt.Sprintf("%+v broken", deref(e))
+		}
+		if blocks != content {
+			t.Fatalf("content %q, in blocks %q; of %q", content, blocks, b)
+		}
+		return fmt.Sprintf("%+v %q", deref(e), content)
+	}
+	if got, want := seen(r), seen(slow); got != want {
+		t.Fatalf("read differently record by record:\n%s\n%s\nof %q", got, want, b)
+	}
+}
+
+// TestSlowly: the loops that are fast are right.
+func TestSlowly(t *testing.T) {
+	rng := rand.New(rand.NewSource(2))
+	var r, slow Reader
+	slow.buffer = make([]byte, 1)
+	for _, f := range samples(t) {
+		sameSlowly(t, &r, &slow, f.b)
+		for range 2000 {
+			sameSlowly(t, &r, &slow, mutate(rng, f.b))
+		}
+	}
+}
+
+// Attributes whose names are nearly those that an envelope is made of, and such as
+// are none.
+func TestAttributes(t *testing.T) {
+	var r, slow Reader
+	slow.buffer = make([]byte, 1)
+	for _, name := range []string{
+		"create_time", "create_tim", "create_timx", "create-time", "sasl_username", "sasl_usernamex", "sasl_sender", "sasl_xxxxxxxx",
+		"log_client_name", "log_client_address", "log_client_port", "log_client_nam", "log_client_names", "log_client", "log_helo_name", "l",
+		"client_name", "client_address", "client_namx", "client_port", "client_address_type", "c", "s", "", " client_name", "client_name ", "\xe9", "a b",
+		"log_xlient_name", "client\x00_name", "\vclient_name", "client_name\x01",
+	} {
+		for _, value := range []string{"=1600000000", "= v ", "=", "", "=a\x00b", " = x=y"} {
+			f := (&file{}).begin().rec('A', name+value).rec('A', "client_name=n").rec('A', "client_address=192.0.2.3").rec('S', "a@b.test").rec('R', "c@d.test").
+				mesg().line("Subject: x").line("").extracted().rec('E', "")
+			sameSlowly(t, &r, &slow, f.Bytes())
+		}
+	}
+}
+
 // FuzzFile: never a panic, a loop or more than is there; the same whatever the
 // window.
 func FuzzFile(f *testing.F) {
 	for _, file := range samples(f) {
 		f.Add(file.b)
 	}
-	var r, small Reader
-	small.buffer = make([]byte, 300)
+	var r, small, slow Reader
+	small.buffer, slow.buffer = make([]byte, 300), make([]byte, 1)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sameTwice(t, &r, &small, b)
+		sameSlowly(t, &r, &slow, b)
 		if _, err := r.Created(bytes.NewReader(b)); err != nil {
 			var broken *Broken
 			if !errors.As(err, &broken) {

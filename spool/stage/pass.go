@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"spoolsweep/spool"
@@ -14,10 +15,16 @@ import (
 
 const (
 	// passBatch is how many messages are handed to a worker at a time.
-	passBatch = 128
+	passBatch = 64
 	// passBatches is how many batches are under way: while one waits for a slow
 	// disk or a huge message the others go on, but not without bound.
-	passBatches = 64
+	passBatches = 32
+	// passGarbage is how many percent of what is in use may be garbage before it is
+	// collected, and passMemory how much memory both may take: a message leaves
+	// some hundred bytes of garbage, and little is ever in use, so that by the
+	// defaults a twelfth of all time would go into collecting it.
+	passGarbage = 300
+	passMemory  = 56 << 20
 )
 
 // pass reads the messages of some directories of the queue directory, each
@@ -63,6 +70,8 @@ type batch[R any] struct {
 
 // run reads everything, or stops at the first error.
 func (p *pass[R]) run(ctx context.Context) error {
+	defer debug.SetGCPercent(debug.SetGCPercent(passGarbage))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(passMemory))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.waiting, p.next = map[int]*batch[R]{}, 0
