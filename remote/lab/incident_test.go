@@ -127,7 +127,7 @@ func checkStreamed(t *testing.T, r *running, h *lab.Host, n, spam int) {
 	var at []time.Time
 	lines := r.said()
 	for _, want := range []string{
-		`count +\d+ messages +active$`, `stop .*Postfix stopped`, `start .*Postfix runs again`,
+		`count +\d+ messages +active: `, `stop .*Postfix stopped`, `start .*Postfix runs again`,
 		`classify +` + comma(n) + ` messages`, `classify +` + comma(spam) + ` messages +spam$`, `restore +\d+ messages +moved back$`,
 	} {
 		re := regexp.MustCompile(`^` + h.Name + ` +\| ` + want)

@@ -223,7 +223,7 @@ func TestPowerCutInRestore(t *testing.T) {
 	id := r.run()
 	awaitJournal(t, h, id, "intent", 3)
 	messages = cut(t, h, f, r, id, messages)
-	if n := journaled(t, h, id, "stage-end"); n >= 9 {
+	if n := journaled(t, h, id, "stage-end"); n >= 11 {
 		t.Fatalf("%d stages had ended: cut too late for this test", n)
 	}
 	succeeds(t, f, "resume", id, "-y")
