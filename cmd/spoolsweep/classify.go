@@ -69,11 +69,11 @@ and some of the ham and of the near misses. Fields:
 			if err != nil {
 				return err
 			}
-			aside, err := s.whichMail(c, args.Directories)
+			aside, members, err := s.whichMail(c, args.Live)
 			if err != nil {
 				return err
 			}
-			s.each(func(m *member) error {
+			s.eachOf(members, func(m *member) error {
 				if m.Error != nil {
 					return nil
 				}
@@ -118,7 +118,7 @@ func resultOf(m *member) json.RawMessage {
 // classifyArgs takes the rules from -m or -e, compiled here so that a mistake
 // is told before any host is asked.
 func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
-	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], Directories: c.StringSlice("queue"),
+	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], LiveQueues: stage.LiveQueues{Live: c.StringSlice("queue")},
 		Samples: c.Int("samples"), List: c.Bool("list"), Explain: c.String("explain")}
 	if c.Bool("text") {
 		args.TextLines = textShown

@@ -75,7 +75,7 @@ func deleteAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	args := &stage.DeleteArgs{Spam: rules.Spam, Ham: rules.Ham, Queues: rules.Directories}
+	args := &stage.DeleteArgs{Spam: rules.Spam, Ham: rules.Ham, Queues: rules.Live}
 	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
 		if name != "spam" && name != "ham" { // a ham rule under a mistyped name would delete more
 			return fmt.Errorf("-e %s: delete takes only spam and ham", show.Clean(name))

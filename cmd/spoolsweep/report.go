@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -25,28 +24,11 @@ spoolsweep report 20261123T231500Z-ab12 -o json`,
 laptop. No mail is quoted in it but the sources that classify names.`,
 		Flags: commonFlags(), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			if c.NArg() > 1 {
-				return usageError(c, errors.New("one run at most"), false)
-			}
-			s, err := begin(c, nil)
-			if err != nil {
+			s, id, on, err := theRun(c)
+			if err != nil || id == "" {
 				return err
 			}
 			ctx := c.Context
-			id := c.Args().First()
-			if id == "" {
-				if id, err = s.newest(ctx); err != nil {
-					return err
-				}
-			}
-			if id == "" {
-				s.nothing("no run")
-				return s.end(ctx)
-			}
-			_, on, err := s.find(ctx, id, nil)
-			if err != nil {
-				return err
-			}
 			s.doc.Run = id
 			s.eachInOrder(membersOf(s.members, on), func(m *member) (func(), error) { return s.report(c, m, id) })
 			return s.end(ctx)

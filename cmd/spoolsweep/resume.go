@@ -234,28 +234,11 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 		Flags:        commonFlags(),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			if c.NArg() > 1 {
-				return usageError(c, errors.New("one run at most"), false)
-			}
-			s, err := begin(c, nil)
-			if err != nil {
+			s, id, on, err := theRun(c)
+			if err != nil || id == "" {
 				return err
 			}
 			ctx := c.Context
-			id := c.Args().First()
-			if id == "" {
-				if id, err = s.newest(ctx); err != nil {
-					return err
-				}
-			}
-			if id == "" {
-				s.nothing("no run")
-				return s.end(ctx)
-			}
-			_, on, err := s.find(ctx, id, nil)
-			if err != nil {
-				return err
-			}
 			s.doc.Run = id
 			d := &driver{sweep: s, run: id, slots: newSlots(0, 0)}
 			s.eachAll(membersOf(s.members, on), func(m *member) error { return d.drive(ctx, m, 1) })
@@ -263,6 +246,28 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 			return s.end(ctx)
 		},
 	}
+}
+
+// theRun is the one run that is named, else the newest, and the hosts that have
+// it. Where there is none, that is told, and id is empty.
+func theRun(c *cli.Context) (s *sweep, id string, on map[*member]*run.State, err error) {
+	if c.NArg() > 1 {
+		return nil, "", nil, usageError(c, errors.New("one run at most"), false)
+	}
+	if s, err = begin(c, nil); err != nil {
+		return nil, "", nil, err
+	}
+	if id = c.Args().First(); id == "" {
+		if id, err = s.newest(c.Context); err != nil {
+			return nil, "", nil, err
+		}
+	}
+	if id == "" {
+		s.nothing("no run")
+		return s, "", nil, s.end(c.Context)
+	}
+	_, on, err = s.find(c.Context, id, nil)
+	return s, id, on, err
 }
 
 // newest is the id of the newest run on any of the hosts.

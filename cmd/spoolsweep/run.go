@@ -382,7 +382,7 @@ func (s *sweep) check(ctx context.Context, plans map[*member]*playbooks.Plan, re
 				continue
 			}
 			for _, q := range found[m].Aside {
-				args.Directories = append(args.Directories, string(q))
+				args.Live = append(args.Live, string(q))
 			}
 			return s.look(ctx, m, i, "classify", args, "")
 		}

@@ -14,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
-	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
 
@@ -64,16 +63,12 @@ func sampleAction(c *cli.Context) error {
 		return err
 	}
 	args := &stage.SampleArgs{
-		Messages: stage.Number(c.Int("messages")), Raw: c.Bool("raw"), Redact: c.Bool("redact"), Directories: c.StringSlice("queue"),
+		Messages: stage.Number(c.Int("messages")), Raw: c.Bool("raw"), Redact: c.Bool("redact"), LiveQueues: stage.LiveQueues{Live: c.StringSlice("queue")},
 	}
-	aside := c.String("aside")
-	switch {
-	case aside != "" && len(args.Directories) > 0:
-		return errors.New("--aside and --queue exclude each other")
-	case args.Raw && args.Redact:
+	if args.Raw && args.Redact {
 		return errors.New("--raw and --redact exclude each other: what is encoded there cannot be masked")
 	}
-	if err := args.Check(); err != nil {
+	if err := errors.Join(checkWhichMail(c), args.Check()); err != nil {
 		return err
 	}
 	s, err := begin(c, nil)
@@ -87,24 +82,9 @@ func sampleAction(c *cli.Context) error {
 		}
 		defer save.close()
 	}
-	members := s.members
-	if len(args.Directories) == 0 {
-		unfinished := func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 }
-		var on map[*member]*run.State
-		if aside, on, err = s.find(c.Context, aside, unfinished); err != nil {
-			return err
-		}
-		if aside != "" { // the other hosts have nothing of it
-			members = membersOf(s.members, on)
-		}
-	}
-	switch {
-	case aside != "":
-		s.Note("", "what run %s has set aside:", show.Clean(aside))
-	case len(args.Directories) > 0:
-		s.Note("", "the live queues %s:", show.Clean(strings.Join(args.Directories, ", ")))
-	default:
-		s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+	aside, members, err := s.whichMail(c, args.Live)
+	if err != nil {
+		return err
 	}
 	s.eachInOrder(members, func(m *member) (func(), error) {
 		if m.Error != nil {

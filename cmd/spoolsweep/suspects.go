@@ -52,7 +52,7 @@ func suspectsAction(c *cli.Context) error {
 		return usageError(c, errArguments(c), false)
 	}
 	top := c.Int("top")
-	args := &stage.SuspectsArgs{Top: stage.Number(top), Directories: c.StringSlice("queue")}
+	args := &stage.SuspectsArgs{Top: stage.Number(top), LiveQueues: stage.LiveQueues{Live: c.StringSlice("queue")}}
 	if err := args.Since.UnmarshalJSON([]byte(strconv.Quote(c.String("since")))); err != nil {
 		return fmt.Errorf("--since: %w", err)
 	}
@@ -66,16 +66,16 @@ func suspectsAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	aside, err := s.whichMail(c, args.Directories)
+	aside, members, err := s.whichMail(c, args.Live)
 	if err != nil {
 		return err
 	}
-	if len(s.members) > 1 {
+	if len(members) > 1 {
 		args.Top = max(args.Top, fleetTop)
 	}
 	found := map[*member]*stage.Suspects{}
 	var mu sync.Mutex // guards found
-	s.each(func(m *member) error {
+	s.eachOf(members, func(m *member) error {
 		if m.Error != nil {
 			return nil
 		}

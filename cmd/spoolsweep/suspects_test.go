@@ -47,7 +47,7 @@ func TestSuspectsCommand(t *testing.T) {
 	if all == nil || all.Read != 600 || len(all.Senders) != 2 || all.Logins[0].Count != sum {
 		t.Errorf("together: %+v", all)
 	}
-	f.spoolsweep("suspects", "--queue", "hold").want(t, 0, "the live queues [hold]", "0 messages  read")
+	f.spoolsweep("suspects", "--queue", "hold").want(t, 0, "the live queues hold:", "0 messages  read")
 
 	run := runID.FindString(f.spoolsweep("run", "backscatter", "-y").err)
 	f.spoolsweep("suspects").want(t, 0, "what run "+run+" has set aside", "login, in the queues: spam-account")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,23 +21,24 @@ func checkWhichMail(c *cli.Context) error {
 
 // whichMail says, and tells, which mail a command that reads sees: what the run
 // of --aside has aside, the queues of --queue, what the one unfinished run of
-// these hosts has aside, else the live queues. It returns the run, if it is one.
-func (s *sweep) whichMail(c *cli.Context, queues []string) (string, error) {
-	aside := c.String("aside")
-	if aside == "" && len(queues) == 0 {
-		unfinished := func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 }
-		var err error
-		if aside, _, err = s.find(c.Context, "", unfinished); err != nil {
-			return "", err
-		}
+// these hosts has aside, else the live queues. It returns the run, if it is one,
+// and the hosts that have mail of that kind.
+func (s *sweep) whichMail(c *cli.Context, queues []string) (aside string, members []*member, err error) {
+	if len(queues) > 0 {
+		s.Note("", "the live queues %s:", show.Clean(strings.Join(queues, ", ")))
+		return "", s.members, nil
 	}
+	asked := c.String("aside")
+	aside, on, err := s.find(c.Context, asked, func(r *run.State) bool { return r.Phase != run.Finished && r.Aside > 0 })
 	switch {
-	case aside != "":
+	case err != nil:
+		return "", nil, err
+	case aside != "": // the other hosts have nothing of it
 		s.Note("", "what run %s has set aside:", show.Clean(aside))
-	case len(queues) > 0:
-		s.Note("", "the live queues %s:", queues)
-	default:
-		s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+		return aside, membersOf(s.members, on), nil
+	case asked != "": // the hosts that may have it do not answer
+		return "", nil, nil
 	}
-	return aside, nil
+	s.Note("", "the live queues maildrop, incoming, active, deferred, hold:")
+	return "", s.members, nil
 }

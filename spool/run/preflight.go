@@ -168,28 +168,13 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if !ok || row.Changes || len(row.After) > 0 {
 		return nil, fmt.Errorf("stage %q is none that only looks", step.Stage)
 	}
-	args, err := row.Parse(step.Args)
+	args, p, err := e.reach(ctx, v, row, step)
 	if err != nil {
 		return nil, err
-	}
-	p, err := e.Postfix(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
-		return nil, fmt.Errorf("the agent runs as uid %d, which may not read the queues: log in as root, or let become use sudo", uid)
 	}
 	h := &stage.Host{Postfix: p, Vars: v, Records: func() ([]stage.Record, error) { return e.records(p, v) }}
-	var live *[]string
-	switch a := args.(type) {
-	case *stage.ClassifyArgs:
-		live = &a.Directories
-	case *stage.SuspectsArgs:
-		live = &a.Directories
-	case *stage.SampleArgs:
-		live = &a.Directories
-	}
-	if live != nil {
+	if reads, ok := args.(interface{ Queues() *[]string }); ok {
+		live := reads.Queues()
 		for _, name := range *live {
 			if _, err := spool.ParseQueue(name); err != nil {
 				return nil, err
@@ -201,12 +186,27 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 				return nil, err
 			}
 		case len(*live) == 0:
-			for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active, spool.Deferred, spool.Hold} {
-				*live = append(*live, string(q))
-			}
+			*live = stage.AllLive()
 		}
 	}
 	return row.Run(ctx, h, args, emit)
+}
+
+// reach parses the arguments of a stage that is run by itself, and reaches the
+// Postfix whose queues it reads.
+func (e *Env) reach(ctx context.Context, v stage.Vars, row *stage.Row, step stage.Step) (stage.Args, *spool.Postfix, error) {
+	args, err := row.Parse(step.Args)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, nil, err
+	}
+	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
+		return nil, nil, fmt.Errorf("the agent runs as uid %d, which may not read the queues: log in as root, or let become use sudo", uid)
+	}
+	return args, p, nil
 }
 
 // aside is what a run has set aside; never nil.
@@ -247,16 +247,9 @@ func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.S
 	if !ok || row.Preview == nil {
 		return nil, fmt.Errorf("stage %q is none that removes mail", step.Stage)
 	}
-	args, err := row.Parse(step.Args)
+	args, p, err := e.reach(ctx, v, row, step)
 	if err != nil {
 		return nil, err
-	}
-	p, err := e.Postfix(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
-		return nil, fmt.Errorf("the agent runs as uid %d: log in as root, or let become use sudo", uid)
 	}
 	h := &stage.Host{Postfix: p, Vars: v, Run: id, Last: func(string, any) bool { return false }}
 	if id != "" {

@@ -220,7 +220,7 @@ func TestLook(t *testing.T) {
 	if c := r.(*stage.Classified); c.Messages != 100 || c.Spam != 75 || c.Ham != 25 || c.List != "" {
 		t.Errorf("the live queues: %+v", c)
 	}
-	if r, err = look("classify", `{"spam":`+rules+`,"directories":["hold"]}`, ""); err != nil || r.(*stage.Classified).Messages != 0 {
+	if r, err = look("classify", `{"spam":`+rules+`,"live":["hold"]}`, ""); err != nil || r.(*stage.Classified).Messages != 0 {
 		t.Errorf("hold: %+v, %v", r, err)
 	}
 	if r, err = look("count", ``, ""); err != nil || r.(*stage.Counts).Messages != 100 {
@@ -233,8 +233,8 @@ func TestLook(t *testing.T) {
 		{"confirm", "", "", "none that only looks"}, // there is no run to confirm
 		{"nothing", "", "", "none that only looks"},
 		{"classify", `{"spam":{"sendr":"x"}}`, "", "classify"},
-		{"classify", `{"directories":["../../etc"]}`, "", "etc"},
-		{"classify", `{"directories":["incoming.spamfull"]}`, "", "incoming.spamfull"},
+		{"classify", `{"live":["../../etc"]}`, "", "etc"},
+		{"classify", `{"live":["incoming.spamfull"]}`, "", "incoming.spamfull"},
 		{"classify", `{}`, runID, "no such run"},
 		{"classify", `{}`, "../" + runID, "a run id looks like"},
 	} {

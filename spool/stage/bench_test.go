@@ -139,7 +139,7 @@ func benchProcess(args []string) (code int, mine bool) {
 			if err := json.Unmarshal([]byte(args[3]), &rules); err != nil {
 				return err
 			}
-			_, err := classify.Run(context.Background(), h, &ClassifyArgs{Spam: rules, Directories: []string{"incoming.spamfull"}}, func(string, any) {})
+			_, err := classify.Run(context.Background(), h, &ClassifyArgs{Spam: rules, LiveQueues: LiveQueues{[]string{"incoming.spamfull"}}}, func(string, any) {})
 			return err
 		case "read":
 			return readBare(filepath.Join(args[2], "incoming.spamfull"))

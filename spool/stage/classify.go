@@ -19,8 +19,7 @@ type ClassifyArgs struct {
 	// The rest is for the command, which leaves no record; a run looks at what it
 	// has set aside, and passes by all that would show mail.
 
-	// Directories are the live queues to look at, such as "incoming".
-	Directories []string `json:"directories,omitempty" playbook:"-"`
+	LiveQueues
 	// Samples is how many messages are shown, of ham and of near misses, and
 	// TextLines how many lines of the text of each.
 	Samples   int `json:"samples,omitempty" playbook:"-"`
@@ -63,7 +62,7 @@ var classify = Row{
 		if err != nil {
 			return nil, err
 		}
-		places, err := h.places(args.Directories)
+		places, err := h.places(args.Live)
 		if err != nil {
 			return nil, err
 		}

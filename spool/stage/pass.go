@@ -13,6 +13,16 @@ import (
 	"spoolsweep/spool"
 )
 
+// LiveQueues stands among the arguments of a stage that reads mail. Where it runs
+// alone, as a command, it looks at these, such as "incoming"; in a run it looks at
+// what that has set aside.
+type LiveQueues struct {
+	Live []string `json:"live,omitempty" playbook:"-"`
+}
+
+// Queues are the live queues to look at, to be set where none was named.
+func (l *LiveQueues) Queues() *[]string { return &l.Live }
+
 const (
 	// passBatch is how many messages are handed to a worker at a time.
 	passBatch = 64

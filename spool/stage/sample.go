@@ -21,8 +21,7 @@ type SampleArgs struct {
 	Messages Number `json:"messages" doc:"how many messages, at most 20"`
 	Raw      bool   `json:"raw" doc:"as strings prints the queue file, not decoded"`
 	Redact   bool   `json:"redact" doc:"mask addresses, logins and clients, before anything leaves the host"`
-	// Directories are the live queues that the command looks at.
-	Directories []string `json:"directories,omitempty" playbook:"-"`
+	LiveQueues
 }
 
 const (
@@ -163,7 +162,7 @@ func sampleAll(ctx context.Context, h *Host, args *SampleArgs) (*Sampled, error)
 	if err != nil {
 		return nil, err
 	}
-	dirs := args.Directories
+	dirs := args.Live
 	if h.Aside != nil {
 		dirs = nil
 		for _, set := range h.Aside {

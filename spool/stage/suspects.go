@@ -22,8 +22,7 @@ import (
 type SuspectsArgs struct {
 	Top   Number   `json:"top" doc:"how many of each are listed"`
 	Since Duration `json:"since" doc:"how far back the mail log is read; 0: all there is"`
-	// Directories are what a command looks at, as for classify.
-	Directories []string `json:"directories,omitempty" playbook:"-"`
+	LiveQueues
 }
 
 // maxTop bounds a result.
@@ -42,7 +41,7 @@ var suspects = Row{
 	New: func() Args { return &SuspectsArgs{Top: 10, Since: Duration(24 * time.Hour)} }, Result: func() Result { return &Suspects{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*SuspectsArgs)
-		places, err := h.places(args.Directories)
+		places, err := h.places(args.Live)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +91,10 @@ var suspects = Row{
 	},
 }
 
-// liveQueues are what is looked at where nothing is aside and nobody named any.
+// AllLive are the queues that are looked at where nothing is aside and nobody
+// named any.
+func AllLive() []string { return slices.Clone(liveQueues) }
+
 var liveQueues = []string{string(spool.Maildrop), string(spool.Incoming), string(spool.Active), string(spool.Deferred), string(spool.Hold)}
 
 var errCut = errors.New("the time for it was up")

@@ -28,7 +28,7 @@ func suspectsOf(t *testing.T, h *practice.Host, args string) *Suspects {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.(*SuspectsArgs).Directories = liveQueues
+	a.(*SuspectsArgs).Live = liveQueues
 	r, err := suspects.Run(t.Context(), &Host{Postfix: p}, a, func(kind string, data any) {
 		if kind == "warn" {
 			t.Errorf("warning: %v", data)
@@ -188,7 +188,7 @@ func TestSuspectsWithoutLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	var warned []string
-	r, err := suspects.Run(t.Context(), &Host{Postfix: p, Vars: Vars{MailLog: "/no/such/log"}}, &SuspectsArgs{Top: 100, Directories: liveQueues}, func(kind string, data any) {
+	r, err := suspects.Run(t.Context(), &Host{Postfix: p, Vars: Vars{MailLog: "/no/such/log"}}, &SuspectsArgs{Top: 100, LiveQueues: LiveQueues{liveQueues}}, func(kind string, data any) {
 		if kind == "warn" {
 			warned = append(warned, fmt.Sprint(data))
 		}
@@ -216,13 +216,13 @@ func TestSuspectsCancelled(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := suspects.Run(ctx, &Host{Postfix: p}, &SuspectsArgs{Top: 100, Directories: liveQueues}, func(string, any) {}); !errors.Is(err, context.Canceled) {
+	if _, err := suspects.Run(ctx, &Host{Postfix: p}, &SuspectsArgs{Top: 100, LiveQueues: LiveQueues{liveQueues}}, func(string, any) {}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	// Out of time it tells what it has.
 	ctx, cancel = context.WithTimeoutCause(t.Context(), 0, errCut)
 	defer cancel()
-	r, err := suspects.Run(ctx, &Host{Postfix: p}, &SuspectsArgs{Top: 100, Directories: liveQueues}, func(string, any) {})
+	r, err := suspects.Run(ctx, &Host{Postfix: p}, &SuspectsArgs{Top: 100, LiveQueues: LiveQueues{liveQueues}}, func(string, any) {})
 	if err != nil || !r.(*Suspects).Partial {
 		t.Errorf("out of time: %+v, %v", r, err)
 	}
