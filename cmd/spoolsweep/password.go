@@ -51,7 +51,8 @@ func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
 		return "", errors.New("-K: there is no terminal to ask on: give --become-password-file FILE")
 	}
 	fd := int(c.App.Reader.(*os.File).Fd())
-	before, err := term.GetState(fd)
+	// ReadPassword turns the echo off when it reads; a quick hand types before that.
+	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return "", fmt.Errorf("-K: %w", err)
 	}
@@ -65,23 +66,26 @@ func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
 		text, err := term.ReadPassword(fd)
 		got <- line{text, err}
 	}()
+	var typed line
 	select {
-	case l := <-got:
-		fmt.Fprintln(s.Err)
-		if l.err != nil && !errors.Is(l.err, io.EOF) {
-			return "", fmt.Errorf("-K: %w", l.err)
-		}
-		secret, err := onePassword(l.text)
-		if err != nil {
-			return "", fmt.Errorf("-K: %w", err)
-		}
-		return secret, nil
+	case typed = <-got:
 	case <-c.Context.Done():
-		// A terminal that is left without echo is a riddle to whoever has it.
-		err := term.Restore(fd, before)
-		fmt.Fprintln(s.Err)
-		return "", errors.Join(context.Cause(c.Context), err)
+		typed.err = context.Cause(c.Context)
 	}
+	// A terminal that is left without echo is a riddle to whoever has it.
+	err = term.Restore(fd, before)
+	fmt.Fprintln(s.Err)
+	var secret remote.Secret
+	if typed.err != nil && !errors.Is(typed.err, io.EOF) {
+		err = typed.err
+	}
+	if err == nil {
+		secret, err = onePassword(typed.text)
+	}
+	if err != nil {
+		return "", fmt.Errorf("-K: %w", err)
+	}
+	return secret, nil
 }
 
 // maxPassword is more than sudo takes.
@@ -101,6 +105,9 @@ func readPassword(file string) (remote.Secret, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
+	}
+	if info.IsDir() {
+		return "", errors.New("it is a directory")
 	}
 	switch mode := info.Mode().Perm(); {
 	case mode&0o077 != 0:
