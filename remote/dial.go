@@ -5,8 +5,9 @@
 //
 // It promises that no host key is ever taken on trust, that the ssh agent is
 // never forwarded, that nothing is sent to an agent before its greeting has
-// named the file that was expected, and that whatever a server says is cleaned
-// before it stands in an error. It prints nothing: warnings are returned.
+// named the file that was expected, that sudo's password goes out only to its
+// prompt and once, and that whatever a server says is cleaned before it stands
+// in an error. It prints nothing: warnings are returned.
 package remote
 
 import (
@@ -39,6 +40,7 @@ type Target struct {
 
 	Become         bool   // run the agent through sudo unless the login is root
 	BecomeUser     string // only root, or empty for it
+	BecomePassword Secret // what sudo is told when it asks; empty: it may not ask
 	AgentDirectory string // where the agent lies on the host; empty: see package push
 }
 
@@ -86,9 +88,10 @@ type Conn struct {
 	Banner   string   // what the server said before the login, cleaned
 	Warnings []string // what was left out on the way here: safe to show
 
-	client *ssh.Client
-	net    *countedConn
-	wg     sync.WaitGroup
+	client   *ssh.Client
+	net      *countedConn
+	wg       sync.WaitGroup
+	terminal bool // sudo wants one there
 }
 
 // Close ends the connection and everything on it.

@@ -43,6 +43,7 @@ type Link struct {
 	session  *Session
 	pushed   int64
 	warnings []string
+	refused  error // over the password: trying it again and again locks accounts
 }
 
 // Link returns a link to a host; nothing is dialled yet.
@@ -67,6 +68,9 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 			return l.session, nil
 		}
 	}
+	if l.refused != nil {
+		return nil, l.refused
+	}
 	conn, err := l.fleet.Dialer.Dial(ctx, l.target)
 	if err != nil {
 		return nil, err
@@ -74,6 +78,10 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 	session, err := Open(ctx, conn, l.fleet.Source)
 	if err != nil {
 		conn.Close()
+		var refused *OpenError
+		if errors.As(err, &refused) && refused.Kind == KindPassword {
+			l.refused = err
+		}
 		return nil, err
 	}
 	l.conn, l.session, l.warnings = conn, session, conn.Warnings

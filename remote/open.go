@@ -21,7 +21,8 @@ import (
 const (
 	KindAgent    Kind = "agent"    // there is none for this host, or it cannot be brought there
 	KindPlace    Kind = "place"    // the host has no fit directory for it
-	KindSudo     Kind = "sudo"     // sudo refuses
+	KindSudo     Kind = "sudo"     // there is no sudo, or it refuses
+	KindPassword Kind = "password" // sudo wants a password: none was given, or another one
 	KindGreeting Kind = "greeting" // something else answered, or nothing, or another file than was expected
 )
 
@@ -81,6 +82,10 @@ func open(ctx context.Context, conn *Conn, source *push.Source) (*Session, error
 			return nil, err
 		}
 		hello, err := p.greeting()
+		if err != nil && !conn.terminal && p.wantsTerminal() {
+			conn.terminal = true
+			continue
+		}
 		if err == nil {
 			if !expected(hashes, hello.SHA256) {
 				p.abandon()
@@ -152,13 +157,15 @@ type process struct {
 	wire    *wire.Reader
 	stderr  *tail
 	noise   []byte // what came instead of a greeting
+	sudo    *sudo
 
 	exited chan struct{} // closed when err is set
 	err    error
 }
 
 func (c *Conn) start(hashes map[string]string) (*process, error) {
-	line, err := push.Command(c.Target.AgentDirectory, c.Target.Become, hashes)
+	asks := newSudo(c.Target.BecomePassword)
+	line, err := push.Command(c.Target.AgentDirectory, push.Become{Sudo: c.Target.Become, Prompt: asks.prompt}, hashes)
 	if err != nil {
 		return nil, c.openError(KindPlace, err, "")
 	}
@@ -166,11 +173,16 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 	if err != nil {
 		return nil, c.openError(KindAgent, fmt.Errorf("open a session: %w", err), "")
 	}
-	p := &process{session: session, conn: c, stderr: &tail{max: maxStderr}, exited: make(chan struct{})}
-	session.Stderr = p.stderr
+	p := &process{session: session, conn: c, stderr: &tail{max: maxStderr, secret: c.Target.BecomePassword}, exited: make(chan struct{}), sudo: asks}
+	session.Stderr = io.MultiWriter(p.stderr, asks)
 	stdout, err := session.StdoutPipe()
 	if err == nil {
 		p.stdin, err = session.StdinPipe()
+	}
+	asks.w, asks.end = p.stdin, func() { session.Close() }
+	if err == nil && c.terminal {
+		stdout = &heard{Reader: stdout, w: session.Stderr, sudo: asks}
+		err = session.RequestPty("dumb", 24, 80, rawTerminal)
 	}
 	if err == nil {
 		err = session.Start(line)
@@ -192,12 +204,20 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 func (p *process) greeting() (wire.Greeting, error) {
 	timer := time.AfterFunc(greetingTime, func() { p.session.Close() })
 	hello, err := p.wire.Greeting()
+	p.sudo.over()
 	if !timer.Stop() {
 		err = fmt.Errorf("no greeting within %v", greetingTime)
 	}
 	var noise *wire.NoiseError
 	if errors.As(err, &noise) {
 		p.noise = noise.Noise
+		return hello, err
+	}
+	if p.conn.terminal || p.sudo.wasAsked() > 0 {
+		p.stderr.forget() // that was sudo
+	}
+	if p.conn.terminal {
+		p.wire.SkipNoise(func(line []byte) { fmt.Fprintf(p.stderr, "%s\n", line) })
 	}
 	return hello, err
 }
@@ -212,7 +232,15 @@ func (p *process) abandon() {
 }
 
 func (p *process) link() link {
-	return link{r: p.r, wire: p.wire, w: p.stdin, abort: func() { p.conn.client.Close() }, said: p.said}
+	l := link{r: p.r, wire: p.wire, w: p.stdin, abort: func() { p.conn.client.Close() }, said: p.said}
+	if p.conn.terminal {
+		// A raw terminal knows no end of input: what ends the agent is that it hangs up.
+		l.w = struct {
+			io.Writer
+			io.Closer
+		}{p.stdin, p.session}
+	}
+	return l
 }
 
 // said tells how the agent ended, if it did: sshd sends that at once.
@@ -265,8 +293,9 @@ func (p *process) silence() error {
 	if said := p.stderr.lastLines(); said != "" {
 		what += ": " + said
 	}
-	if len(bytes.TrimSpace(p.noise)) > 0 {
-		what += "; it printed " + clean.Text(bytes.TrimSpace(p.noise), 300)
+	// On a terminal that is one and the same.
+	if noise := bytes.TrimSpace(p.conn.Target.BecomePassword.hideIn(p.noise)); len(noise) > 0 && !p.conn.terminal {
+		what += "; it printed " + clean.Text(noise, 300)
 	}
 	return errors.New(what)
 }
@@ -280,19 +309,18 @@ func (c *Conn) why(p *process, err error) (*push.Need, error) {
 	}
 	need, err := push.Answer(p.noise)
 	var place *push.PlaceError
-	said := p.stderr.lastLines()
+	refused := c.sudoRefused(p)
 	switch {
 	case errors.Is(err, push.ErrNoSudo):
-		return nil, c.openError(KindSudo, err, "install it there, or connect as root")
+		return nil, c.openError(KindSudo, err, "install it there, or connect as root (-u root)")
 	case errors.As(err, &place):
 		return nil, c.openError(KindPlace, place, "give the host an agent_directory of its own, with mode 0700, on a file system that is not mounted noexec")
 	case err != nil:
 		return nil, c.openError(KindGreeting, err, "")
 	case need != nil:
 		return need, nil
-	case c.Target.Become && strings.Contains(said, "sudo: "):
-		return nil, c.openError(KindSudo, errors.New(said),
-			fmt.Sprintf("let %s run it without a password (NOPASSWD in sudoers), or connect as root", c.Target.User))
+	case refused != nil:
+		return nil, refused
 	}
 	switch p.status() {
 	case 0, 126, 127:
@@ -352,6 +380,8 @@ type tail struct {
 	mu   sync.Mutex
 	text []byte
 	max  int
+
+	secret Secret // never shown
 }
 
 func (t *tail) Write(p []byte) (int, error) {
@@ -364,11 +394,18 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// forget drops what was written so far.
+func (t *tail) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = nil
+}
+
 // lastLines returns the last few lines on one, safe to show.
 func (t *tail) lastLines() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
+	lines := strings.Split(strings.TrimSpace(string(t.secret.hideIn(t.text))), "\n")
 	lines = lines[max(0, len(lines)-3):]
 	for i, l := range lines {
 		lines[i] = clean.Text(strings.TrimSpace(l), 300)

@@ -276,52 +276,6 @@ func TestFallbackPlace(t *testing.T) {
 	}
 }
 
-// path is a PATH with programs of ours before the real ones. Where the tests run
-// as root, the host is told that the login user is somebody else, who owns dir.
-func path(t *testing.T, dir string, programs map[string]string) string {
-	t.Helper()
-	bin := t.TempDir()
-	if os.Getuid() == 0 {
-		programs["id"] = "echo 12345"
-		if err := os.Chown(dir, 12345, 12345); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, text := range programs {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return bin + ":" + os.Getenv("PATH")
-}
-
-func TestSudo(t *testing.T) {
-	agent := source(t)
-	dir := filepath.Join(t.TempDir(), "agent")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	allow := `test "$1 $2" = "-n --" || exit 1; shift 2; FAKE_SUDO=yes exec "$@"`
-	w := newWorld(t, func(c *sshtest.Config) { c.Path = path(t, dir, map[string]string{"sudo": allow}) })
-	w.target.AgentDirectory = dir
-	if got := whoami(t, mustOpen(t, w.dial(t), agent)); got.Sudo != "" {
-		t.Errorf("sudo was used unasked: %+v", got)
-	}
-	w.target.Become = true
-	if got := whoami(t, mustOpen(t, w.dial(t), agent)); got.Sudo != "yes" {
-		t.Errorf("sudo was not used: %+v", got)
-	}
-
-	w = newWorld(t, func(c *sshtest.Config) {
-		c.Path = path(t, dir, map[string]string{"sudo": `echo "sudo: a password is required" >&2; exit 1`})
-	})
-	w.target.AgentDirectory, w.target.Become, w.target.User = dir, true, "joe"
-	wantOpenError(t, w.dial(t), agent, KindSudo, "sudo: a password is required", "NOPASSWD", "let joe", "as root")
-	if w.Uploaded() != 0 {
-		t.Errorf("%d bytes were sent", w.Uploaded())
-	}
-}
-
 func TestNoSFTP(t *testing.T) {
 	w := newWorld(t, func(c *sshtest.Config) { c.NoSFTP = true })
 	wantOpenError(t, w.dial(t), source(t), KindAgent, "SFTP")

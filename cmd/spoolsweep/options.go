@@ -35,7 +35,9 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.BoolFlag{Name: "list-hosts", Usage: "list the hosts and do nothing"},
 		&cli.IntFlag{Name: "forks", Aliases: []string{"f"}, Value: 50, Usage: "work on `N` hosts at the same time"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "log in as `NAME`"},
-		&cli.BoolFlag{Name: "become", Aliases: []string{"b"}, Usage: "become root with sudo (without a password)"},
+		&cli.BoolFlag{Name: "become", Aliases: []string{"b"}, Usage: "become root with sudo"},
+		&cli.BoolFlag{Name: "ask-become-pass", Aliases: []string{"K"}, Usage: "ask for sudo's password, once for all hosts"},
+		&cli.StringFlag{Name: "become-password-file", Usage: "read sudo's password from `FILE`, which nobody else may read"},
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
 		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
@@ -76,6 +78,8 @@ type sweep struct {
 	extra   *playbooks.Extra
 	doc     *show.Document
 	again   string // the flags that find the same hosts again
+
+	password remote.Secret // sudo's
 }
 
 // member is one host of it.
@@ -147,6 +151,9 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 		}
 		return nil, exit(0)
 	}
+	if s.password, err = s.becomePassword(c); err != nil {
+		return nil, err
+	}
 	s.link(s.fleet)
 	return s, nil
 }
@@ -154,7 +161,9 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 func (s *sweep) link(f *remote.Fleet) {
 	s.fleet = f
 	for _, m := range s.members {
-		m.link = f.Link(m.target())
+		t := m.target()
+		t.BecomePassword = s.password
+		m.link = f.Link(t)
 	}
 }
 
@@ -223,13 +232,15 @@ func again(c *cli.Context) string {
 			words = append(words, "--"+name, v)
 		}
 	}
-	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "limit"} {
+	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "become-password-file", "limit"} {
 		if c.IsSet(name) {
 			words = append(words, "--"+name, c.String(name))
 		}
 	}
-	if c.Bool("become") {
-		words = append(words, "--become")
+	for _, name := range []string{"become", "ask-become-pass"} {
+		if c.Bool(name) {
+			words = append(words, "--"+name)
+		}
 	}
 	line := ""
 	for _, w := range words {
@@ -324,6 +335,9 @@ func (m *member) fail(err error) {
 		m.Status, m.Error.Message, m.Error.Remedy = show.Unreachable, dial.Message(), dial.Remedy
 	case errors.As(err, &open):
 		m.Error.Message, m.Error.Remedy = open.Message(), open.Remedy
+		if open.Kind == remote.KindPassword { // as a login that is refused
+			m.Status = show.Unreachable
+		}
 	case errors.Is(err, remote.ErrLost):
 		m.Status = show.Unreachable
 	}

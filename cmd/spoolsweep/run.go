@@ -41,6 +41,7 @@ func runCommand() *cli.Command {
 spoolsweep run backscatter -l chavez
 spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
+spoolsweep run backscatter -u admin -b -K
 spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until

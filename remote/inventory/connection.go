@@ -23,6 +23,11 @@ var connectionVars = []string{
 	"ansible_become", "ansible_become_user",
 }
 
+// sudoPasswords are the names of a password for sudo.
+var sudoPasswords = []string{
+	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ssh: become_password",
+}
+
 // passwords are the variables in which Ansible takes a password.
 var passwords = []string{
 	"ansible_password", "ansible_ssh_pass", "ansible_ssh_password",
@@ -195,8 +200,11 @@ func expandHome(path string) string {
 }
 
 func passwordInClear(at *strict.Value, name string) *strict.Error {
-	return at.Errorf("%s: a password in clear", name).
-		WithHint("remove it; log in with a key or the ssh agent, as root or with sudo that asks for none")
+	e := at.Errorf("%s: a password in clear", name)
+	if slices.Contains(sudoPasswords, name) {
+		return e.WithHint("remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file")
+	}
+	return e.WithHint("remove it; log in with a key or the ssh agent")
 }
 
 // checkPassword refuses a password, and says that what is not in clear is not
@@ -207,7 +215,11 @@ func (b *builder) checkPassword(e strict.Entry) error {
 	case v.Kind == strict.Null, v.Kind == strict.String && v.Text == "":
 		return nil
 	case v.Get(strict.Vaulted) != nil, v.Kind == strict.String && wholeTemplate.MatchString(v.Text):
-		b.warn(e.Key.Errorf("%s is not used", e.Key.Text))
+		w := e.Key.Errorf("%s is not used", e.Key.Text)
+		if slices.Contains(sudoPasswords, e.Key.Text) {
+			w = w.WithHint("give sudo's password with -K or --become-password-file")
+		}
+		b.warn(w)
 		return nil
 	}
 	return passwordInClear(e.Key, e.Key.Text)

@@ -203,21 +203,28 @@ type said struct {
 	at     time.Time
 }
 
-// start starts the program. It is killed when the test ends.
-func start(t *testing.T, f *fleet, args ...string) *running {
+// commandLine is what to execute for a command of the program, and its environment.
+func commandLine(t *testing.T, f *fleet, args ...string) (argv, env []string) {
 	t.Helper()
 	built.Store(true)
 	p, err := program()
 	must(t, err)
-	env, err := goCaches()
+	env, err = goCaches()
 	must(t, err)
-	args = append(slices.Clone(args), "-i", f.inventory, "--known-hosts", f.hosts[0].KnownHosts(), "--ssh-config", "none")
-	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
-	r := &running{Cmd: exec.CommandContext(ctx, p.file, args...), t: t, args: strings.Join(args, " ")}
-	r.told = sync.NewCond(&r.mu)
-	r.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+p.home, "XDG_CACHE_HOME="+filepath.Join(p.home, "cache"),
+	argv = append([]string{p.file}, args...)
+	argv = append(argv, "-i", f.inventory, "--known-hosts", f.hosts[0].KnownHosts(), "--ssh-config", "none")
+	return argv, append(slices.Clone(env), "PATH="+os.Getenv("PATH"), "HOME="+p.home, "XDG_CACHE_HOME="+filepath.Join(p.home, "cache"),
 		"XDG_STATE_HOME="+filepath.Join(p.home, "state"), "XDG_CONFIG_HOME="+filepath.Join(p.home, "config"), "LANG=C.UTF-8")
-	r.Dir = t.TempDir()
+}
+
+// start starts the program. It is killed when the test ends.
+func start(t *testing.T, f *fleet, args ...string) *running {
+	t.Helper()
+	argv, env := commandLine(t, f, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	r := &running{Cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), t: t, args: strings.Join(argv[1:], " ")}
+	r.told = sync.NewCond(&r.mu)
+	r.Env, r.Dir = env, t.TempDir()
 	stdout, err := r.StdoutPipe()
 	must(t, err)
 	stderr, err := r.StderrPipe()

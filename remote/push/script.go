@@ -2,6 +2,7 @@ package push
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,7 +20,8 @@ const Any = "any"
 // written for dash and busybox.
 //
 //	$1 the agent's directory, or empty for the usual places
-//	$2 "sudo" to run it as root
+//	$2 "direct" to run it as it is, "sudo" to run it as root without a password,
+//	   anything else is the prompt with which sudo is to ask for one on stderr
 //	   then ARCH=SHA256 for each agent the controller has, ARCH may be "any"
 //
 // A directory is taken only if the login user owns it, nobody else may enter
@@ -43,8 +45,9 @@ const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
 	`case $o in "$u"|0) ;; *) exit 1;; esac; ` +
 	`case $m in d????????[tT]*) ;; d????w*|d???????w*) exit 1;; d*) ;; *) exit 1;; esac; done; ` +
 	`test "$y" = "$u" || exit 1; case $x in drwx------*) exit 0;; esac; exit 1 ); }; ` +
-	`become() { touch -c "$1"; if test "$b" = sudo && test "$u" -ne 0; then ` +
-	`command -v sudo >/dev/null || { echo "spoolsweep-no sudo"; exit 0; }; exec sudo -n -- "$1"; fi; exec "$1"; }; ` +
+	`become() { touch -c "$1"; case $b:$u in direct:*|*:0) exec "$1";; esac; ` +
+	`command -v sudo >/dev/null || { echo "spoolsweep-no sudo"; exit 0; }; ` +
+	`case $b in sudo) exec sudo -n -- "$1";; esac; exec sudo -S -p "$b" -- "$1"; }; ` +
 	`place() { case $1 in /run/user/*) test -d "${1%/*}" || return 1;; esac; ` +
 	`test -d "$1" || mkdir -p "$1" 2>/dev/null || { n="$n $1 cannot be made;"; return 1; }; ` +
 	`mine "$1" || { n="$n $1 is not of user $u alone;"; return 1; }; ` +
@@ -58,11 +61,17 @@ const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
 	`for d in "$@"; do if place "$d"; then echo "spoolsweep-need $a $u $d"; exit 0; fi; done; ` +
 	`echo "spoolsweep-no place $n"`
 
+// Become is who runs the agent: the login user, or root through sudo.
+type Become struct {
+	Sudo   bool
+	Prompt string // with which sudo asks for a password; empty: it may not ask
+}
+
 // Command is what to run on a host: it becomes the agent, whose greeting is then
 // the first line, or prints a line for [Answer]. The directory may be empty;
 // hashes are those of the agents at hand, by architecture or [Any]. Without
 // hashes the host always answers.
-func Command(directory string, sudo bool, hashes map[string]string) (string, error) {
+func Command(directory string, become Become, hashes map[string]string) (string, error) {
 	// A backslash means something in the quotes of some login shells.
 	if strings.ContainsFunc(directory, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
 		return "", fmt.Errorf("agent_directory %q: control characters and backslashes are not possible there", directory)
@@ -73,11 +82,11 @@ func Command(directory string, sudo bool, hashes map[string]string) (string, err
 	if len(directory) > 1 {
 		directory = strings.TrimRight(directory, "/")
 	}
-	become := "direct"
-	if sudo {
-		become = "sudo"
+	how := "direct"
+	if become.Sudo {
+		how = cmp.Or(become.Prompt, "sudo")
 	}
-	words := []string{"exec", "/bin/sh", "-c", quote(script), "spoolsweep", quote(directory), become}
+	words := []string{"exec", "/bin/sh", "-c", quote(script), "spoolsweep", quote(directory), quote(how)}
 	for _, arch := range slices.Sorted(maps.Keys(hashes)) {
 		words = append(words, quote(arch+"="+hashes[arch]))
 	}

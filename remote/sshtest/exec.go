@@ -1,10 +1,12 @@
 package sshtest
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -16,8 +18,15 @@ import (
 func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	var work sync.WaitGroup
 	var c *command
-	begun := false
+	begun, terminal := false, false
 	for r := range requests {
+		if r.Type == "pty-req" {
+			terminal = !begun && raw(r.Payload)
+			if r.WantReply {
+				r.Reply(terminal, nil)
+			}
+			continue
+		}
 		var payload struct{ Value string }
 		ok := !begun && ssh.Unmarshal(r.Payload, &payload) == nil
 		var err error
@@ -25,7 +34,7 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		switch {
 		case ok && r.Type == "exec":
 			s.execs.Add(1)
-			if c, err = s.command(payload.Value); err != nil {
+			if c, err = s.command(payload.Value, terminal); err != nil {
 				ok = false
 				break
 			}
@@ -54,16 +63,47 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	// The channel or the connection is gone: what sshd leaves to a command
 	// then is closed pipes.
 	if c != nil {
+		s.mu.Lock()
+		if c.terminal && s.commands[c] {
+			_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGHUP)
+		}
+		s.mu.Unlock()
 		c.closePipes()
 	}
 	channel.Close()
 	work.Wait()
 }
 
+// raw says whether a client asks for a terminal that changes and cuts nothing.
+// Only such a one is granted, since pipes stand in for it. What makes them one is
+// that both streams go out on one, that SSH_TTY names it, and that the end of a
+// client's input is none of the command's: it hangs up with the channel.
+func raw(payload []byte) bool {
+	var request struct {
+		Term                         string
+		Columns, Rows, Width, Height uint32
+		Modes                        string
+	}
+	if ssh.Unmarshal(payload, &request) != nil {
+		return false
+	}
+	off := map[byte]bool{}
+	for m := []byte(request.Modes); len(m) >= 5 && m[0] != 0; m = m[5:] {
+		off[m[0]] = binary.BigEndian.Uint32(m[1:]) == 0
+	}
+	for _, mode := range []byte{ssh.ICANON, ssh.ECHO, ssh.ICRNL, ssh.OPOST, ssh.ISIG} {
+		if !off[mode] {
+			return false
+		}
+	}
+	return true
+}
+
 // command is one that runs, with our ends of its pipes.
 type command struct {
 	cmd                   *exec.Cmd
 	stdin, stdout, stderr *os.File
+	terminal              bool
 }
 
 func (c *command) closePipes() {
@@ -76,7 +116,7 @@ func (c *command) closePipes() {
 func (c *command) kill() { _ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
 
 // command starts one.
-func (s *Server) command(line string) (*command, error) {
+func (s *Server) command(line string, terminal bool) (*command, error) {
 	var files [6]*os.File // reading and writing end of each pipe
 	for i := 0; i < len(files); i += 2 {
 		var err error
@@ -91,7 +131,11 @@ func (s *Server) command(line string) (*command, error) {
 	cmd.Env, cmd.Dir = s.env, s.config.Home
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[3], files[5]
-	c := &command{cmd: cmd, stdin: files[1], stdout: files[2], stderr: files[4]}
+	if terminal {
+		cmd.Stderr = files[3]
+		cmd.Env = append(slices.Clone(s.env), "SSH_TTY=/dev/pts/0")
+	}
+	c := &command{cmd: cmd, stdin: files[1], stdout: files[2], stderr: files[4], terminal: terminal}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +161,9 @@ func (s *Server) follow(c *command, channel ssh.Channel) {
 	// Errors here mean that one of the two sides is gone, and are its business.
 	input.Go(func() {
 		_, _ = io.Copy(c.stdin, channel)
-		c.stdin.Close()
+		if !c.terminal {
+			c.stdin.Close()
+		}
 	})
 	output.Go(func() {
 		_, _ = io.WriteString(channel, s.config.Noise)

@@ -108,10 +108,20 @@ func WriteGreeting(w io.Writer, g Greeting) error {
 }
 
 // Reader reads a greeting and then frames.
-type Reader struct{ r *bufio.Reader }
+type Reader struct {
+	r     *bufio.Reader
+	noise func(line []byte)
+}
 
 // NewReader returns a Reader of r.
-func NewReader(r io.Reader) *Reader { return &Reader{bufio.NewReaderSize(r, 64<<10)} }
+func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+
+// SkipNoise has Read hand lines that do not begin as Writer's frames do to noise,
+// where they would be errors: on a terminal the agent's stderr comes among them.
+func (r *Reader) SkipNoise(noise func(line []byte)) { r.noise = noise }
+
+// frameBegin is what the first field of a Frame looks like.
+var frameBegin = []byte(`{"kind":"`)
 
 // Greeting skips noise up to the greeting. The error of a stream that ends, or
 // goes on for more than MaxNoise without one, quotes the start of the noise as
@@ -183,6 +193,10 @@ func (r *Reader) Read() (Frame, error) {
 		}
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 {
+			continue
+		}
+		if r.noise != nil && !bytes.HasPrefix(line, frameBegin) {
+			r.noise(line)
 			continue
 		}
 		var f Frame

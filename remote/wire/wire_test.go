@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -89,6 +90,41 @@ func TestReadHostile(t *testing.T) {
 		case !c.bad && (err != nil || f.Kind != c.want):
 			t.Errorf("%.60q: got %.60q, %v, want %.60q", c.in, f.Kind, err, c.want)
 		}
+	}
+}
+
+// Where noise is skipped, every frame that a Writer sends comes through, and
+// every line that is none is handed on.
+func TestSkipNoise(t *testing.T) {
+	var b bytes.Buffer
+	w := wire.NewWriter(&b)
+	frames := []wire.Frame{
+		{Kind: wire.Pulse}, {Kind: wire.Call, ID: 1, Name: strings.Repeat("x", wire.MaxFrame-100)},
+		{Kind: wire.News, Event: &wire.Event{Kind: "end", Data: json.RawMessage(`"{\"kind\":"`)}},
+	}
+	noise := []string{"panic: no more", "{", "null", `{"id":1}`, "\x1b[0m{}"}
+	for _, f := range frames {
+		for _, line := range noise {
+			b.WriteString(line + "\r\n\n")
+		}
+		if err := w.Write(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.WriteString(`{"kind":"beat` + "\n")
+	var skipped []string
+	r := wire.NewReader(&b)
+	r.SkipNoise(func(line []byte) { skipped = append(skipped, string(line)) })
+	for _, want := range frames {
+		if got, err := r.Read(); err != nil || !cmp.Equal(got, want) {
+			t.Errorf("got %.60q, %v, want %.60q", got.Kind, err, want.Kind)
+		}
+	}
+	if diff := cmp.Diff(slices.Repeat(noise, len(frames)), skipped); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := r.Read(); err == nil || !strings.Contains(err.Error(), "not a frame") {
+		t.Errorf("half a frame: %v", err)
 	}
 }
 

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"spoolsweep/remote"
+)
+
+// becomePassword is what sudo is to be told on all hosts, from the terminal or a
+// file; empty where neither was asked for.
+func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
+	ask, file := c.Bool("ask-become-pass"), c.String("become-password-file")
+	switch {
+	case ask && c.IsSet("become-password-file"):
+		return "", usageError(c, errors.New("-K and --become-password-file: one of them"), false)
+	case !ask && !c.IsSet("become-password-file"):
+		return "", nil
+	case !ask && (file == "" || file == "-"):
+		return "", fmt.Errorf("--become-password-file %q: a file is wanted; -K asks on the terminal", file)
+	}
+	becomes := false
+	for _, m := range s.members {
+		becomes = becomes || m.target().Become
+	}
+	switch {
+	case !becomes:
+		s.Alert("", "warning: sudo's password is not used: none of these hosts becomes root with sudo (-b, or ansible_become)")
+		return "", nil
+	case ask:
+		return s.askPassword(c)
+	}
+	text, err := readPassword(file)
+	if err != nil {
+		return "", fmt.Errorf("--become-password-file %s: %w", file, err)
+	}
+	return text, nil
+}
+
+// askPassword asks on the terminal, which shows nothing of it.
+func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
+	if !s.tty {
+		return "", errors.New("-K: there is no terminal to ask on: give --become-password-file FILE")
+	}
+	fd := int(c.App.Reader.(*os.File).Fd())
+	// ReadPassword turns the echo off when it reads; a quick hand types before that.
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", fmt.Errorf("-K: %w", err)
+	}
+	fmt.Fprint(s.Err, "sudo's password: ")
+	type line struct {
+		text []byte
+		err  error
+	}
+	got := make(chan line, 1)
+	go func() { // ends with the process if nobody types
+		text, err := term.ReadPassword(fd)
+		got <- line{text, err}
+	}()
+	var typed line
+	select {
+	case typed = <-got:
+	case <-c.Context.Done():
+		typed.err = context.Cause(c.Context)
+	}
+	// A terminal that is left without echo is a riddle to whoever has it.
+	err = term.Restore(fd, before)
+	fmt.Fprintln(s.Err)
+	var secret remote.Secret
+	if typed.err != nil && !errors.Is(typed.err, io.EOF) {
+		err = typed.err
+	}
+	if err == nil {
+		secret, err = onePassword(typed.text)
+	}
+	if err != nil {
+		return "", fmt.Errorf("-K: %w", err)
+	}
+	return secret, nil
+}
+
+// maxPassword is more than sudo takes.
+const maxPassword = 4 << 10
+
+// readPassword reads a file, or a pipe such as <(...) makes.
+func readPassword(file string) (remote.Secret, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if info.IsDir() {
+		return "", errors.New("it is a directory")
+	}
+	switch mode := info.Mode().Perm(); {
+	case mode&0o077 != 0:
+		return "", fmt.Errorf("others may read or change it (mode %04o): chmod 600 %s, and think of the password as known", mode, shellWord(file))
+	case mode&0o100 != 0:
+		return "", fmt.Errorf("it is a program, and no program is run for a password: use <(%s), or chmod 600 it", shellWord(file))
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	if err != nil {
+		return "", err
+	}
+	return onePassword(bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")))
+}
+
+// onePassword refuses what sudo could not read as one line. No message repeats it.
+func onePassword(text []byte) (remote.Secret, error) {
+	switch {
+	case len(text) == 0:
+		return "", errors.New("the password is empty")
+	case len(text) > maxPassword:
+		return "", fmt.Errorf("more than %d bytes are no password", maxPassword)
+	case strings.ContainsAny(string(text), "\r\n\x00"):
+		return "", errors.New("more than one line is no password")
+	}
+	return remote.Secret(text), nil
+}
