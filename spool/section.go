@@ -20,6 +20,7 @@ const (
 	SectionLimit = 60 * time.Second
 
 	startTries  = 30 // 5 minutes
+	tellEvery   = 6  // tries: the reason is told once a minute
 	settleTries = 3  // somebody else may start Postfix while we settle
 )
 
@@ -258,6 +259,10 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 			return r, nil
 		}
 		last = err
+		// Whoever looks on can mend it meanwhile.
+		if w.Tell != nil && try%tellEvery == 0 && try+1 < startTries {
+			w.Tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*startTries, err))
+		}
 	}
 	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then 'postfix start' and 'spoolsweep resume'): %w", startEvery*startTries, last)
 }
@@ -312,13 +317,24 @@ type logSize struct {
 
 func (w *Work) logSizes() []logSize {
 	var logs []logSize
-	for _, path := range []string{w.Postfix.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
-		// /dev/stdout is a log too, but none that can be read.
-		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() {
+	for _, path := range w.Postfix.logFiles() {
+		if st, err := os.Stat(path); err == nil {
 			logs = append(logs, logSize{path, st.Size()})
 		}
 	}
 	return logs
+}
+
+// logFiles are where this host's mail log may be. /dev/stdout is a log too, but
+// none that can be read.
+func (p *Postfix) logFiles() []string {
+	var files []string
+	for _, path := range []string{p.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
+		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() && !slices.Contains(files, path) {
+			files = append(files, path)
+		}
+	}
+	return files
 }
 
 // withLog adds the last complaint of the mail log to err. Without a terminal
@@ -333,8 +349,21 @@ func withLog(logs []logSize, err error) error {
 }
 
 // lastComplaint is the last fatal, or else last warning line of what was
-// written to a log after its first from bytes; of much, of the last 64 KiB.
+// written to a log after its first from bytes.
 func lastComplaint(path string, from int64) string {
+	var found string
+	lastLine(path, from, func(line string) bool {
+		if worse(line, found) {
+			found = line
+		}
+		return false
+	})
+	return found
+}
+
+// lastLine is the last line that fits, of what was written to a log after its
+// first from bytes; of much, of the last 64 KiB.
+func lastLine(path string, from int64, fits func(line string) bool) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -351,8 +380,7 @@ func lastComplaint(path string, from int64) string {
 	n, _ := f.ReadAt(text, st.Size()-int64(len(text)))
 	var found string
 	for line := range strings.Lines(string(text[:n])) {
-		line = strings.TrimSpace(line)
-		if strings.Contains(line, "fatal:") || strings.Contains(line, "warning:") && !strings.Contains(found, "fatal:") {
+		if line = strings.TrimSpace(line); fits(line) {
 			found = line
 		}
 	}
