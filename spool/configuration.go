@@ -15,37 +15,27 @@ import (
 const configurationLimit = 10 * time.Second
 
 // Configuration looks, without changing anything, whether Postfix could be
-// started with the configuration that it has now: a server runs for months with
-// one that was broken last week. It also says in a note, or not (""), that the
-// running master had another one.
+// started with the main.cf that it has now: a server runs for months with one
+// that was broken last week. It also says in a note, or not (""), that the
+// running master had another configuration. (A master.cf that cannot be read is
+// an error of System: postconf -x reads it.)
 //
 // 'postfix check' is not asked: it makes directories and renames mail
 // (postfix-script). Every program of Postfix reads main.cf as a start does
 // (mail_params.c: names, numbers, accounts, interfaces) and prints what is wrong
-// with it; postmap(1) then does nothing with an internal table. postconf -M reads
-// master.cf.
+// with it; postmap(1) then does nothing with an internal table.
 func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note string) {
 	if p.postconf == nil {
 		return nil, "" // practice has none
 	}
-	mine := p.postconf[1:] // -c DIRECTORY, where it is not the default one
-	postmap := append([]string{filepath.Join(filepath.Dir(p.postconf[0]), "postmap")}, mine...)
-	for _, c := range []struct {
-		file string
-		argv []string
-	}{
-		{"main.cf", append(postmap, "-q", "spoolsweep", "static:ok")},
-		{"master.cf", append(p.postconf[:len(p.postconf):len(p.postconf)], "-M")},
-	} {
-		path := filepath.Join(p.directory, c.file)
-		if said, err := execute(ctx, configurationLimit, nil, nil, c.argv); err != nil {
-			why := fmt.Sprintf("does not pass: Postfix would not start with it (%s: %v", strings.Join(c.argv, " "), err)
-			if line := complaint([]byte(said)); line != "" {
-				why += ": " + line
-			}
-			found = append(found, Trouble{path, why + ")", "mend it until 'postfix check' says nothing, then run again"})
-			break // what the first says of main.cf, the second says again
+	postmap := append([]string{filepath.Join(filepath.Dir(p.postconf[0]), "postmap")}, p.postconf[1:]...)
+	postmap = append(postmap, "-q", "spoolsweep", "static:ok")
+	if said, err := execute(ctx, configurationLimit, nil, nil, postmap); err != nil {
+		why := fmt.Sprintf("does not pass: Postfix would not start with it (%s: %v", strings.Join(postmap, " "), err)
+		if line := complaint([]byte(said)); line != "" {
+			why += ": " + line
 		}
+		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until 'postfix check' says nothing, then run again"})
 	}
 	if since := p.startedAt(); !since.IsZero() {
 		var changed []string
@@ -75,12 +65,13 @@ func (p *Postfix) startedAt() time.Time {
 	return s.ModTime()
 }
 
-// StoppedSince tells what the mail log last says of master's end, "" where it
+// StoppedSince tells what the mail log last says of a stop, "" where it
 // says nothing: nothing else on a host knows since when Postfix is stopped.
 func (p *Postfix) StoppedSince() string {
 	for _, path := range p.logFiles() {
 		line := lastLine(path, 0, func(line string) bool {
-			return strings.Contains(line, "/master[") && strings.Contains(line, "terminating on signal")
+			// Without syslog master's own last word is lost: its log writer is gone.
+			return strings.Contains(line, ": stopping the Postfix mail system") || strings.Contains(line, "/master[") && strings.Contains(line, ": terminating on signal")
 		})
 		if line != "" {
 			return fmt.Sprintf("%s: %s", path, line)
@@ -101,7 +92,10 @@ func complaint(text []byte) string {
 }
 
 // worse says whether a line of Postfix is a complaint, and no lesser one than
-// another.
+// another. postfix-script's own is the least: the reason stands before it.
 func worse(line, than string) bool {
-	return strings.Contains(line, "fatal:") || strings.Contains(line, "warning:") && !strings.Contains(than, "fatal:")
+	fatal := func(l string) bool {
+		return strings.Contains(l, "fatal:") && !strings.Contains(l, "Postfix integrity check failed")
+	}
+	return fatal(line) || (strings.Contains(line, "fatal:") || strings.Contains(line, "warning:")) && !fatal(than)
 }

@@ -13,27 +13,23 @@ import (
 func TestConfiguration(t *testing.T) {
 	const says = "#!/bin/sh\necho \"$0: warning: overriding earlier entry\" >&2\necho \"$0: fatal: bad number in $2\" >&2\nexit 1\n"
 	for name, row := range map[string]struct {
-		program string // that refuses
 		changed string // file, after master started
 		want    []string
 		note    string
 	}{
-		"good":      {},
-		"main.cf":   {program: "postmap", want: []string{"/main.cf does not pass", "fatal: bad number in ", "postfix check"}},
-		"master.cf": {program: "postconf", want: []string{"/master.cf does not pass", "fatal: bad number in ", "postfix check"}},
-		"changed":   {changed: "main.cf", note: "main.cf at "},
-		"services":  {changed: "master.cf", note: "master.cf at "},
+		"good":     {},
+		"main.cf":  {want: []string{"/main.cf does not pass", "fatal: bad number in ", "postfix check"}},
+		"changed":  {changed: "main.cf", note: "main.cf at "},
+		"services": {changed: "master.cf", note: "master.cf at "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil, 0)
 			bin, conf := t.TempDir(), t.TempDir()
-			for _, file := range []string{"postmap", "postconf"} {
-				text := "#!/bin/sh\nexit 0\n"
-				if file == row.program {
-					text = says
-				}
-				h.must(os.WriteFile(filepath.Join(bin, file), []byte(text), 0o700))
+			text := "#!/bin/sh\nexit 0\n"
+			if row.want != nil {
+				text = says
 			}
+			h.must(os.WriteFile(filepath.Join(bin, "postmap"), []byte(text), 0o700))
 			for _, file := range []string{"main.cf", "master.cf"} {
 				h.must(os.WriteFile(filepath.Join(conf, file), nil, 0o600))
 				when := time.Now().Add(-time.Hour)
@@ -73,5 +69,21 @@ func TestStoppedSince(t *testing.T) {
 	h.must(os.WriteFile(h.p.LogFile, []byte("Nov 24 03:00:02 chavez postfix/master[12]: terminating on signal 15\n"+last+"\nNov 25 03:00:03 chavez cron[1]: (root) CMD (true)\n"), 0o600))
 	if got, want := h.p.StoppedSince(), h.p.LogFile+": "+last; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// The reason stands before what postfix-script says of it, and counts more.
+func TestComplaint(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                             "",
+		"a: info\n":                    "",
+		"a: warning: x\nb: info\n":     "a: warning: x",
+		"a: fatal: x\nb: warning: y\n": "a: fatal: x",
+		"postsuper: fatal: x\npostfix/postfix-script: fatal: Postfix integrity check failed!\n":   "postsuper: fatal: x",
+		"postsuper: warning: x\npostfix/postfix-script: fatal: Postfix integrity check failed!\n": "postfix/postfix-script: fatal: Postfix integrity check failed!",
+	} {
+		if got := complaint([]byte(text)); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
 	}
 }

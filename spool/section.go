@@ -250,6 +250,7 @@ func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 // up starts Postfix until it stays up, or the tries are used up.
 func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 	var last error
+	logs := w.logSizes() // of all tries: a queue manager that is throttled says nothing in the next one
 	for try := range startTries {
 		if try > 0 {
 			time.Sleep(startEvery)
@@ -258,6 +259,7 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 		if err == nil {
 			return r, nil
 		}
+		err = w.because(ctx, logs, err)
 		last = err
 		// Whoever looks on can mend it meanwhile.
 		if w.Tell != nil && try%tellEvery == 0 && try+1 < startTries {
@@ -268,10 +270,10 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
-	began, logs := time.Now(), w.logSizes()
+	began := time.Now()
 	if _, running := w.Postfix.Running(); !running {
 		if err := w.journaled(ctx, startLimit, w.Postfix.Start); err != nil {
-			return Started{}, withLog(logs, err)
+			return Started{}, err
 		}
 	}
 	var r Started
@@ -283,7 +285,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 	for time.Since(proof) < 2*proveStart {
 		master, ok := w.Postfix.Running()
 		if !ok {
-			return Started{}, withLog(logs, errors.New("master ended right after its start"))
+			return Started{}, errors.New("master ended right after its start")
 		}
 		now, ok := w.Postfix.manager(master)
 		switch {
@@ -291,7 +293,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 			if time.Since(proof) >= proveStart {
 				if len(w.Postfix.Status) > 0 {
 					if err := command(ctx, statusLimit, nil, w.Postfix.Status...); err != nil {
-						return Started{}, withLog(logs, err)
+						return Started{}, err
 					}
 				}
 				r.Master, r.Manager, r.Proved = master, now.pid, time.Since(proof).Seconds()
@@ -301,12 +303,12 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 		case ok:
 			seen, proof = now, time.Now()
 			if time.Since(began) > startLimit {
-				return Started{}, withLog(logs, errors.New("the queue manager ends again and again"))
+				return Started{}, errors.New("the queue manager ends again and again")
 			}
 		}
 		time.Sleep(poll)
 	}
-	return Started{}, withLog(logs, errors.New("master runs, but no queue manager stays up"))
+	return Started{}, errors.New("master runs, but no queue manager stays up")
 }
 
 // logSize is how long a log was before a start.
@@ -337,9 +339,13 @@ func (p *Postfix) logFiles() []string {
 	return files
 }
 
-// withLog adds the last complaint of the mail log to err. Without a terminal
-// postfix(1) prints nothing before 3.8; the reason is only there.
-func withLog(logs []logSize, err error) error {
+// because adds to err what Postfix itself says. Without a terminal postfix(1)
+// prints nothing before 3.8. The reason is in the mail log, or, where main.cf is
+// so broken that nothing in it counts, not even there.
+func (w *Work) because(ctx context.Context, logs []logSize, err error) error {
+	if found, _ := w.Postfix.Configuration(ctx); len(found) > 0 {
+		return fmt.Errorf("%w (%v)", err, found[0])
+	}
 	for _, log := range logs {
 		if line := lastComplaint(log.path, log.size); line != "" {
 			return fmt.Errorf("%w (%s: %s)", err, log.path, line)
