@@ -67,6 +67,7 @@ func TestRefusals(t *testing.T) {
 				row.off(t, h)
 			}
 
+			t.Logf("%+v", hostIn(t, doc, h).Error)
 			if diff := cmp.Diff(before, after); diff != "" {
 				t.Errorf("the host changed, -before +after:\n%s", diff)
 			}
