@@ -73,7 +73,7 @@ func Load(name string) (*Playbook, error) {
 		if err := strict.Trust(name); errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("no playbook %q: shipped are %s, and there is no such file", name, strings.Join(Shipped(), ", "))
 		} else if err != nil {
-			return nil, fmt.Errorf("playbook %s: %w", name, err)
+			return nil, fmt.Errorf("playbook %s is not used: %w (if it is the right one: ./%s)", name, err, name)
 		}
 	}
 	text, err := os.ReadFile(name)

@@ -160,7 +160,7 @@ func (s *Session) ended(err error) {
 		return
 	}
 	if !s.link.r.over.Load() {
-		s.fail(fmt.Errorf("%s: the agent sent what cannot be read: %w", s.host, err))
+		s.fail(fmt.Errorf("%s: the agent sent what cannot be read ('spoolsweep uninstall' removes it there, and the next command sends another): %w", s.host, err))
 		s.link.abort()
 		return
 	}

@@ -54,7 +54,8 @@ type Postfix struct {
 	// process table; "" takes any, as for practice.
 	Master, Manager string
 
-	postconf []string // the command that asks for this instance's settings; nil for practice
+	postconf  []string // the command that asks for this instance's settings; nil for practice
+	directory string   // of main.cf and master.cf
 }
 
 // Commands are host variables that replace the ways of System; each is one
@@ -71,13 +72,13 @@ const (
 func System(ctx context.Context, configDirectory string, own Commands) (*Postfix, error) {
 	const sbin = "/usr/sbin:/sbin:/usr/local/sbin"
 	names := []string{
-		"mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
+		"config_directory", "mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
 		"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "mynetworks", "myhostname", "mydomain", "mydestination",
 		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
 	}
 	postfix, err := lookPath("postfix", sbin)
 	if err != nil {
-		return nil, fmt.Errorf("no Postfix on this host: %w", err)
+		return nil, fmt.Errorf("no Postfix on this host: %w (install it, or leave the host out with --limit)", err)
 	}
 	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
 	args := []string{"-hx"}
@@ -93,7 +94,8 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until 'postfix check' says nothing, then run again): %s: %w: %s",
+			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 	if len(values) != len(names) {
@@ -111,7 +113,7 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 		},
 		Super: append([]string{filepath.Join(filepath.Dir(postfix), "postsuper")}, with[1:]...),
 		Stop:  shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
-		Master: "master", Manager: "qmgr",
+		Master: "master", Manager: "qmgr", directory: value["config_directory"],
 	}
 	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {

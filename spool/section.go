@@ -20,6 +20,7 @@ const (
 	SectionLimit = 60 * time.Second
 
 	startTries  = 30 // 5 minutes
+	tellEvery   = 6  // tries: the reason is told once a minute
 	settleTries = 3  // somebody else may start Postfix while we settle
 )
 
@@ -249,6 +250,7 @@ func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 // up starts Postfix until it stays up, or the tries are used up.
 func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 	var last error
+	logs := w.logSizes() // of all tries: a queue manager that is throttled says nothing in the next one
 	for try := range startTries {
 		if try > 0 {
 			time.Sleep(startEvery)
@@ -257,16 +259,21 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 		if err == nil {
 			return r, nil
 		}
+		err = w.because(ctx, logs, err)
 		last = err
+		// Whoever looks on can mend it meanwhile.
+		if w.Tell != nil && try%tellEvery == 0 && try+1 < startTries {
+			w.Tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*startTries, err))
+		}
 	}
 	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then 'postfix start' and 'spoolsweep resume'): %w", startEvery*startTries, last)
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
-	began, logs := time.Now(), w.logSizes()
+	began := time.Now()
 	if _, running := w.Postfix.Running(); !running {
 		if err := w.journaled(ctx, startLimit, w.Postfix.Start); err != nil {
-			return Started{}, withLog(logs, err)
+			return Started{}, err
 		}
 	}
 	var r Started
@@ -278,7 +285,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 	for time.Since(proof) < 2*proveStart {
 		master, ok := w.Postfix.Running()
 		if !ok {
-			return Started{}, withLog(logs, errors.New("master ended right after its start"))
+			return Started{}, errors.New("master ended right after its start")
 		}
 		now, ok := w.Postfix.manager(master)
 		switch {
@@ -286,7 +293,7 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 			if time.Since(proof) >= proveStart {
 				if len(w.Postfix.Status) > 0 {
 					if err := command(ctx, statusLimit, nil, w.Postfix.Status...); err != nil {
-						return Started{}, withLog(logs, err)
+						return Started{}, err
 					}
 				}
 				r.Master, r.Manager, r.Proved = master, now.pid, time.Since(proof).Seconds()
@@ -296,12 +303,12 @@ func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
 		case ok:
 			seen, proof = now, time.Now()
 			if time.Since(began) > startLimit {
-				return Started{}, withLog(logs, errors.New("the queue manager ends again and again"))
+				return Started{}, errors.New("the queue manager ends again and again")
 			}
 		}
 		time.Sleep(poll)
 	}
-	return Started{}, withLog(logs, errors.New("master runs, but no queue manager stays up"))
+	return Started{}, errors.New("master runs, but no queue manager stays up")
 }
 
 // logSize is how long a log was before a start.
@@ -312,18 +319,33 @@ type logSize struct {
 
 func (w *Work) logSizes() []logSize {
 	var logs []logSize
-	for _, path := range []string{w.Postfix.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
-		// /dev/stdout is a log too, but none that can be read.
-		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() {
+	for _, path := range w.Postfix.logFiles() {
+		if st, err := os.Stat(path); err == nil {
 			logs = append(logs, logSize{path, st.Size()})
 		}
 	}
 	return logs
 }
 
-// withLog adds the last complaint of the mail log to err. Without a terminal
-// postfix(1) prints nothing before 3.8; the reason is only there.
-func withLog(logs []logSize, err error) error {
+// logFiles are where this host's mail log may be. /dev/stdout is a log too, but
+// none that can be read.
+func (p *Postfix) logFiles() []string {
+	var files []string
+	for _, path := range []string{p.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
+		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() && !slices.Contains(files, path) {
+			files = append(files, path)
+		}
+	}
+	return files
+}
+
+// because adds to err what Postfix itself says. Without a terminal postfix(1)
+// prints nothing before 3.8. The reason is in the mail log, or, where main.cf is
+// so broken that nothing in it counts, not even there.
+func (w *Work) because(ctx context.Context, logs []logSize, err error) error {
+	if found, _ := w.Postfix.Configuration(ctx); len(found) > 0 {
+		return fmt.Errorf("%w (%v)", err, found[0])
+	}
 	for _, log := range logs {
 		if line := lastComplaint(log.path, log.size); line != "" {
 			return fmt.Errorf("%w (%s: %s)", err, log.path, line)
@@ -333,8 +355,21 @@ func withLog(logs []logSize, err error) error {
 }
 
 // lastComplaint is the last fatal, or else last warning line of what was
-// written to a log after its first from bytes; of much, of the last 64 KiB.
+// written to a log after its first from bytes.
 func lastComplaint(path string, from int64) string {
+	var found string
+	lastLine(path, from, func(line string) bool {
+		if worse(line, found) {
+			found = line
+		}
+		return false
+	})
+	return found
+}
+
+// lastLine is the last line that fits, of what was written to a log after its
+// first from bytes; of much, of the last 64 KiB.
+func lastLine(path string, from int64, fits func(line string) bool) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -351,8 +386,7 @@ func lastComplaint(path string, from int64) string {
 	n, _ := f.ReadAt(text, st.Size()-int64(len(text)))
 	var found string
 	for line := range strings.Lines(string(text[:n])) {
-		line = strings.TrimSpace(line)
-		if strings.Contains(line, "fatal:") || strings.Contains(line, "warning:") && !strings.Contains(found, "fatal:") {
+		if line = strings.TrimSpace(line); fits(line) {
 			found = line
 		}
 	}

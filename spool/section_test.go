@@ -309,8 +309,13 @@ func TestStartIsTriedAgain(t *testing.T) {
 	count := filepath.Join(h.dir, "count")
 	h.must(os.WriteFile(count, nil, 0o600))
 	h.p.Start = []string{"sh", "-c", `echo x >>` + count + `; [ $(wc -l <` + count + `) -gt 2 ] || { echo "fatal: not yet" >&2; exit 1; }; ` + idleStart, h.p.QueueDirectory}
+	var told []string
+	w.Tell = func(message string) { told = append(told, message) }
 	r, err := w.Start(t.Context(), s)
 	h.must(err)
+	if len(told) != 1 || !strings.Contains(told[0], "fatal: not yet") || !strings.Contains(told[0], "mend the cause") {
+		t.Errorf("told while it is tried again: %q, want the reason, once a minute", told)
+	}
 	if text, _ := os.ReadFile(count); len(text) != 6 || r.Downtime <= 0 || r.Proved < proveStart.Seconds() {
 		t.Errorf("%d tries, %+v", len(text)/2, r)
 	}

@@ -115,6 +115,8 @@ type commandRecord struct {
 type Work struct {
 	Postfix *Postfix
 	Journal *Journal
+	// Tell, if set, is told why Postfix could not be started, while it is tried again.
+	Tell func(message string)
 
 	run     string
 	root    *os.File

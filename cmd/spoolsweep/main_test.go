@@ -149,9 +149,15 @@ func (f *fleet) run(args ...string) result {
 // execs runs the program itself, for its real exit status and streams.
 func execs(t testing.TB, args ...string) result {
 	t.Helper()
+	return execsIn(t, t.TempDir(), args...)
+}
+
+// execsIn is execs in a folder.
+func execsIn(t testing.TB, dir string, args ...string) result {
+	t.Helper()
 	var out, stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), built(t), args...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = &out, &stderr, t.TempDir()
+	cmd.Stdout, cmd.Stderr, cmd.Dir = &out, &stderr, dir
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

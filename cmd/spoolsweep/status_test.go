@@ -135,6 +135,38 @@ func TestUsageErrors(t *testing.T) {
 	execs(t, "ping").want(t, statusUsage, "inventory.yaml")
 }
 
+// What lies in a folder that everybody may write to is not used because it was
+// found there: neither the inventory nor a playbook.
+func TestFolderOfEverybody(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	named := filepath.Join(t.TempDir(), "hosts.yaml")
+	for path, text := range map[string]string{
+		filepath.Join(dir, "inventory.yaml"): "all: {hosts: {chavez: }}\n",
+		filepath.Join(dir, "mine.yaml"):      "stages: [{count: }]\n",
+		named:                                "all: {hosts: {chavez: }}\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"ping", "--list-hosts"}, statusUsage, "inventory.yaml is not used: " + dir + " is writable by everybody"},
+		{[]string{"ping", "--list-hosts"}, statusUsage, "-i inventory.yaml"},
+		{[]string{"ping", "--list-hosts", "-i", "inventory.yaml"}, 0, "chavez"}, // it was named
+		{[]string{"run", "mine.yaml", "--list-hosts", "-i", named}, statusUsage, dir + " is writable by everybody (if it is the right one: ./mine.yaml)"},
+	} {
+		execsIn(t, dir, row.args...).want(t, row.status, row.says)
+	}
+}
+
 // hostFlags are in for commands that reach hosts.
 func hostFlags(args, in []string) []string {
 	if app := newApp(nil, nil, nil); args[0] == "demo" || app.Command(args[0]) == nil {

@@ -3,6 +3,7 @@ package lab_test
 import (
 	"bufio"
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,6 +82,7 @@ var goCaches = sync.OnceValues(func() ([]string, error) {
 type fleet struct {
 	hosts     []*lab.Host
 	inventory string
+	known     string // file of host keys; "" is the lab's
 }
 
 // newFleet writes an inventory of the hosts. vars are lines such as
@@ -106,6 +108,22 @@ func newFleet(t *testing.T, hosts []*lab.Host, vars ...string) *fleet {
 	}
 	must(t, os.WriteFile(f.inventory, []byte(b.String()), 0o600))
 	return f
+}
+
+// afflict gives one host of the inventory a variable of its own, or several.
+func (f *fleet) afflict(t *testing.T, h *lab.Host, vars ...string) {
+	t.Helper()
+	text, err := os.ReadFile(f.inventory)
+	must(t, err)
+	own := fmt.Sprintf("    %s: {ansible_host: %s}\n", h.Name, h.Address)
+	if !strings.Contains(string(text), own) {
+		t.Fatalf("no host %s in\n%s", h.Name, text)
+	}
+	with := fmt.Sprintf("    %s:\n      ansible_host: %s\n", h.Name, h.Address)
+	for _, v := range vars {
+		with += "      " + v + "\n"
+	}
+	must(t, os.WriteFile(f.inventory, []byte(strings.Replace(string(text), own, with, 1)), 0o600))
 }
 
 // result is how a command ended, and all it said.
@@ -212,7 +230,7 @@ func commandLine(t *testing.T, f *fleet, args ...string) (argv, env []string) {
 	env, err = goCaches()
 	must(t, err)
 	argv = append([]string{p.file}, args...)
-	argv = append(argv, "-i", f.inventory, "--known-hosts", f.hosts[0].KnownHosts(), "--ssh-config", "none")
+	argv = append(argv, "-i", f.inventory, "--known-hosts", stdcmp.Or(f.known, f.hosts[0].KnownHosts()), "--ssh-config", "none")
 	return argv, append(slices.Clone(env), "PATH="+os.Getenv("PATH"), "HOME="+p.home, "XDG_CACHE_HOME="+filepath.Join(p.home, "cache"),
 		"XDG_STATE_HOME="+filepath.Join(p.home, "state"), "XDG_CONFIG_HOME="+filepath.Join(p.home, "config"), "LANG=C.UTF-8")
 }

@@ -92,10 +92,18 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		lock.Close()
 	}
 	if len(f.Aside) > 0 {
-		troubles, err := spool.Inspect(p, f.Aside, e.state(v))
+		troubles, note := p.Configuration(ctx)
+		if note != "" {
+			f.Notes = append(f.Notes, note)
+		}
+		if f.Counts.Postfix == "stopped" {
+			f.Notes = append(f.Notes, stoppedNote(p))
+		}
+		inspected, err := spool.Inspect(p, f.Aside, e.state(v))
 		if err != nil {
 			return nil, err
 		}
+		troubles = append(troubles, inspected...)
 		for _, t := range troubles {
 			problem(t.Path+" "+t.Why, t.Remedy)
 		}
@@ -138,6 +146,15 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		f.Notes = append(f.Notes, "no timer guards the time between stop and start: worker and section guard each other")
 	}
 	return f, nil
+}
+
+// stoppedNote says since when there is no Postfix to stop, as far as that is known.
+func stoppedNote(p *spool.Postfix) string {
+	note := "Postfix is stopped already, and will be started"
+	if since := p.StoppedSince(); since != "" {
+		note += " (" + since + ")"
+	}
+	return note
 }
 
 // queues chooses what the plan sets aside.

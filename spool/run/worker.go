@@ -430,6 +430,7 @@ func (r *runner) settle(ctx context.Context, why string) error {
 	if i > last {
 		i = first
 	}
+	r.work.Tell = func(message string) { r.record.emit("", -1, evWarn, map[string]string{"message": message}) }
 	s, err := r.work.Settle(ctx)
 	if err != nil {
 		return r.failed(min(i, last), time.Now(), err)

@@ -20,7 +20,8 @@ func (*NoArgs) Check() error { return nil }
 var stop = Row{
 	Name: "stop", Doc: "stop Postfix, and prove that nothing of it is left", Section: true, Changes: true,
 	New: func() Args { return &NoArgs{} }, Result: func() Result { return &Stopped{} },
-	Run: func(ctx context.Context, h *Host, _ Args, _ Emit) (Result, error) {
+	Run: func(ctx context.Context, h *Host, _ Args, emit Emit) (Result, error) {
+		h.Work.Tell = func(message string) { emit("warn", map[string]string{"message": message}) }
 		s, err := h.Work.Stop(ctx)
 		if err != nil {
 			return nil, err
@@ -129,6 +130,7 @@ var start = Row{
 			return nil, errors.New("start: Postfix was not stopped")
 		}
 		h.stopped = nil
+		h.Work.Tell = func(message string) { emit("warn", map[string]string{"message": message}) }
 		r, err := h.Work.Start(ctx, s)
 		if err != nil {
 			return nil, err

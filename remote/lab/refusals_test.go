@@ -1,0 +1,207 @@
+package lab_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/lab"
+)
+
+// refusal is one reason why a host cannot be swept now.
+type refusal struct {
+	name   string
+	vars   []string // of that host alone
+	do     string   // a shell command in the host brings it about
+	undo   string
+	on     func(t *testing.T, f *fleet, h, other *lab.Host) // the same on this side
+	off    func(t *testing.T, h *lab.Host)
+	args   []string
+	status int
+	says   string
+	remedy string
+}
+
+const (
+	unreachable = 4
+	failed      = 2
+)
+
+// Where something is in the way the error names the host, what, and the remedy;
+// the host is left as it was, and the others go on.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	two := hosts(t, 2)
+	h, other := two[0], two[1]
+	messages := flooded(t, h, 1, map[string]int{"deferred": 100})
+	succeeds(t, newFleet(t, two), "ping") // the agent is there
+
+	fits := func(text, want string) bool { return regexp.MustCompile(want).MatchString(text) }
+	for _, row := range refusals {
+		t.Run(row.name, func(t *testing.T) {
+			f := newFleet(t, two, queueWarn)
+			if row.vars != nil {
+				f.afflict(t, h, row.vars...)
+			}
+			if row.do != "" {
+				_, err := h.Run(t.Context(), "sh", "-ec", row.do)
+				must(t, err)
+			}
+			if row.on != nil {
+				row.on(t, f, h, other)
+			}
+			before := takeSnapshot(t, h)
+			doc, r := spoolsweepJSON(t, f, append(sweepAway(t, h), row.args...)...)
+			after := takeSnapshot(t, h)
+			if row.undo != "" {
+				_, err := h.Run(t.Context(), "sh", "-ec", row.undo)
+				must(t, err)
+			}
+			if row.off != nil {
+				row.off(t, h)
+			}
+
+			t.Logf("%+v", hostIn(t, doc, h).Error)
+			if diff := cmp.Diff(before, after); diff != "" {
+				t.Errorf("the host changed, -before +after:\n%s", diff)
+			}
+			status := show.Failed
+			if row.status == unreachable {
+				status = show.Unreachable
+			}
+			s := hostIn(t, doc, h)
+			if r.status != row.status || s.Status != status || s.Error == nil {
+				t.Fatalf("want exit status %d, %s: %v", row.status, status, r)
+			}
+			// Some errors have their remedy in the sentence.
+			if !fits(s.Error.Message, row.says) || !fits(s.Error.Remedy+"\n"+s.Error.Message, row.remedy) {
+				t.Errorf("want %q, remedy %q; got %q, remedy %q", row.says, row.remedy, s.Error.Message, s.Error.Remedy)
+			}
+			// What is told on the terminal names the host.
+			if !fits(r.err, `(?m)^`+h.Name+` +\| .*(?:`+row.says+`)`) {
+				t.Errorf("%q is not told of %s: %v", row.says, h.Name, r)
+			}
+			if s := hostIn(t, doc, other); s.Status != show.OK || s.Error != nil {
+				t.Errorf("the other host is %s, %v: want that it goes on", s.Status, s.Error)
+			}
+		})
+	}
+
+	succeeds(t, newFleet(t, two, queueWarn), append(sweepAway(t, h), "-e", "rate=0")...)
+	checkSwept(t, h, messages)
+	alive(t, h)
+}
+
+// stray is a name that Postfix might have given a file with that inode.
+const stray = "00000AAAAA"
+
+var refusals = []refusal{
+	// First of all: qmgr dies at it, when it next looks there.
+	{
+		name: "root's file in incoming", do: "cd /var/spool/postfix/incoming && touch " + stray + " && chmod 700 " + stray, undo: "rm /var/spool/postfix/incoming/" + stray,
+		status: failed, says: "incoming/" + stray + " belongs to uid 0: the queue manager ends at it", remedy: "move it out of the queue",
+	},
+	{
+		name: "odd name", do: "touch /var/spool/postfix/hold/notes.txt && chown postfix /var/spool/postfix/hold/notes.txt", undo: "rm /var/spool/postfix/hold/notes.txt",
+		status: failed, says: "hold/notes.txt is no queue id: with maillog_file set, 'postfix start' fails over it", remedy: "move it out of the queue",
+	},
+	{
+		name: "wrong inode", do: "cd /var/spool/postfix/hold && touch " + stray + " && chmod 700 " + stray + " && chown postfix " + stray, undo: "rm /var/spool/postfix/hold/" + stray,
+		status: failed, says: "hold/" + stray + " has another inode than its name says", remedy: "run 'postsuper -s' while Postfix runs",
+	},
+	{
+		name: "main.cf that no start would take", do: "postconf -e inet_interfaces=192.0.2.77", undo: restoreConfiguration,
+		status: failed, says: `/etc/postfix/main\.cf does not pass: .*no local interface found for 192\.0\.2\.77`, remedy: "postfix check",
+	},
+	{
+		name: "main.cf that cannot be read", do: "echo this is no setting >>/etc/postfix/main.cf", undo: restoreConfiguration,
+		status: failed, says: "configuration of Postfix cannot be read.*missing '='", remedy: "postfix check",
+	},
+	{
+		name: "master.cf", do: "echo smtps inet n >>/etc/postfix/master.cf", undo: restoreConfiguration,
+		status: failed, says: `configuration of Postfix cannot be read.*master\.cf: line \d+: bad field count`, remedy: "postfix check",
+	},
+	{
+		name: "no Postfix", do: "mount --bind /dev/null /usr/sbin/postfix", undo: "umount /usr/sbin/postfix",
+		status: failed, says: "no Postfix on this host", remedy: "install it, or leave the host out",
+	},
+	{
+		name: "queue on another file system", vars: []string{"queues: [incoming, deferred]"},
+		do: "mount --bind /var/spool/postfix/incoming /var/spool/postfix/incoming", undo: "umount /var/spool/postfix/incoming",
+		status: failed, says: "incoming is a mount of its own", remedy: "leave it out of queues, or unmount it",
+	},
+	{
+		name: "state directory full", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o size=4m,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
+		status: failed, says: "/var/lib/spoolsweep has 4 MB free for the run's records", remedy: "make room, or name another state_directory",
+	},
+	{
+		name: "agent directory full", vars: []string{"agent_directory: /mnt/agent"},
+		do: "mkdir -p /mnt/agent && mount -t tmpfs -o size=1m,mode=0700 tmpfs /mnt/agent", undo: "umount /mnt/agent",
+		status: failed, says: "/mnt/agent.*", remedy: "agent_directory|room",
+	},
+	{
+		name: "agent directory noexec", vars: []string{"agent_directory: /mnt/agent"},
+		do: "mkdir -p /mnt/agent && mount -t tmpfs -o noexec,mode=0700 tmpfs /mnt/agent", undo: "umount /mnt/agent",
+		status: failed, says: "no directory for the agent: no program can run in /mnt/agent", remedy: "agent_directory .* not mounted noexec",
+	},
+	{
+		name: "sudo refused", vars: []string{"ansible_user: admin", "ansible_become: true"},
+		do: "mv /etc/sudoers.d/admin /etc/admin.sudoers", undo: "mv /etc/admin.sudoers /etc/sudoers.d/admin",
+		status: failed, says: "sudo: ", remedy: "sudoers|NOPASSWD",
+	},
+	{
+		// It greets as the agent whose name it has, and then talks nonsense.
+		name: "another agent", do: `cd /root/.cache/spoolsweep; a=$(echo spoolsweep-agent-*); mv $a /root/real
+			printf '#!/bin/sh\necho "spoolsweep/1 devel ${0##*-}"\nread -r call\necho "{nonsense"\ncat >/dev/null\n' >$a; chmod 700 $a`,
+		undo:   `cd /root/.cache/spoolsweep; mv /root/real "$(echo spoolsweep-agent-*)"`,
+		status: failed, says: "the agent sent what cannot be read", remedy: "spoolsweep uninstall",
+	},
+	{
+		name: "a second admin", do: `setsid sh -c 'exec 9</var/spool/postfix; flock 9; exec sleep 1000' >/dev/null 2>&1 & echo $! >/run/second
+			until ! flock -n /var/spool/postfix true; do sleep 0.1; done`, undo: "kill $(cat /run/second)",
+		status: failed, says: "another run works on this queue directory", remedy: "wait for it, or attach to it",
+	},
+	{
+		name: "host down", on: func(t *testing.T, _ *fleet, h, _ *lab.Host) { must(t, h.LinkDown()) },
+		off:  func(t *testing.T, h *lab.Host) { must(t, h.LinkUp()) },
+		args: []string{"-T", "2s"}, status: unreachable, says: "connect", remedy: ".",
+	},
+	{
+		name: "unknown key", on: func(t *testing.T, f *fleet, _, other *lab.Host) { knowOnly(t, f, other, "") },
+		status: unreachable, says: "key .*(unknown|not known)|unknown .*key|not in", remedy: "ssh-keyscan",
+	},
+	{
+		name: "changed key", on: func(t *testing.T, f *fleet, h, other *lab.Host) { knowOnly(t, f, other, h.Name+","+h.Address) },
+		status: unreachable, says: "key", remedy: "known",
+	},
+	{
+		name: "wrong key", on: func(t *testing.T, f *fleet, h, _ *lab.Host) {
+			key := filepath.Join(t.TempDir(), "key")
+			if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+				t.Fatalf("ssh-keygen: %v: %s", err, out)
+			}
+			f.afflict(t, h, "ansible_ssh_private_key_file: "+key)
+		},
+		status: unreachable, says: "tried .*/key", remedy: ".",
+	},
+}
+
+// restoreConfiguration gives a host back what Postfix has been started with.
+const restoreConfiguration = "cp /etc/lab/main.cf /etc/postfix/main.cf; cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf; touch -d '1 minute ago' /etc/postfix/main.cf"
+
+// knowOnly makes the other host's key the only one that is known, for a further
+// name too where there is one.
+func knowOnly(t *testing.T, f *fleet, other *lab.Host, alias string) {
+	t.Helper()
+	key, err := os.ReadFile(filepath.Join(other.Dir, "host_key.pub"))
+	must(t, err)
+	names := strings.Trim(other.Name+","+other.Address+","+alias, ",")
+	f.known = filepath.Join(t.TempDir(), "known_hosts")
+	must(t, os.WriteFile(f.known, []byte(names+" "+string(key)), 0o600))
+}
