@@ -96,9 +96,11 @@ spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
 2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
 and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
-			pingCommand(), healthCommand(), sampleCommand(), findCommand(), runsCommand(), reportCommand(), uninstallCommand(), inventoryCommand(), stagesCommand(), versionCommand(),
+			pingCommand(), healthCommand(),
 			runCommand(), resumeCommand(), attachCommand(),
-			suspectsCommand(), classifyCommand(), putbackCommand(), deleteCommand(), purgeCommand(), demoCommand(),
+			suspectsCommand(), sampleCommand(), classifyCommand(), findCommand(), putbackCommand(),
+			runsCommand(), reportCommand(), purgeCommand(), deleteCommand(),
+			inventoryCommand(), stagesCommand(), uninstallCommand(), versionCommand(), demoCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,
 		Metadata:                  map[string]any{},
