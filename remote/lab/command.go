@@ -83,8 +83,7 @@ func upCommand(c *cli.Context) error {
 	}
 	fmt.Fprintf(c.App.Writer, `
 log in        ssh -F %s %s        (or admin@%s, who has sudo)
-spoolsweep    go run ./cmd/spoolsweep --inventory %s ping
-known hosts   %s
+spoolsweep    go run ./cmd/spoolsweep --inventory %s --known-hosts %s ping
 flood         go run ./cmd/lab %sinject -n 1000 %s
 look          go run ./cmd/lab %saudit %s
 end           go run ./cmd/lab %sdown
