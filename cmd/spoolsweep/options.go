@@ -340,6 +340,7 @@ func (m *member) fail(err error) {
 		}
 	case errors.Is(err, remote.ErrLost):
 		m.Status = show.Unreachable
+		m.Error.Remedy = "see whether the host is up, and in its kernel's log what ended the agent; then type the same again"
 	}
 	var on *goesOn
 	if errors.As(err, &on) {

@@ -85,10 +85,13 @@ func TestStartIsMended(t *testing.T) {
 	f.afflict(t, two[1], `postfix_stop: "postfix stop; postconf -e inet_interfaces=192.0.2.77"`)
 	messages := floodAll(t, two, map[string]int{"active": 100, "incoming": 100})
 	must(t, two[0].Postconf(t.Context(), "service_throttle_time = 5s")) // a minute, else
+	_, err := two[1].Run(t.Context(), "touch", "/etc/postfix/master.cf")
+	must(t, err)
 	r := start(t, f, both(t, two)...)
+	r.waitFor(`^` + two[1].Name + ` .*the configuration changed since Postfix was started at .*: master\.cf at `)
 	// Each in its turn: they are told by different hosts, and mended at once.
 	r.waitFor(`^` + two[1].Name + ` .*Postfix does not stay up.*no local interface found for 192\.0\.2\.77`)
-	_, err := two[1].Run(t.Context(), "postconf", "-e", "inet_interfaces=loopback-only")
+	_, err = two[1].Run(t.Context(), "postconf", "-e", "inet_interfaces=loopback-only")
 	must(t, err)
 	r.waitFor(`^` + two[0].Name + ` .*Postfix does not stay up.*mend the cause.*qmgr.*fatal: .*(Permission denied|Operation not permitted)`)
 	// qmgr has died at it in whichever queue it had come to.
