@@ -100,10 +100,11 @@ func inStart(t *testing.T, h *lab.Host, id string) {
 	}
 }
 
-// masters are the host's processes master(8).
+// masters are the host's processes master(8), without those that postfix-script
+// starts for a moment to look whether one runs (master -t).
 func masters(t *testing.T, h *lab.Host) []int {
 	t.Helper()
-	pids, err := h.Pgrep(`^\S*/sbin/master\b`)
+	pids, err := h.Pgrep(`^\S*/sbin/master -w\b`)
 	must(t, err)
 	return pids
 }

@@ -3,8 +3,10 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,15 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.Main()
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		// They wait for hosts more than they work.
+		if err := flag.Set("test.parallel", strconv.Itoa(sideBySide)); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	if err := errors.Join(pool.down(), removeProgram()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -25,8 +36,12 @@ func TestMain(m *testing.M) {
 // pool lends out hosts: tests run side by side, and two cores carry few hosts.
 var pool = hostPool{changed: sync.NewCond(&sync.Mutex{})}
 
-// poolSize is how many hosts a lab of the tests' own has at most.
-const poolSize = 3
+const (
+	// sideBySide is how many tests run at the same time.
+	sideBySide = 3
+	// poolSize is how many hosts a lab of the tests' own has at most.
+	poolSize = 5
+)
 
 type hostPool struct {
 	changed *sync.Cond // its lock guards the rest; signalled when hosts come back
@@ -95,7 +110,7 @@ func (p *hostPool) open(t *testing.T) {
 	case "require":
 		p.own = true
 		// The pool outlives the test that opens it.
-		p.lab, p.err = lab.Temp(context.Background(), []string{"chavez", "peltier", "relay01"}[:poolSize]...)
+		p.lab, p.err = lab.Temp(context.Background(), []string{"chavez", "peltier", "relay01", "relay02", "relay03"}[:poolSize]...)
 	default:
 		p.lab, p.err = lab.Open(where)
 	}

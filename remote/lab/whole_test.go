@@ -200,7 +200,8 @@ const agentLimit = 15 * time.Second
 // asQmgr puts mutated files into a host's live incoming, and looks which of them
 // end in corrupt. Damage in the content is found by the agent that delivers it, so
 // that a file without recipients is removed unread, and one whose recipients are all
-// deferred for another reason waits unread.
+// deferred for another reason waits unread, and one whose addresses error(8) returns
+// is not read by it.
 func asQmgr(t *testing.T, h *lab.Host, rng *rand.Rand, all []sample) {
 	t.Helper()
 	var owner syscall.Stat_t
@@ -252,6 +253,9 @@ func asQmgr(t *testing.T, h *lab.Host, rng *rand.Rand, all []sample) {
 				damaged++
 			case !waiting[id] && p.left > 0:
 				said, _ := h.Run(t.Context(), "grep", "-a", id, "/var/log/mail.log")
+				if strings.Contains(said, "postfix/error[") {
+					continue
+				}
 				t.Errorf("%s, of %s: was tried, for us its content is damaged: %v\n%q\n%s", id, p.from, p.content, p.b, said)
 			}
 		case corrupt[id]:

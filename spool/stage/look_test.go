@@ -73,7 +73,7 @@ func TestLookInFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := &Host{Postfix: p}
-	c, listed := classifyOnce(t, host, `{`+sampledRules+`, "directories": ["incoming", "hold"], "samples": 3, "text_lines": 1, "list_messages": true}`)
+	c, listed := classifyOnce(t, host, `{`+sampledRules+`, "live": ["incoming", "hold"], "samples": 3, "text_lines": 1, "list_messages": true}`)
 	if d := cmp.Diff(Verdicts{Spam: 6 + 4, Ham: 3 + 1 + 4}, c.Verdicts); d != "" {
 		t.Errorf("verdicts (-want +got): %s", d)
 	}
@@ -119,11 +119,11 @@ func TestLookInFull(t *testing.T) {
 		}
 	}
 	// Nobody asked for samples or a list: there are none.
-	if c, listed := classifyOnce(t, host, `{`+sampledRules+`, "directories": ["incoming"]}`); len(c.HamSamples)+len(c.NearMisses)+len(listed) > 0 {
+	if c, listed := classifyOnce(t, host, `{`+sampledRules+`, "live": ["incoming"]}`); len(c.HamSamples)+len(c.NearMisses)+len(listed) > 0 {
 		t.Errorf("samples %v, near misses %v, list %v", c.HamSamples, c.NearMisses, listed)
 	}
 	// The other queues are as empty as they are.
-	if c, listed := classifyOnce(t, host, `{`+sampledRules+`, "directories": ["hold"], "list_messages": true}`); c.Messages != 0 || len(listed) > 0 {
+	if c, listed := classifyOnce(t, host, `{`+sampledRules+`, "live": ["hold"], "list_messages": true}`); c.Messages != 0 || len(listed) > 0 {
 		t.Errorf("hold: %+v %v", c, listed)
 	}
 }
@@ -169,7 +169,7 @@ func TestAgeWhenSetAside(t *testing.T) {
 		{"aside half an hour ago", []spool.Set{{Queue: spool.Deferred, Aside: "incoming", When: now - 1800}}, ">31m", false},
 		{"a journal that does not say", []spool.Set{{Queue: spool.Deferred, Aside: "incoming"}}, ">=1h", true},
 	} {
-		c, _ := classifyOnce(t, &Host{Postfix: p, Aside: tt.aside}, `{"spam": {"all": [{"age": "`+tt.age+`"}, {"not": {"queue": "hold"}}]}, "directories": ["incoming"]}`)
+		c, _ := classifyOnce(t, &Host{Postfix: p, Aside: tt.aside}, `{"spam": {"all": [{"age": "`+tt.age+`"}, {"not": {"queue": "hold"}}]}, "live": ["incoming"]}`)
 		if got := c.Spam == c.Messages && c.Messages > 0; got != tt.want || c.Spam != 0 && !got {
 			t.Errorf("%s, %s: %+v", tt.name, tt.age, c.Verdicts)
 		}
@@ -179,7 +179,7 @@ func TestAgeWhenSetAside(t *testing.T) {
 	if c, _ := classifyOnce(t, &Host{Postfix: p, Aside: sets}, `{"spam": {"queue": "deferred"}}`); c.Spam == 0 || c.Ham != 0 || c.ByQueue["deferred"].Spam != c.Spam {
 		t.Errorf("by queue: %+v", c.ByQueue)
 	}
-	if c, _ := classifyOnce(t, &Host{Postfix: p, Aside: []spool.Set{}}, `{"spam": {"queue": "deferred"}, "directories": ["incoming"]}`); c.Messages != 0 {
+	if c, _ := classifyOnce(t, &Host{Postfix: p, Aside: []spool.Set{}}, `{"spam": {"queue": "deferred"}, "live": ["incoming"]}`); c.Messages != 0 {
 		t.Errorf("a run with nothing aside: %d messages", c.Messages)
 	}
 }
@@ -193,7 +193,7 @@ func TestClassifyExplains(t *testing.T) {
 	}
 	host := &Host{Postfix: p}
 	explain := func(id string) []Explained {
-		c, _ := classifyOnce(t, host, `{`+sampledRules+`, "directories": ["incoming"], "explain": "`+id+`"}`)
+		c, _ := classifyOnce(t, host, `{`+sampledRules+`, "live": ["incoming"], "explain": "`+id+`"}`)
 		return c.Explained
 	}
 	// A rule on source_count needs all messages, also to explain one.

@@ -50,7 +50,7 @@ func TestSampleIsStratified(t *testing.T) {
 	}
 	submit(t, h, mail...)
 	host := lookedAt(t, h)
-	s := look(t, host, "sample", `{"messages": 12, "directories": ["incoming"]}`).(*Sampled)
+	s := look(t, host, "sample", `{"messages": 12, "live": ["incoming"]}`).(*Sampled)
 	if s.Messages != 403 || len(s.Samples) != 12 || s.Unread != 0 {
 		t.Fatalf("%d of %d messages, %d unreadable", len(s.Samples), s.Messages, s.Unread)
 	}
@@ -65,9 +65,9 @@ func TestSampleIsStratified(t *testing.T) {
 	if len(senders) != 4 || !whys["1 of 400 from this sender"] {
 		t.Errorf("senders %v, why %v", senders, whys)
 	}
-	first := look(t, host, "sample", `{"messages": 3, "directories": ["incoming"]}`).(*Sampled).Samples[0].Message
+	first := look(t, host, "sample", `{"messages": 3, "live": ["incoming"]}`).(*Sampled).Samples[0].Message
 	for range 20 {
-		if look(t, host, "sample", `{"messages": 3, "directories": ["incoming"]}`).(*Sampled).Samples[0].Message != first {
+		if look(t, host, "sample", `{"messages": 3, "live": ["incoming"]}`).(*Sampled).Samples[0].Message != first {
 			return
 		}
 	}
@@ -107,7 +107,7 @@ func TestSampleText(t *testing.T) {
 	})
 	host := lookedAt(t, h)
 	text := func(args string) string {
-		s := look(t, host, "sample", `{"messages": 1, "directories": ["hold"]`+args+`}`).(*Sampled)
+		s := look(t, host, "sample", `{"messages": 1, "live": ["hold"]`+args+`}`).(*Sampled)
 		if len(s.Samples) != 1 {
 			t.Fatalf("got %+v", s)
 		}
@@ -157,7 +157,7 @@ func TestSampleFits(t *testing.T) {
 			Text: "Subject: " + strings.Repeat("\x02", 900) + "\n\n" + evil})
 	}
 	submit(t, h, mail...)
-	s := look(t, lookedAt(t, h), "sample", `{"messages": 20, "directories": ["hold"]}`)
+	s := look(t, lookedAt(t, h), "sample", `{"messages": 20, "live": ["hold"]}`)
 	text, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)

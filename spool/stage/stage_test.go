@@ -72,7 +72,7 @@ func TestTable(t *testing.T) {
 	if _, ok := Find("no-such"); ok {
 		t.Error("Find finds what is not there")
 	}
-	if f := Field(&ClassifyArgs{}, "directories"); f != nil {
+	if f := Field(&ClassifyArgs{}, "live"); f != nil {
 		t.Error("directories is a key of playbooks")
 	}
 }
