@@ -2,6 +2,7 @@ package spool
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -123,5 +124,30 @@ func TestNetworks(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"127.0.0.0/8", "::1/128", "192.0.2.7/32"}, text); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A directory that a purge has emptied and removed while somebody counts holds
+// nothing; that is no error.
+func TestListRemoved(t *testing.T) {
+	for _, inside := range []string{"", "A"} {
+		path := filepath.Join(t.TempDir(), "active.spamfull")
+		if err := os.MkdirAll(filepath.Join(path, inside), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := walk(dir, func(c Chunk) error { t.Errorf("found %+v", c); return nil }); err != nil {
+			t.Errorf("walk: %v", err)
+		}
+		if n, err := newCounter(time.Time{}, 0).messages(dir); err != nil || n.messages != 0 {
+			t.Errorf("count: %+v, %v", n, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -36,8 +37,8 @@ func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error)
 				return err
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
+		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
+			return nil // at its end, or removed since it was opened, so it was empty
 		}
 		if err != nil {
 			return fmt.Errorf("list %s: %w", dir.Name(), err)

@@ -33,6 +33,9 @@ func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind) erro
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil // removed since it was opened, so it was empty
+		}
 		if err != nil {
 			return fmt.Errorf("list %s: %w", dir.Name(), err)
 		}
