@@ -96,7 +96,6 @@ type Reader struct {
 	text      []byte // what the envelope's strings are made of
 	value     []byte // a record that crosses the window's end
 	spans     []recipientSpan
-	block     []byte // of Blocks
 }
 
 // walk is the state of one pass over the records.
