@@ -100,7 +100,7 @@ func suspectsAction(c *cli.Context) error {
 			return err
 		}
 		m.Stages = []*show.Stage{{Stage: "suspects", Status: show.OK, Seconds: r.Seconds, Result: m.Result}}
-		s.Result(m.host.Name, "suspects", m.Result)
+		s.Result(m.Host, "suspects", m.Result)
 	}
 	fleet.Cut(top)
 	s.doc.Summary.Suspects = fleet
@@ -110,7 +110,7 @@ func suspectsAction(c *cli.Context) error {
 			return err
 		}
 		s.Note("", "these hosts together:")
-		s.Result("", "suspects", text)
+		s.Result(new(show.Host), "suspects", text)
 	}
 	return s.end(c.Context)
 }
@@ -125,6 +125,7 @@ func (s *sweep) suspects(ctx context.Context, m *member, args *stage.SuspectsArg
 	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: "suspects", Args: text}, Aside: aside}
 	return r, m.link.CallEvents(ctx, "look", &call, r, func(e wire.Event) {
 		m.Event(e)
+		e.Instance = m.Instance
 		s.Event(e)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
@@ -81,6 +82,17 @@ type Host struct {
 	Pushed   int64           `json:"pushed_bytes"` // of the agent
 
 	told string // the error of a stage, printed when it failed
+}
+
+// Label is what lines about the host begin with: its name, and behind a slash
+// its instance where that is not the default one.
+func (h *Host) Label() string { return label(h.Host, h.Instance) }
+
+func label(host, instance string) string {
+	if instance == "" || instance == spool.DefaultInstance {
+		return host
+	}
+	return host + "/" + instance
 }
 
 // Failure says what went wrong, and what to do.
@@ -195,6 +207,14 @@ func warning(data json.RawMessage) string {
 		return ""
 	}
 	return w.Message
+}
+
+// kind is what the entries of Hosts are.
+func (d *Document) kind() string {
+	if slices.ContainsFunc(d.Hosts, func(h *Host) bool { return h.Label() != h.Host }) {
+		return "instances"
+	}
+	return "hosts"
 }
 
 // Finish counts the hosts and puts them in order.
