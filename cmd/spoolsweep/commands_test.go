@@ -11,8 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"spoolsweep/playbooks"
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
 	"spoolsweep/remote/inventory"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
