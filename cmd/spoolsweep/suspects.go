@@ -11,6 +11,7 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
+	"spoolsweep/remote/inventory"
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool/stage"
 )
@@ -89,12 +90,22 @@ func suspectsAction(c *cli.Context) error {
 		return err
 	})
 	fleet := new(stage.Suspects)
+	type log struct {
+		of   *inventory.Host
+		name string
+	}
+	taken := map[log]bool{}
 	for _, m := range s.members {
 		r := found[m]
 		if r == nil {
 			continue
 		}
-		fleet.Merge(r)
+		if at := (log{m.host, r.Log}); r.Log != "" && taken[at] {
+			fleet.MergeInstance(r)
+		} else {
+			fleet.Merge(r)
+			taken[at] = true
+		}
 		r.Cut(top)
 		if m.Result, err = json.Marshal(r); err != nil {
 			return err
@@ -109,7 +120,7 @@ func suspectsAction(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s.Note("", "these hosts together:")
+		s.Note("", "these %s together:", s.noun(2))
 		s.Result(new(show.Host), "suspects", text)
 	}
 	return s.end(c.Context)
