@@ -39,8 +39,8 @@ func floodBoth(t *testing.T, both []*lab.Host) map[*lab.Host][]lab.Message {
 	}
 }
 
-// masters are the running ones, by their instance.
-func masters(t *testing.T, both []*lab.Host) []string {
+// mastersOf are the running ones, by their instance.
+func mastersOf(t *testing.T, both []*lab.Host) []string {
 	t.Helper()
 	var all []string
 	for _, h := range both {
@@ -94,10 +94,10 @@ func TestInstances(t *testing.T) {
 		t.Errorf("logins of both sent %d messages, those of one %d; %d were read", sum, logins(&of), doc.Summary.Suspects.Read)
 	}
 
-	before := masters(t, both)
+	before := mastersOf(t, both)
 	r = ends(t, 0, f, "run", "backscatter", "-y", "-e", "rate=0", "-e", rulesFile(t, floodRules(h)))
 	id := runIn(t, r)
-	after := masters(t, both)
+	after := mastersOf(t, both)
 	if len(after) != 2 || after[0] == before[0] || after[1] == before[1] {
 		t.Errorf("masters before %q, after %q: want both new", before, after)
 	}
