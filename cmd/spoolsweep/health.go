@@ -23,8 +23,10 @@ spoolsweep health -l 'mx*' --warn 1000 --crit 10000
 spoolsweep health --watch 30s -l chavez
 spoolsweep health --exit-status -q
 spoolsweep health -o json`,
-		Description: `Of each host: whether Postfix runs; the messages of every queue, their bytes and
-the age of the oldest; what was set aside and by which run; and runs that wait.
+		Description: `Of each host, and of each of several Postfix on it (host variable
+postfix_instances; default: those that are enabled): whether it runs; the messages
+of every queue, their bytes and the age of the oldest; what was set aside and by
+which run; and runs that wait.
 A host is busy when a queue holds more than --warn messages (incoming and active
 count as one), or when something is aside for longer than leftover_warn (7d),
 and flooded above --crit. Host variables: queue_warn, queue_crit, leftover_warn.

@@ -46,7 +46,9 @@ spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
-laptop changes nothing, and attach follows it from anywhere.
+laptop changes nothing, and attach follows it from anywhere. Of several Postfix on
+one host (host variable postfix_instances; default: those that are enabled) the
+next is begun when the one before runs again.
 
 Variables of the shipped ones, for -e: account (disabled first, by the host
 variable disable_account), require_source_stopped, force_account, queues, spam,

@@ -27,7 +27,7 @@ spoolsweep suspects --queue deferred --since 0`,
 what the one unfinished run of these hosts has aside, else the live queues.
 Which log: the host variable mail_log (a file with its rotations, or the word
 journal), else maillog_file of main.cf, /var/log/mail.log, /var/log/maillog,
-the journal.
+the journal. Several Postfix on one host may share a log: each tells all of it.
 
 A login counts where a message was sent with it; failed logins are told apart.
 Each address to which bounces come back has a finding: hacked (logins or mail

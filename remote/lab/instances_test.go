@@ -160,8 +160,8 @@ func TestInstanceThatFails(t *testing.T) {
 		// postmulti lists none of them any more.
 		{"no configuration", 1, "cp /etc/postfix-out/main.cf /root/kept; echo garbage >>/etc/postfix-out/main.cf", "cp -p /root/kept /etc/postfix-out/main.cf",
 			`configuration of Postfix cannot be read.*missing '='`, "postfix -c /etc/postfix-out check"},
-		{"a bad name", 0, "touch /var/spool/postfix/deferred/Z", "rm /var/spool/postfix/deferred/Z",
-			"/deferred/Z is taken for a hash directory", "move it out"},
+		{"a bad name", 0, "touch /var/spool/postfix/hold/Z", "rm /var/spool/postfix/hold/Z",
+			"/hold/Z is taken for a hash directory", "move it out"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
