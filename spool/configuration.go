@@ -37,6 +37,10 @@ func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note stri
 		}
 		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until '" + checkOf(p.ConfigDirectory) + "' says nothing, then run again"})
 	}
+	if p.shared != "" {
+		found = append(found, Trouble{p.shared, "runs several instances: to stop one it would stop them all",
+			fmt.Sprintf("give each a unit of its own, such as postfix@%s.service; or have all stopped together: postfix_stop: systemctl stop %s, postfix_start: systemctl start %s", p.instance, p.shared, p.shared)})
+	}
 	if since := p.startedAt(); !since.IsZero() {
 		var changed []string
 		for _, file := range []string{"main.cf", "master.cf"} {

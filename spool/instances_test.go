@@ -1,10 +1,13 @@
 package spool
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,10 +145,13 @@ esac
 	}
 }
 
-// Without its directory the commands would be for all instances of a host.
-func TestCommandsNameTheInstance(t *testing.T) {
-	dir := t.TempDir()
-	const postconf = `for name; do case $name in
+// fakePostfix puts stand-ins of Postfix's programs on PATH; postconf answers for
+// all configuration directories that the queue directory is queue.
+func fakePostfix(t *testing.T, queue string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	postconf := `for name; do case $name in
+queue_directory) echo ` + queue + ` ;;
 *hash_queue_depth) echo 1 ;;
 *minfree|*limit) echo 0 ;;
 *lifetime) echo 5d ;;
@@ -153,12 +159,18 @@ mail_owner) id -un ;;
 *_*|mydomain|myhostname|mynetworks|mydestination) echo "$name" ;;
 esac; done
 `
-	for file, text := range map[string]string{"postfix": "", "postconf": postconf} {
+	for file, text := range map[string]string{"postfix": "", "postmap": "", "postconf": postconf} {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte("#!/bin/sh\n"+text), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
+	return dir
+}
+
+// Without its directory the commands would be for all instances of a host.
+func TestCommandsNameTheInstance(t *testing.T) {
+	dir := fakePostfix(t, t.TempDir())
 	run := func(argv []string) string { return strings.ReplaceAll(strings.Join(argv, " "), dir+"/", "") }
 	for _, row := range []struct {
 		of                 Instance
@@ -176,6 +188,70 @@ esac; done
 		}
 		if got, want := []string{run(p.Stop), run(p.Start), run(p.Super)}, []string{row.stop, row.start, row.super}; !cmp.Equal(got, want) {
 			t.Errorf("%+v: commands %q, want %q", row.of, got, want)
+		}
+	}
+}
+
+// What systemd runs it stops and starts again, unless that would be all instances.
+// Which unit a process is in is told by the test.
+func TestStartedByAUnit(t *testing.T) {
+	queue := t.TempDir()
+	fakePostfix(t, queue)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	master := filepath.Join(t.TempDir(), "master")
+	must(os.Symlink(sleep, master))
+	var masters []int
+	for range 2 {
+		cmd := exec.Command(master, "60")
+		cmd.Dir, cmd.SysProcAttr = queue, &syscall.SysProcAttr{Setpgid: true}
+		must(cmd.Start())
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		masters = append(masters, cmd.Process.Pid)
+	}
+	must(os.Mkdir(filepath.Join(queue, "pid"), 0o755))
+	must(os.WriteFile(filepath.Join(queue, "pid", "master.pid"), fmt.Appendf(nil, "%32d\n", masters[0]), 0o600))
+	defer func() { unitOf = unitOfProcess }()
+	own := Commands{Stop: "systemctl stop postfix", Start: "systemctl start postfix"}
+	for _, row := range []struct {
+		of      Instance
+		own     Commands
+		units   []string // of the two masters
+		stop    string
+		trouble string
+	}{
+		{Instance{}, Commands{}, []string{"postfix.service", "postfix.service"}, "systemctl stop postfix.service", ""},
+		{Instance{"-", "/etc/p", true}, Commands{}, []string{"postfix@-.service", "postfix@postfix-out.service"}, "systemctl stop postfix@-.service", ""},
+		{Instance{"postfix-out", "/etc/o", true}, Commands{}, []string{"postfix.service", "postfix.service"}, "systemctl stop postfix.service", "postfix.service runs several instances"},
+		{Instance{"postfix-out", "/etc/o", true}, own, []string{"postfix.service", "postfix.service"}, "env MAIL_CONFIG=/etc/o /bin/sh -c systemctl stop postfix", ""},
+		{Instance{"postfix-out", "/etc/o", true}, Commands{}, []string{"", "postfix.service"}, "postfix -c /etc/o stop", ""}, // by hand
+	} {
+		unitOf = func(pid int) string {
+			if i := slices.Index(masters, pid); i >= 0 {
+				return row.units[i]
+			}
+			return ""
+		}
+		p, err := System(t.Context(), row.of, row.own)
+		must(err)
+		stop := strings.Join(p.Stop, " ")
+		if filepath.IsAbs(p.Stop[0]) {
+			stop = strings.Join(append([]string{filepath.Base(p.Stop[0])}, p.Stop[1:]...), " ")
+		}
+		if stop != row.stop {
+			t.Errorf("%+v in %q: stopped by %q, want %q", row.of, row.units, stop, row.stop)
+		}
+		found, _ := p.Configuration(t.Context())
+		if (len(found) > 0) != (row.trouble != "") || len(found) > 0 && !strings.Contains(found[0].String(), row.trouble) {
+			t.Errorf("%+v in %q: in the way is %v, want %q", row.of, row.units, found, row.trouble)
 		}
 	}
 }

@@ -56,6 +56,7 @@ type Postfix struct {
 	Master, Manager string
 
 	instance  string   // its name where a host has several, else ""
+	shared    string   // the systemd unit that runs other instances too: it would stop them as well
 	postconf  []string // the command that asks for this instance's settings; nil for practice
 	directory string   // of main.cf and master.cf
 }
@@ -150,6 +151,9 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 		stop, start := append(with, "stop"), append(with[:len(with):len(with)], "start")
 		if unit := p.unit(); unit != "" {
 			stop, start = []string{"systemctl", "stop", unit}, []string{"systemctl", "start", unit}
+			if of.Name != "" && p.Stop == nil && mastersOf(unit) > 1 {
+				p.shared = unit
+			}
 		}
 		if p.Stop == nil {
 			p.Stop = stop
@@ -169,6 +173,21 @@ func (p *Postfix) unit() string {
 		return unitOf(master)
 	}
 	return ""
+}
+
+// mastersOf counts the Postfix that a systemd unit runs. A distribution's
+// postfix.service may start all instances, by postfix(1) and its wrapper.
+func mastersOf(unit string) (n int) {
+	all, err := processes()
+	if err != nil {
+		return 0
+	}
+	for _, c := range all {
+		if c.command == "master" && c.pid == c.group && !c.dead && unitOf(c.pid) == unit {
+			n++
+		}
+	}
+	return n
 }
 
 // checkOf is the command by which Postfix says what is wrong with a configuration.
