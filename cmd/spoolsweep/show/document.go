@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"spoolsweep/remote/wire"
-	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
@@ -25,6 +24,9 @@ const (
 	Unreachable = "unreachable"
 	Skipped     = "skipped"
 )
+
+// DefaultInstance is what Postfix calls the instance that every host has.
+const DefaultInstance = "-"
 
 // Document is what -o json prints: everything that a command found or did.
 type Document struct {
@@ -89,7 +91,7 @@ type Host struct {
 func (h *Host) Label() string { return label(h.Host, h.Instance) }
 
 func label(host, instance string) string {
-	if instance == "" || instance == spool.DefaultInstance {
+	if instance == "" || instance == DefaultInstance {
 		return host
 	}
 	return host + "/" + instance

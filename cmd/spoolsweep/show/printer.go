@@ -18,7 +18,6 @@ import (
 
 	"spoolsweep/remote/clean"
 	"spoolsweep/remote/wire"
-	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
@@ -165,7 +164,7 @@ func (p *Printer) stream(e wire.Event) {
 // Result prints the result of a stage that a command has asked for, line by line.
 // The zero Host stands for all hosts together.
 func (p *Printer) Result(h *Host, name string, data json.RawMessage) {
-	p.stream(wire.Event{Host: h.Host, Instance: cmp.Or(h.Instance, spool.DefaultInstance), Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
+	p.stream(wire.Event{Host: h.Host, Instance: cmp.Or(h.Instance, DefaultInstance), Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
 	p.Lines(h.Label(), name, data)
 }
 
