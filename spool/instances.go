@@ -33,8 +33,8 @@ func ParseInstance(name string) error {
 	return nil
 }
 
-// maxInstances is more than any host has.
-const maxInstances = 100
+// MaxInstances is more than any host has.
+const MaxInstances = 100
 
 // ParseInstances reads what 'postmulti -l' prints: name, group, y where it is
 // enabled, and configuration directory, the default one first. One without a
@@ -56,7 +56,7 @@ func ParseInstances(text string) ([]Instance, error) {
 
 // nameInstances names those without a name, and looks that each has one of its own.
 func nameInstances(all []Instance) error {
-	if len(all) == 0 || len(all) > maxInstances {
+	if len(all) == 0 || len(all) > MaxInstances {
 		return fmt.Errorf("postmulti -l lists %d instances", len(all))
 	}
 	all[0].Name = DefaultInstance

@@ -25,16 +25,14 @@ func (s *sweep) reach(ctx context.Context) {
 			return
 		}
 		m.unreached = m.link.Call(ctx, "instances", agent.HostCall{Vars: m.vars}, &found[i])
-		for _, in := range found[i] {
-			if err := spool.ParseInstance(in.Name); err != nil && m.unreached == nil {
-				m.unreached = err
-			}
+		if m.unreached == nil {
+			m.unreached = credible(found[i])
 		}
 	})
 	var members []*member
 	for i, m := range s.members {
 		members = append(members, m)
-		if m.known || m.unreached != nil || len(found[i]) == 0 {
+		if m.known || m.unreached != nil {
 			continue
 		}
 		m.known = true
@@ -55,6 +53,22 @@ func (s *sweep) reach(ctx context.Context) {
 		s.doc.Hosts = append(s.doc.Hosts, m.Host)
 		s.Width = max(s.Width, len(show.Clean(m.Label())))
 	}
+}
+
+// credible refuses instances that no host has.
+func credible(found []spool.Instance) error {
+	if len(found) == 0 || len(found) > spool.MaxInstances {
+		return fmt.Errorf("the agent tells of %d Postfix instances", len(found))
+	}
+	for i, in := range found {
+		if err := spool.ParseInstance(in.Name); err != nil {
+			return err
+		}
+		if in.Directory == "" && len(found) > 1 || slices.ContainsFunc(found[:i], func(o spool.Instance) bool { return o.Name == in.Name }) {
+			return fmt.Errorf("the agent tells of instance %s twice, or not where it is", in.Name)
+		}
+	}
+	return nil
 }
 
 func newHost(h *inventory.Host) *show.Host {
