@@ -35,7 +35,7 @@ func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note stri
 		if line := complaint([]byte(said)); line != "" {
 			why += ": " + line
 		}
-		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until '" + checkOf(p.ConfigDirectory) + "' says nothing, then run again"})
+		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until '" + p.typed("postfix", "check") + "' says nothing, then run again"})
 	}
 	if p.shared != "" {
 		found = append(found, Trouble{p.shared, "runs several instances: to stop one it would stop them all",

@@ -101,7 +101,7 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until '%s' says nothing, then run again): %s: %w: %s",
-			checkOf(of.Directory), strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+			typed(of.Directory, "postfix", "check"), strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 	if len(values) != len(names) {
@@ -190,12 +190,15 @@ func mastersOf(unit string) (n int) {
 	return n
 }
 
-// checkOf is the command by which Postfix says what is wrong with a configuration.
-func checkOf(directory string) string {
+// typed is a command of Postfix as an admin types it for this instance: "postfix
+// check", or "postfix -c /etc/postfix-out check".
+func (s *Settings) typed(program, does string) string { return typed(s.ConfigDirectory, program, does) }
+
+func typed(directory, program, does string) string {
 	if directory == "" {
-		return "postfix check"
+		return program + " " + does
 	}
-	return "postfix -c " + directory + " check"
+	return program + " -c " + directory + " " + does
 }
 
 // shell is a line of a host variable as a command.

@@ -266,7 +266,7 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 			w.Tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*startTries, err))
 		}
 	}
-	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then 'postfix start' and 'spoolsweep resume'): %w", startEvery*startTries, last)
+	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then '%s' and 'spoolsweep resume'): %w", startEvery*startTries, w.Postfix.typed("postfix", "start"), last)
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
