@@ -35,10 +35,13 @@ func (f *Fleet) Each(n int, do func(i int)) {
 }
 
 // Link is the way to one host's agent, opened when it is first needed and
-// again after it was lost. It is not for several goroutines at once.
+// again after it was lost. Several goroutines may share it, and with it one
+// connection.
 type Link struct {
-	fleet    *Fleet
-	target   Target
+	fleet  *Fleet
+	target Target
+
+	mu       sync.Mutex // guards the rest; held while dialling
 	conn     *Conn
 	session  *Session
 	pushed   int64
@@ -53,13 +56,23 @@ func (f *Fleet) Link(t Target) *Link { return &Link{fleet: f, target: t} }
 func (l *Link) Name() string { return l.target.Name }
 
 // Pushed is how many bytes of agent were sent over this link.
-func (l *Link) Pushed() int64 { return l.pushed }
+func (l *Link) Pushed() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pushed
+}
 
 // Warnings are what was left out on the way to the host: safe to show.
-func (l *Link) Warnings() []string { return l.warnings }
+func (l *Link) Warnings() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.warnings
+}
 
 // open dials and starts the agent where that is not done.
 func (l *Link) open(ctx context.Context) (*Session, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.session != nil {
 		select {
 		case <-l.session.Done():
@@ -89,6 +102,7 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 	return session, nil
 }
 
+// drop ends what is open. It is for who holds the lock.
 func (l *Link) drop() {
 	if l.session != nil {
 		l.session.Close()
@@ -98,7 +112,11 @@ func (l *Link) drop() {
 }
 
 // Close ends the link. Runs go on.
-func (l *Link) Close() { l.drop() }
+func (l *Link) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop()
+}
 
 // Agents counts the agents that the login user has on the host. None is sent
 // there for it.
@@ -113,7 +131,7 @@ func (l *Link) Agents(ctx context.Context) (n int, err error) {
 // RemoveAgents ends the session and removes the agents that the login user has
 // on the host. It returns how many there were.
 func (l *Link) RemoveAgents(ctx context.Context) (n int, err error) {
-	l.drop()
+	l.Close()
 	err = l.connected(ctx, func(c *Conn) error {
 		n, err = push.Remove(c.client, l.target.AgentDirectory)
 		return err
@@ -184,7 +202,7 @@ func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest an
 		if time.Since(lost) >= l.fleet.Reconnect {
 			return fmt.Errorf("%w (tried again for %v)", err, l.fleet.Reconnect)
 		}
-		l.drop()
+		// What is lost is dropped by the next to open: that may be another's.
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

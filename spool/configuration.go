@@ -35,7 +35,11 @@ func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note stri
 		if line := complaint([]byte(said)); line != "" {
 			why += ": " + line
 		}
-		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until 'postfix check' says nothing, then run again"})
+		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until '" + p.typed("postfix", "check") + "' says nothing, then run again"})
+	}
+	if p.shared != "" {
+		found = append(found, Trouble{p.shared, "runs several instances: to stop one it would stop them all",
+			fmt.Sprintf("give each a unit of its own, such as postfix@%s.service; or have all stopped together: postfix_stop: systemctl stop %s, postfix_start: systemctl start %s", p.instance, p.shared, p.shared)})
 	}
 	if since := p.startedAt(); !since.IsZero() {
 		var changed []string
@@ -71,13 +75,19 @@ func (p *Postfix) StoppedSince() string {
 	for _, path := range p.logFiles() {
 		line := lastLine(path, 0, func(line string) bool {
 			// Without syslog master's own last word is lost: its log writer is gone.
-			return strings.Contains(line, ": stopping the Postfix mail system") || strings.Contains(line, "/master[") && strings.Contains(line, ": terminating on signal")
+			return p.wrote(line) && (strings.Contains(line, ": stopping the Postfix mail system") || strings.Contains(line, "/master[") && strings.Contains(line, ": terminating on signal"))
 		})
 		if line != "" {
 			return fmt.Sprintf("%s: %s", path, line)
 		}
 	}
 	return ""
+}
+
+// wrote says whether a line of the mail log may be this instance's, where several
+// write to one.
+func (p *Postfix) wrote(line string) bool {
+	return p.instance == "" || strings.Contains(line, " "+p.LogName+"/")
 }
 
 // complaint is the last fatal, or else the last warning line of a text.

@@ -82,7 +82,7 @@ func Inspect(p *Postfix, aside []Queue, stateDirectory string) ([]Trouble, error
 		}
 		s, err := statFile(dir)
 		if err == nil && s.UID != p.Owner {
-			add(path, fmt.Sprintf("belongs to uid %d, not to the mail owner", s.UID), "run 'postfix set-permissions'")
+			add(path, fmt.Sprintf("belongs to uid %d, not to the mail owner", s.UID), "run '"+p.typed("postfix", "set-permissions")+"'")
 		}
 		isAside := slices.Contains(aside, q) || q == Defer && slices.Contains(aside, Deferred)
 		if mount, e := mountID(int(dir.Fd())); err == nil && e == nil && mount != rootMount && isAside {
@@ -124,7 +124,7 @@ func (p *Postfix) inspectLive(dir *os.File, q Queue, deadline time.Time, add fun
 				add(path, fmt.Sprintf("belongs to uid %d: the queue manager ends at it", s.UID), "move it out of the queue, or give it to the mail owner")
 			}
 			if inode, ok := queuefile.Inode(id); p.LogFile != "" && ok && inode != s.Inode && q != Defer {
-				add(path, "has another inode than its name says: with maillog_file set, 'postfix start' fails over it", "run 'postsuper -s' while Postfix runs")
+				add(path, "has another inode than its name says: with maillog_file set, 'postfix start' fails over it", "run '"+p.typed("postsuper", "-s")+"' while Postfix runs")
 			}
 		}
 		for _, name := range c.Odd {

@@ -23,6 +23,7 @@ import (
 type Settings struct {
 	Version         string   `json:"version"`
 	ConfigDirectory string   `json:"config_directory,omitempty"` // "" is the default one
+	LogName         string   `json:"-"`                          // syslog_name
 	QueueDirectory  string   `json:"queue_directory"`
 	DaemonDirectory string   `json:"-"` // where master's children lie; "" is for practice
 	Owner           int      `json:"-"` // uid of mail_owner
@@ -54,25 +55,30 @@ type Postfix struct {
 	// process table; "" takes any, as for practice.
 	Master, Manager string
 
+	instance  string   // its name where a host has several, else ""
+	shared    string   // the systemd unit that runs other instances too: it would stop them as well
 	postconf  []string // the command that asks for this instance's settings; nil for practice
 	directory string   // of main.cf and master.cf
 }
 
 // Commands are host variables that replace the ways of System; each is one
-// line for /bin/sh, "" for none.
+// line for /bin/sh, "" for none. Where a host has several instances MAIL_CONFIG
+// says which one is meant: 'postfix stop' then is for that one.
 type Commands struct{ Stop, Start, Status string }
 
 const (
 	postconfLimit = 10 * time.Second
 	statusLimit   = 10 * time.Second
+
+	sbin = "/usr/sbin:/sbin:/usr/local/sbin"
 )
 
-// System asks the Postfix whose main.cf stands in configDirectory ("" is the
-// default one) for its settings.
-func System(ctx context.Context, configDirectory string, own Commands) (*Postfix, error) {
-	const sbin = "/usr/sbin:/sbin:/usr/local/sbin"
+// System asks one Postfix of this host for its settings. Of several each is
+// spoken to by its directory: without it 'postfix stop' stops all of them where
+// multi_instance_wrapper is set (postfix.c).
+func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	names := []string{
-		"config_directory", "mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
+		"config_directory", "syslog_name", "mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
 		"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "mynetworks", "myhostname", "mydomain", "mydestination",
 		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
 	}
@@ -83,9 +89,9 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
 	args := []string{"-hx"}
 	with := []string{postfix}
-	if configDirectory != "" {
-		args = append([]string{"-c", configDirectory}, args...)
-		with = append(with, "-c", configDirectory)
+	if of.Directory != "" {
+		args = append([]string{"-c", of.Directory}, args...)
+		with = append(with, "-c", of.Directory)
 	}
 	ctx, cancel := context.WithTimeout(ctx, postconfLimit)
 	defer cancel()
@@ -94,8 +100,8 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until 'postfix check' says nothing, then run again): %s: %w: %s",
-			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until '%s' says nothing, then run again): %s: %w: %s",
+			typed(of.Directory, "postfix", "check"), strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 	if len(values) != len(names) {
@@ -107,13 +113,13 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	}
 	p := &Postfix{
 		Settings: Settings{
-			Version: value["mail_version"], ConfigDirectory: configDirectory,
+			Version: value["mail_version"], ConfigDirectory: of.Directory, LogName: value["syslog_name"],
 			QueueDirectory: value["queue_directory"], DaemonDirectory: value["daemon_directory"], HashNames: words(value["hash_queue_names"]),
 			LogFile: value["maillog_file"], Networks: networks(value["mynetworks"]),
 		},
 		Super: append([]string{filepath.Join(filepath.Dir(postfix), "postsuper")}, with[1:]...),
-		Stop:  shell(own.Stop), Start: shell(own.Start), Status: shell(own.Status),
-		Master: "master", Manager: "qmgr", directory: value["config_directory"],
+		Stop:  of.shell(own.Stop), Start: of.shell(own.Start), Status: of.shell(own.Status),
+		Master: "master", Manager: "qmgr", instance: of.Name, directory: value["config_directory"],
 	}
 	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
@@ -145,6 +151,9 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 		stop, start := append(with, "stop"), append(with[:len(with):len(with)], "start")
 		if unit := p.unit(); unit != "" {
 			stop, start = []string{"systemctl", "stop", unit}, []string{"systemctl", "start", unit}
+			if of.Name != "" && p.Stop == nil && mastersOf(unit) > 1 {
+				p.shared = unit
+			}
 		}
 		if p.Stop == nil {
 			p.Stop = stop
@@ -166,11 +175,42 @@ func (p *Postfix) unit() string {
 	return ""
 }
 
-func shell(line string) []string {
+// mastersOf counts the Postfix that a systemd unit runs. A distribution's
+// postfix.service may start all instances, by postfix(1) and its wrapper.
+func mastersOf(unit string) (n int) {
+	all, err := processes()
+	if err != nil {
+		return 0
+	}
+	for _, c := range all {
+		if c.command == "master" && c.pid == c.group && !c.dead && unitOf(c.pid) == unit {
+			n++
+		}
+	}
+	return n
+}
+
+// typed is a command of Postfix as an admin types it for this instance: "postfix
+// check", or "postfix -c /etc/postfix-out check".
+func (s *Settings) typed(program, does string) string { return typed(s.ConfigDirectory, program, does) }
+
+func typed(directory, program, does string) string {
+	if directory == "" {
+		return program + " " + does
+	}
+	return program + " -c " + directory + " " + does
+}
+
+// shell is a line of a host variable as a command.
+func (in Instance) shell(line string) []string {
 	if strings.TrimSpace(line) == "" {
 		return nil
 	}
-	return []string{"/bin/sh", "-c", line}
+	argv := []string{"/bin/sh", "-c", line}
+	if in.Name != "" {
+		argv = append([]string{"env", "MAIL_CONFIG=" + in.Directory}, argv...)
+	}
+	return argv
 }
 
 func words(list string) []string {

@@ -60,6 +60,9 @@ func (p *Postfix) isDaemon(c process) bool {
 	return worksIn(c.pid, p.QueueDirectory)
 }
 
+// unitOf is a variable for the sake of tests alone: none of them has a systemd.
+var unitOf = unitOfProcess
+
 // serviceIn finds a Postfix service in the text of /proc/PID/cgroup.
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {

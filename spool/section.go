@@ -266,7 +266,7 @@ func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
 			w.Tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*startTries, err))
 		}
 	}
-	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then 'postfix start' and 'spoolsweep resume'): %w", startEvery*startTries, last)
+	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then '%s' and 'spoolsweep resume'): %w", startEvery*startTries, w.Postfix.typed("postfix", "start"), last)
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
@@ -347,7 +347,7 @@ func (w *Work) because(ctx context.Context, logs []logSize, err error) error {
 		return fmt.Errorf("%w (%v)", err, found[0])
 	}
 	for _, log := range logs {
-		if line := lastComplaint(log.path, log.size); line != "" {
+		if line := w.Postfix.lastComplaint(log.path, log.size); line != "" {
 			return fmt.Errorf("%w (%s: %s)", err, log.path, line)
 		}
 	}
@@ -356,10 +356,10 @@ func (w *Work) because(ctx context.Context, logs []logSize, err error) error {
 
 // lastComplaint is the last fatal, or else last warning line of what was
 // written to a log after its first from bytes.
-func lastComplaint(path string, from int64) string {
+func (p *Postfix) lastComplaint(path string, from int64) string {
 	var found string
 	lastLine(path, from, func(line string) bool {
-		if worse(line, found) {
+		if p.wrote(line) && worse(line, found) {
 			found = line
 		}
 		return false

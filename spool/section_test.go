@@ -471,6 +471,7 @@ func TestOverdueAndLeftDown(t *testing.T) {
 
 func TestLastComplaint(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mail.log")
+	p := &Postfix{}
 	old := "mx postfix/qmgr: fatal: old\n"
 	for _, row := range []struct{ text, want string }{
 		{"", ""},
@@ -482,14 +483,22 @@ func TestLastComplaint(t *testing.T) {
 		if err := os.WriteFile(path, []byte(old+row.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := lastComplaint(path, int64(len(old))); got != row.want {
+		if got := p.lastComplaint(path, int64(len(old))); got != row.want {
 			t.Errorf("%q: got %q, want %q", row.text, got, row.want)
 		}
 	}
 	if err := os.WriteFile(path, []byte("a: fatal: new\n"), 0o600); err != nil { // rotated
 		t.Fatal(err)
 	}
-	if got := lastComplaint(path, 1<<20); got != "a: fatal: new" {
+	if got := p.lastComplaint(path, 1<<20); got != "a: fatal: new" {
 		t.Errorf("rotated: got %q", got)
+	}
+	// Of several instances that write to one log the own lines count.
+	if err := os.WriteFile(path, []byte("mx postfix/master[1]: fatal: ours\nmx postfix-out/master[2]: fatal: another's\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.instance, p.LogName = DefaultInstance, "postfix"
+	if got := p.lastComplaint(path, 0); got != "mx postfix/master[1]: fatal: ours" {
+		t.Errorf("of two instances: got %q", got)
 	}
 }

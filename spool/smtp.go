@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,18 +50,19 @@ func (p *Postfix) smtpd(ctx context.Context) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("postconf -M: %w", err)
 	}
-	words, err := Run(ctx, postconfLimit, append(p.postconf[:len(p.postconf):len(p.postconf)], "-hx", "inet_interfaces", "inet_protocols")...)
+	words, err := Run(ctx, postconfLimit, append(p.postconf[:len(p.postconf):len(p.postconf)], "-hx", "inet_interfaces", "inet_protocols", "master_service_disable")...)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("postconf: %w", err)
 	}
-	interfaces, protocols, _ := strings.Cut(words.Output, "\n")
-	return listener(table.Output, interfaces, protocols)
+	values := append(strings.Split(words.Output, "\n"), "", "", "")
+	return listener(table.Output, values[0], values[1], values[2])
 }
 
 // listener chooses from what master.cf has: port 25, else submission, else any
 // smtpd. inet_interfaces and inet_protocols say where one without an address
-// listens.
-func listener(table, interfaces, protocols string) (netip.AddrPort, error) {
+// listens, master_service_disable which do not: postmulti(1) makes an instance
+// with all of inet disabled, and who answers at its port is another one.
+func listener(table, interfaces, protocols, disabled string) (netip.AddrPort, error) {
 	var best netip.AddrPort
 	rank := func(port uint16) int {
 		switch port {
@@ -76,6 +78,9 @@ func listener(table, interfaces, protocols string) (netip.AddrPort, error) {
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)
 		if len(f) < 8 || unicode.IsSpace(rune(line[0])) || f[1] != "inet" || f[7] != "smtpd" && f[7] != "postscreen" {
+			continue
+		}
+		if off := words(disabled); slices.Contains(off, "inet") || slices.Contains(off, f[0]+"/inet") {
 			continue
 		}
 		host, service := "", f[0]

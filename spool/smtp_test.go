@@ -126,11 +126,18 @@ func TestListener(t *testing.T) {
 		{"", "all", "all", "error"},
 	} {
 		got := "error"
-		if at, err := listener(tt.table, tt.interfaces, tt.protocols); err == nil {
+		if at, err := listener(tt.table, tt.interfaces, tt.protocols, ""); err == nil {
 			got = at.String()
 		}
 		if got != tt.want {
 			t.Errorf("%q, %s, %s: got %s, want %s", tt.table, tt.interfaces, tt.protocols, got, tt.want)
+		}
+	}
+	for disabled, want := range map[string]string{
+		"": "127.0.0.1:25", "unix fifo": "127.0.0.1:25", "inet": "invalid AddrPort", "unix, inet": "invalid AddrPort", "smtp/inet": "127.0.0.1:587",
+	} {
+		if at, _ := listener(own+submission, "all", "all", disabled); at.String() != want {
+			t.Errorf("without %s: got %s, want %s", disabled, at, want)
 		}
 	}
 }

@@ -118,6 +118,6 @@ func executable(int) string { return "" }
 
 func worksIn(int, string) bool { return true }
 
-func unitOf(int) string { return "" }
+func unitOfProcess(int) string { return "" }
 
 const oomFile = "/dev/null"

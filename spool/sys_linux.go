@@ -190,9 +190,9 @@ func worksIn(pid int, dir string) bool {
 	return err1 != nil || err2 != nil || os.SameFile(at, want)
 }
 
-// unitOf returns the systemd service whose control group holds the process,
+// unitOfProcess returns the systemd service whose control group holds the process,
 // or "" (systemd.exec(5); cgroups(7)).
-func unitOf(pid int) string {
+func unitOfProcess(pid int) string {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		return ""
 	}

@@ -156,7 +156,7 @@ func (s *sweep) look(ctx context.Context, m *member, index int, name string, arg
 	if err != nil {
 		return err
 	}
-	s.Result(m.host.Name, name, result)
+	s.Result(m.Host, name, result)
 	return nil
 }
 
@@ -172,6 +172,7 @@ func (s *sweep) fetch(ctx context.Context, m *member, index int, name string, ar
 		if s.JSON && e.Kind == wire.Judged {
 			m.Judged(e)
 		}
+		e.Instance = m.Instance
 		s.Event(e)
 	})
 	if err != nil {

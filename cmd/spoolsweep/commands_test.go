@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks"
 	"spoolsweep/remote/inventory"
 	"spoolsweep/spool/run"
@@ -139,7 +140,7 @@ func TestCommandNotInPlan(t *testing.T) {
 	touched := filepath.Join(t.TempDir(), "touched")
 	line := json.RawMessage(`{"run": "touch ` + touched + `"}`)
 	here := json.RawMessage(`{"run": "true", "on": "controller"}`)
-	m := &member{host: &inventory.Host{Name: "chavez"}}
+	m := &member{host: &inventory.Host{Name: "chavez"}, Host: &show.Host{Host: "chavez"}}
 	d := &driver{sweep: &sweep{}, plans: map[*member]*playbooks.Plan{m: {Steps: []stage.Step{
 		{Stage: "command", Args: line}, {Stage: "count"}, {Stage: "command", Args: here, Skip: true}, {Stage: "command", Args: here},
 	}}}}

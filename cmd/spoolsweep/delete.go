@@ -95,6 +95,7 @@ func deleteAction(c *cli.Context) error {
 	}
 	ctx := c.Context
 	s.Note("", "the live queues %s:", strings.Join(args.Queues, ", "))
+	s.reach(ctx)
 	found := s.removal(ctx, s.members, "delete", "", args)
 	going, err := s.agreeRemoval(ctx, c, found)
 	if err != nil {
@@ -107,7 +108,7 @@ func deleteAction(c *cli.Context) error {
 	s.doc.Run = newRunID()
 	s.Note("", "run %s", s.doc.Run)
 	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
-	s.eachAll(going, func(m *member) error {
+	s.inTurn(ctx, going, func(m *member) error {
 		err := d.delete(ctx, m, going, *args, found[m].Matched)
 		m.Result = resultOf(m)
 		return err
@@ -124,12 +125,12 @@ func (d *driver) delete(ctx context.Context, m *member, on []*member, args stage
 		return err
 	}
 	info := run.Info{
-		Run: d.run, Host: m.host.Name, Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: "delete",
+		Run: d.run, Host: m.Label(), Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: "delete",
 		Playbook: deletePlaybook(args), Extra: map[string]any{"spam": args.Spam, "ham": args.Ham},
 		Vars: m.vars, Yes: d.yes, Steps: []stage.Step{{Stage: "delete", Args: text}},
 	}
 	for _, other := range on {
-		info.Hosts = append(info.Hosts, other.host.Name)
+		info.Hosts = append(info.Hosts, other.Label())
 	}
 	if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
 		return err
@@ -164,7 +165,7 @@ func (s *sweep) removal(ctx context.Context, members []*member, name, id string,
 		mu.Lock()
 		defer mu.Unlock()
 		found[m] = r
-		s.showRemoval(m.host.Name, r)
+		s.showRemoval(m.Label(), r)
 		return nil
 	})
 	return found
@@ -208,9 +209,9 @@ func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*mem
 	// Before the number is typed, or found to be another one.
 	for _, m := range s.members {
 		if m.Error != nil {
-			s.Alert(m.host.Name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
+			s.Alert(m.Label(), "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
 			if m.Error.Remedy != "" {
-				s.Alert(m.host.Name, "  remedy: %s", show.Clean(m.Error.Remedy))
+				s.Alert(m.Label(), "  remedy: %s", show.Clean(m.Error.Remedy))
 			}
 			m.Error.Told = true
 		}

@@ -49,23 +49,26 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
 			next = max(next, e.Seq+1)
 			m.Event(e)
+			e.Instance = m.Instance
 			d.Event(e)
 			if e.Stage == "start" && e.Kind == wire.End {
 				if !ended(e) {
-					d.slots.fail(m.host.Name) // before its place is anybody's
+					d.slots.fail(m.Label()) // before its place is anybody's
 				}
 				release()
+				m.pass()
 			}
 		})
 		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
-			d.slots.fail(m.host.Name)
+			d.slots.fail(m.Label())
+			m.lost = err
 			if held {
 				// It may be stopped just now: its place stays taken until it is
 				// started there whatever happens.
 				time.AfterFunc(silentPlace, release)
 				release = func() {}
 				now := time.Now()
-				d.Alert(m.host.Name, "silent since %s, Postfix is started there by %s", now.Format(time.TimeOnly), now.Add(silentPlace).Format(time.TimeOnly))
+				d.Alert(m.Label(), "silent since %s, Postfix is started there by %s", now.Format(time.TimeOnly), now.Add(silentPlace).Format(time.TimeOnly))
 			}
 			return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
 		}
@@ -74,7 +77,7 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		}
 		failed := at.Phase == run.Failed || at.Phase == run.Broken
 		if failed && (held || m.Changed) {
-			d.slots.fail(m.host.Name)
+			d.slots.fail(m.Label())
 		}
 		release()
 		switch {
@@ -142,7 +145,7 @@ func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answ
 func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
 	var c stage.Confirm
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
-		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
+		return nil, fmt.Errorf("what %s asks: %w", m.Label(), err)
 	}
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
 	first := m.confirm == nil
@@ -153,19 +156,19 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	d.terminal.Lock()
 	defer d.terminal.Unlock()
 	for _, r := range c.Reasons {
-		d.Alert(m.host.Name, "look again: %s", show.Clean(r))
+		d.Alert(m.Label(), "look again: %s", show.Clean(r))
 	}
 	if d.yes || !d.tty {
 		return nil, nil
 	}
 	if c.Delete {
-		typed, err := d.ask(ctx, show.Clean(m.host.Name)+": "+typeNumber("delete", c.Ham))
+		typed, err := d.ask(ctx, show.Clean(m.Label())+": "+typeNumber("delete", c.Ham))
 		if err != nil || typed != strconv.FormatInt(c.Ham, 10) {
 			return nil, err
 		}
 		return yes, nil
 	}
-	typed, err := d.ask(ctx, fmt.Sprintf("%s: send %d messages, leave %d aside? What was sent cannot be taken back. [y/N] ", show.Clean(m.host.Name), c.Ham, c.Spam))
+	typed, err := d.ask(ctx, fmt.Sprintf("%s: send %d messages, leave %d aside? What was sent cannot be taken back. [y/N] ", show.Clean(m.Label()), c.Ham, c.Spam))
 	if err != nil || !strings.HasPrefix(strings.ToLower(typed), "y") {
 		return nil, err
 	}
@@ -179,7 +182,7 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
 	var q stage.ControllerAsk
 	if err := json.Unmarshal(ask.Data, &q); err != nil {
-		return nil, fmt.Errorf("what %s asks: %w", m.host.Name, err)
+		return nil, fmt.Errorf("what %s asks: %w", m.Label(), err)
 	}
 	var steps []stage.Step
 	plan := d.plans[m]
@@ -193,18 +196,18 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 		steps = info.Steps
 	}
 	if ask.Index < 0 || ask.Index >= len(steps) {
-		return nil, fmt.Errorf("%s asks for stage %d of %d", m.host.Name, ask.Index+1, len(steps))
+		return nil, fmt.Errorf("%s asks for stage %d of %d", m.Label(), ask.Index+1, len(steps))
 	}
 	step := steps[ask.Index]
 	args, ok := stageArgs(step).(*stage.CommandArgs)
 	if !ok || !args.OnController() || step.Skip || m.ran[ask.Index] {
-		return nil, fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.host.Name, ask.Index+1, step.Stage)
+		return nil, fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.Label(), ask.Index+1, step.Stage)
 	}
 	d.terminal.Lock()
 	defer d.terminal.Unlock()
 	if plan == nil {
 		for _, line := range args.Lines(q.Except...) {
-			d.Alert(m.host.Name, "the run's record there wants this done here: %s", show.Clean(line))
+			d.Alert(m.Label(), "the run's record there wants this done here: %s", show.Clean(line))
 		}
 		if d.yes || !d.tty {
 			return nil, nil
@@ -249,7 +252,7 @@ func (d *driver) whatNext(ctx context.Context) {
 				biggest = left
 			}
 		}
-		d.Alert(m.host.Name, "waits for rules: mail flows, %s are aside", messages(c.Messages))
+		d.Alert(m.Label(), "waits for rules: mail flows, %s are aside", messages(c.Messages))
 	}
 	if len(kinds["rules"]) > 0 {
 		d.Alert("", "next: try rules        spoolsweep classify --aside %s -m %s%s", d.run, ruleFor(biggest), d.again)
@@ -266,11 +269,11 @@ func (d *driver) whatNext(ctx context.Context) {
 		if c.Delete {
 			deletes = true
 			ham += c.Ham
-			d.Alert(m.host.Name, "waits to be confirmed: %s would be deleted", messages(c.Ham))
+			d.Alert(m.Label(), "waits to be confirmed: %s would be deleted", messages(c.Ham))
 			continue
 		}
 		ham += c.Ham
-		d.Alert(m.host.Name, "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
+		d.Alert(m.Label(), "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
 	}
 	switch {
 	case deletes:
@@ -280,10 +283,10 @@ func (d *driver) whatNext(ctx context.Context) {
 		d.Alert("", "      or all the same  spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
 	}
 	for _, m := range kinds["controller"] {
-		d.Alert(m.host.Name, "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)
+		d.Alert(m.Label(), "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)
 	}
 	for _, m := range kinds["slot"] {
-		d.Alert(m.host.Name, "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
+		d.Alert(m.Label(), "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
 	}
 	if len(kinds) == 0 {
 		d.finished()

@@ -33,6 +33,7 @@ Of very many the newest 200 are listed. Nothing is changed.`,
 			if err != nil {
 				return err
 			}
+			s.reach(c.Context)
 			s.eachInOrder(s.members, func(m *member) (func(), error) {
 				m.Status = show.OK
 				result, err := s.fetch(c.Context, m, 0, "find", args, "")
@@ -40,7 +41,7 @@ Of very many the newest 200 are listed. Nothing is changed.`,
 					return nil, err
 				}
 				m.Result = result
-				return func() { s.Result(m.host.Name, "find", result) }, nil
+				return func() { s.Result(m.Host, "find", result) }, nil
 			})
 			return s.end(c.Context)
 		},

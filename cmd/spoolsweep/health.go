@@ -23,8 +23,10 @@ spoolsweep health -l 'mx*' --warn 1000 --crit 10000
 spoolsweep health --watch 30s -l chavez
 spoolsweep health --exit-status -q
 spoolsweep health -o json`,
-		Description: `Of each host: whether Postfix runs; the messages of every queue, their bytes and
-the age of the oldest; what was set aside and by which run; and runs that wait.
+		Description: `Of each host, and of each of several Postfix on it (host variable
+postfix_instances; default: those that are enabled): whether it runs; the messages
+of every queue, their bytes and the age of the oldest; what was set aside and by
+which run; and runs that wait.
 A host is busy when a queue holds more than --warn messages (incoming and active
 count as one), or when something is aside for longer than leftover_warn (7d),
 and flooded above --crit. Host variables: queue_warn, queue_crit, leftover_warn.
@@ -100,6 +102,7 @@ func healthAction(c *cli.Context) error {
 // health counts once on all hosts. It can be done again: what was before is
 // forgotten, the connections are kept.
 func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
+	s.reach(ctx)
 	s.eachInOrder(s.members, func(m *member) (func(), error) {
 		m.Status, m.Error, m.Result, m.Stages = show.OK, nil, nil, []*show.Stage{}
 		result, err := s.fetch(ctx, m, 0, "count", args, "")
@@ -107,7 +110,7 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 		if err != nil || !print {
 			return nil, err
 		}
-		return func() { s.Result(m.host.Name, "count", result) }, nil
+		return func() { s.Result(m.Host, "count", result) }, nil
 	})
 }
 
@@ -149,13 +152,13 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 			why = "answers what cannot be read"
 		default:
 			status, why = verdict(&counts)
-			label := "'" + strings.NewReplacer("'", "_", "=", "_", "|", "_").Replace(show.Clean(m.host.Name))
+			label := "'" + strings.NewReplacer("'", "_", "=", "_", "|", "_").Replace(show.Clean(m.Label()))
 			data = append(data, fmt.Sprintf("%s messages'=%d;;;0", label, counts.Messages),
 				fmt.Sprintf("%s fullest'=%d;%d;%d;0", label, counts.Fullest(), counts.Warn, counts.Crit))
 			messages += counts.Messages
 		}
 		if status != pluginOK {
-			bad = append(bad, show.Clean(m.host.Name)+" "+show.Clean(why))
+			bad = append(bad, show.Clean(m.Label())+" "+show.Clean(why))
 		}
 		if slices.Index(rank, status) > slices.Index(rank, worst) {
 			worst = status
@@ -163,16 +166,13 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 	}
 	text := strings.Join(bad, "; ")
 	if text == "" {
-		hosts := "1 host"
-		if n := len(s.members); n != 1 {
-			hosts = fmt.Sprintf("%d hosts", n)
-		}
-		text = fmt.Sprintf("%s, %s messages queued", hosts, humanize.Comma(messages))
+		n := len(s.members)
+		text = fmt.Sprintf("%d %s, %s messages queued", n, s.noun(n), humanize.Comma(messages))
 	}
 	s.Line("", "%s", plugin(worst, text, data))
 	for _, m := range s.members {
 		if m.Result != nil {
-			s.Result(m.host.Name, "count", m.Result)
+			s.Result(m.Host, "count", m.Result)
 		}
 	}
 	if err := s.end(ctx); err != nil && !errors.As(err, new(exit)) {

@@ -62,10 +62,20 @@ func knownVars() []string {
 	names := []string{agentDirectory}
 	t := reflect.TypeFor[stage.Vars]()
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		names = append(names, name)
+		if name := varName(t.Field(i)); name != "" {
+			names = append(names, name)
+		}
 	}
 	return names
+}
+
+// varName is the host variable that sets a field of stage.Vars, "" if none does.
+func varName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if f.Tag.Get("inventory") == "-" {
+		return ""
+	}
+	return name
 }
 
 // sweep is one command at work on its hosts.
@@ -82,11 +92,21 @@ type sweep struct {
 	password remote.Secret // sudo's
 }
 
-// member is one host of it.
+// member is one host of it, or one Postfix instance of a host that has several.
 type member struct {
 	host *inventory.Host
 	vars stage.Vars
 	link *remote.Link
+
+	known     bool  // which instances its host has
+	unreached error // why that is not known
+	further   bool  // another member is the host's first
+	// See inTurn.
+	before *member
+	passed chan struct{}
+	pass   func()
+	lost   error // how the link was lost, while this one was worked on
+
 	*show.Host
 	confirm *stage.Confirm // what it asked last
 	ran     map[int]bool   // stages whose command was run here for it
@@ -262,11 +282,11 @@ func shellWord(w string) string {
 
 // newMember takes the host variables that concern us, strictly.
 func newMember(h *inventory.Host, become bool) (*member, error) {
-	m := &member{host: h, Host: &show.Host{Host: h.Name, Instance: "-", Status: show.Skipped, Stages: []*show.Stage{}}}
+	m := &member{host: h, pass: func() {}, Host: newHost(h)}
 	v := reflect.ValueOf(&m.vars).Elem()
 	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if origin := h.Origin(name); origin != nil {
+		name := varName(v.Type().Field(i))
+		if origin := h.Origin(name); name != "" && origin != nil {
 			if err := strict.Decode(origin, v.Field(i).Addr().Interface()); err != nil {
 				return nil, fmt.Errorf("host %s: %s: %w", h.Name, name, err)
 			}
@@ -279,7 +299,7 @@ func newMember(h *inventory.Host, become bool) (*member, error) {
 		yes := true
 		m.host.Connection.Become = &yes
 	}
-	return m, nil
+	return m, m.checkInstances()
 }
 
 func (m *member) target() remote.Target {
@@ -297,7 +317,14 @@ func (s *sweep) each(do func(m *member) error) {
 }
 
 func (s *sweep) eachOf(members []*member, do func(m *member) error) {
-	s.fleet.Each(len(members), func(i int) { members[i].fail(do(members[i])) })
+	s.fleet.Each(len(members), func(i int) {
+		m := members[i]
+		if m.unreached != nil {
+			m.fail(m.unreached)
+			return
+		}
+		m.fail(do(m))
+	})
 }
 
 // eachInOrder works on the hosts side by side, and then prints what was found
@@ -306,8 +333,13 @@ func (s *sweep) eachOf(members []*member, do func(m *member) error) {
 func (s *sweep) eachInOrder(members []*member, do func(m *member) (print func(), err error)) {
 	prints := make([]func(), len(members))
 	s.fleet.Each(len(members), func(i int) {
-		print, err := do(members[i])
-		members[i].fail(err)
+		m := members[i]
+		if m.unreached != nil {
+			m.fail(m.unreached)
+			return
+		}
+		print, err := do(m)
+		m.fail(err)
 		if print != nil && s.Stream {
 			print()
 		} else {
@@ -323,7 +355,9 @@ func (s *sweep) eachInOrder(members []*member, do func(m *member) (print func(),
 
 // fail gives a host the status that an error means.
 func (m *member) fail(err error) {
-	m.Pushed = m.link.Pushed()
+	if !m.further {
+		m.Pushed = m.link.Pushed()
+	}
 	if err == nil {
 		return
 	}

@@ -33,6 +33,7 @@ where sudo takes none, or another one, counts as unreachable (exit status 4).`,
 			if err != nil {
 				return err
 			}
+			s.reach(c.Context)
 			s.each(func(m *member) error {
 				var found run.Preflight
 				if err := m.link.Call(c.Context, "identify", agent.HostCall{Vars: m.vars}, &found); err != nil {
@@ -47,7 +48,7 @@ where sudo takes none, or another one, counts as unreachable (exit status 4).`,
 				if !found.Root {
 					become = ", not root"
 				}
-				s.Line(m.host.Name, "%s: Postfix %s, %s, %s%s", show.Clean(found.Hostname), show.Clean(found.Postfix.Version),
+				s.Line(m.Label(), "%s: Postfix %s, %s, %s%s", show.Clean(found.Hostname), show.Clean(found.Postfix.Version),
 					show.Clean(found.Counts.Postfix), show.Clean(found.Postfix.QueueDirectory), become)
 				return nil
 			})

@@ -16,6 +16,7 @@ import (
 	"spoolsweep/remote/sshtest"
 	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
+	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
 
@@ -23,12 +24,15 @@ import (
 const practiceVariable = "SPOOLSWEEP_PRACTICE"
 
 // practiceMaker is the agent.Maker of practice hosts.
-func practiceMaker() (func(context.Context, stage.Vars) (*spool.Postfix, error), string, error) {
+func practiceMaker() (*run.Env, error) {
 	dir := os.Getenv(practiceVariable)
 	if dir == "" {
-		return nil, "", errors.New("this is the agent of practice hosts: " + practiceVariable + " is not set")
+		return nil, errors.New("this is the agent of practice hosts: " + practiceVariable + " is not set")
 	}
-	return func(context.Context, stage.Vars) (*spool.Postfix, error) { return practice.New(dir) }, filepath.Join(dir, "state"), nil
+	return &run.Env{
+		Postfix:        func(context.Context, stage.Vars) (*spool.Postfix, error) { return practice.New(dir) },
+		StateDirectory: filepath.Join(dir, "state"),
+	}, nil
 }
 
 // practiceFleet is some practice hosts in one folder, each behind an SSH server

@@ -73,7 +73,7 @@ func purgeAction(c *cli.Context) error {
 		return err
 	}
 	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
-	s.eachAll(going, func(m *member) error {
+	s.inTurn(ctx, going, func(m *member) error {
 		err := d.purge(ctx, m, *args, found[m])
 		m.Result = resultOf(m)
 		return err

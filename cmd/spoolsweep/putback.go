@@ -88,7 +88,7 @@ func putbackAction(c *cli.Context) error {
 		return err
 	}
 	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
-	s.eachAll(members, func(m *member) error {
+	s.inTurn(ctx, members, func(m *member) error {
 		expect, ok := going[m]
 		if !ok {
 			return nil // told
@@ -114,15 +114,15 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, args 
 		if args.Expired == "leave" {
 			n -= expired
 			if expired > 0 {
-				s.Note(m.host.Name, "past their lifetime, and left aside: %s (--expired requeue gives them a new one, send leaves them to Postfix)", messages(expired))
+				s.Note(m.Label(), "past their lifetime, and left aside: %s (--expired requeue gives them a new one, send leaves them to Postfix)", messages(expired))
 			}
 		}
-		s.Note(m.host.Name, "would go: %d of the %d messages that are aside", n, p.All)
+		s.Note(m.Label(), "would go: %d of the %d messages that are aside", n, p.All)
 		for _, kind := range slices.Sorted(maps.Keys(p.ByKind)) {
-			s.Note(m.host.Name, "  %s: %d", show.Clean(kind), p.ByKind[kind])
+			s.Note(m.Label(), "  %s: %d", show.Clean(kind), p.ByKind[kind])
 		}
 		for _, src := range p.Sources {
-			s.Note(m.host.Name, "  %d of %s %s", src.Count, show.Clean(src.Kind), show.Clean(src.Value))
+			s.Note(m.Label(), "  %d of %s %s", src.Count, show.Clean(src.Kind), show.Clean(src.Value))
 		}
 		mu.Lock()
 		going[m] = n

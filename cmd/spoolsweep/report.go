@@ -63,6 +63,7 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 			began[e.Index] = e.Time
 		}
 		past.Event(e)
+		e.Instance = m.Instance
 		if s.Stream {
 			s.Event(e)
 		}
@@ -71,7 +72,7 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 		return nil, err
 	}
 	if r.Info == nil || r.State == nil {
-		return nil, fmt.Errorf("%s: the agent does not tell of run %s", m.host.Name, id)
+		return nil, fmt.Errorf("%s: the agent does not tell of run %s", m.Label(), id)
 	}
 	m.Status, m.Stages, m.Notes = show.OK, past.Stages, past.Notes
 	if m.Stages == nil {
@@ -93,7 +94,7 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 }
 
 func (s *sweep) printReport(m *member, r *run.Report, began map[int]time.Time) {
-	name := m.host.Name
+	name := m.Label()
 	s.Line(name, "run %s: %s, begun %s by %s, on %s", show.Clean(r.Info.Run), show.Clean(r.Info.Name),
 		r.Info.Began.Local().Format(time.DateTime), show.Clean(r.Info.Who), show.Clean(strings.Join(r.Info.Hosts, ", ")))
 	if r.Info.Reason != "" {

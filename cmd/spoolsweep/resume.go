@@ -81,7 +81,7 @@ func resumeAction(c *cli.Context) error {
 			members = append(members, m)
 		}
 	}
-	s.eachAll(members, func(m *member) error {
+	s.inTurn(ctx, members, func(m *member) error {
 		from := on[m].Seen + 1
 		if asks := on[m].Ask; asks == nil || asks.Kind != "confirm" || requests[m].Steps != nil {
 			err := m.link.Call(ctx, "resume", requests[m], nil)
@@ -161,7 +161,7 @@ func (d *driver) expected(on map[*member]*run.State, n int64) error {
 		}
 		var c stage.Confirm
 		if !decode(at.Ask.Data, &c) {
-			return fmt.Errorf("%s: what it asks cannot be read", m.host.Name)
+			return fmt.Errorf("%s: what it asks cannot be read", m.Label())
 		}
 		sum += c.Ham
 	}
@@ -171,9 +171,10 @@ func (d *driver) expected(on map[*member]*run.State, n int64) error {
 	return nil
 }
 
-// find returns the run that is meant, and the hosts that have it. Without a
+// find returns the run that is meant, and the hosts that have it, which are reached first. Without a
 // name it is the one that wanted accepts; several are an error that lists them.
 func (s *sweep) find(ctx context.Context, id string, wanted func(*run.State) bool) (string, map[*member]*run.State, error) {
+	s.reach(ctx)
 	var mu sync.Mutex // guards all
 	all := map[*member][]*run.State{}
 	s.each(func(m *member) error {
@@ -195,7 +196,7 @@ func (s *sweep) find(ctx context.Context, id string, wanted func(*run.State) boo
 				if !slices.Contains(ids, r.Run) {
 					ids = append(ids, r.Run)
 				}
-				hosts[r.Run] = append(hosts[r.Run], m.host.Name)
+				hosts[r.Run] = append(hosts[r.Run], m.Label())
 			}
 		}
 	}
@@ -272,6 +273,7 @@ func theRun(c *cli.Context) (s *sweep, id string, on map[*member]*run.State, err
 
 // newest is the id of the newest run on any of the hosts.
 func (s *sweep) newest(ctx context.Context) (string, error) {
+	s.reach(ctx)
 	var mu sync.Mutex // guards newest
 	var newest string
 	s.each(func(m *member) error {

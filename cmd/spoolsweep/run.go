@@ -46,7 +46,9 @@ spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
-laptop changes nothing, and attach follows it from anywhere.
+laptop changes nothing, and attach follows it from anywhere. Of several Postfix on
+one host (host variable postfix_instances; default: those that are enabled) the
+next is begun when the one before runs again.
 
 Variables of the shipped ones, for -e: account (disabled first, by the host
 variable disable_account), require_source_stopped, force_account, queues, spam,
@@ -105,6 +107,10 @@ func runAction(c *cli.Context) error {
 		return errors.New("there is no terminal to ask on: give -y, or --check")
 	}
 	ctx := c.Context
+	s.reach(ctx)
+	if plans, err = s.resolve(pb, s.extra); err != nil {
+		return err
+	}
 	ready, found := s.preflight(ctx, plans)
 	s.showPlan(pb, plans, found)
 	if c.Bool("check") {
@@ -115,7 +121,7 @@ func runAction(c *cli.Context) error {
 		return s.end(ctx)
 	}
 	if !c.Bool("yes") {
-		answer, err := s.ask(ctx, fmt.Sprintf("Do this on %d of %d hosts? [y/N] ", len(ready), len(s.members)))
+		answer, err := s.ask(ctx, fmt.Sprintf("Do this on %d of %d %s? [y/N] ", len(ready), len(s.members), s.noun(len(s.members))))
 		if err != nil {
 			return err
 		}
@@ -133,7 +139,7 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 	s.doc.Run = newRunID()
 	var names []string
 	for _, m := range ready {
-		names = append(names, m.host.Name)
+		names = append(names, m.Label())
 	}
 	plan := plans[ready[0]]
 	max, maxFail := plan.MaxStopped, plan.MaxFail.Of(len(ready))
@@ -145,9 +151,13 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 			s.notBegun(left, failed)
 			break
 		}
-		s.eachAll(left[:n], func(m *member) error {
+		s.inTurn(ctx, left[:n], func(m *member) error {
+			if failed, over := d.slots.over(); m.before != nil && over {
+				s.notBegun([]*member{m}, failed)
+				return nil
+			}
 			info := run.Info{
-				Run: d.run, Host: m.host.Name, Hosts: names, Began: time.Now().UTC(), Who: me(), Controller: d.controller,
+				Run: d.run, Host: m.Label(), Hosts: names, Began: time.Now().UTC(), Who: me(), Controller: d.controller,
 				Reason: c.String("reason"), Name: pb.Name, Playbook: pb.Text, Extra: s.extra.Kept(pb), Vars: m.vars,
 				Yes: c.Bool("yes"), Slots: max > 0 && len(ready) > max, MaxStopped: max, MaxFail: maxFail, Steps: plans[m].Steps,
 			}
@@ -167,7 +177,7 @@ func (s *sweep) notBegun(left []*member, failed int) {
 	for _, m := range left {
 		m.Status = show.Skipped
 		m.Notes = append(m.Notes, "not begun")
-		s.Alert(m.host.Name, "not begun: %d failed before (max_fail); it is as it was", failed)
+		s.Alert(m.Label(), "not begun: %d failed before (max_fail); it is as it was", failed)
 	}
 }
 
@@ -232,14 +242,14 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		s.Note(note.host, "%s", show.Clean(note.text))
 	}
 	if max := plans[s.members[0]].MaxStopped; max > 0 && len(s.members) > max {
-		s.Note("", "at most %d of the hosts have their Postfix stopped at the same moment", max)
+		s.Note("", "at most %d of the %s have their Postfix stopped at the same moment", max, s.noun(2))
 	}
 	common := commonNotes(found)
 	for _, n := range common {
-		s.Note("", "on all hosts: %s", show.Clean(n))
+		s.Note("", "on all %s: %s", s.noun(2), show.Clean(n))
 	}
 	for _, m := range s.members {
-		name := m.host.Name
+		name := m.Label()
 		f := found[m]
 		if f == nil {
 			s.Alert(name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
@@ -283,7 +293,7 @@ func (s *sweep) sourceNotes(plans map[*member]*playbooks.Plan) []hostNote {
 	var notes []hostNote
 	for _, m := range s.members {
 		for _, text := range sourceOf(plans[m].Steps) {
-			notes = append(notes, hostNote{m.host.Name, text})
+			notes = append(notes, hostNote{m.Label(), text})
 		}
 	}
 	var merged []hostNote

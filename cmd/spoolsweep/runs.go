@@ -30,6 +30,7 @@ has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
 			if err != nil {
 				return err
 			}
+			s.reach(c.Context)
 			s.eachInOrder(s.members, func(m *member) (func(), error) {
 				var runs []*run.State
 				if err := m.link.Call(c.Context, "history", agent.HostCall{Vars: m.vars}, &runs); err != nil {
@@ -43,10 +44,10 @@ has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
 				m.Result, err = json.Marshal(runs)
 				return func() {
 					for _, r := range runs {
-						s.Line(m.host.Name, "%s", runLine(r))
+						s.Line(m.Label(), "%s", runLine(r))
 					}
 					if len(runs) == 0 {
-						s.Line(m.host.Name, "no runs")
+						s.Line(m.Label(), "no runs")
 					}
 				}, err
 			})

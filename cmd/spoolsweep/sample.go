@@ -99,15 +99,15 @@ func sampleAction(c *cli.Context) error {
 		if save != nil {
 			var r stage.Sampled
 			if !decode(result, &r) {
-				return nil, fmt.Errorf("%s: its samples cannot be read", m.host.Name)
+				return nil, fmt.Errorf("%s: its samples cannot be read", m.Label())
 			}
 			for i := range r.Samples {
-				if err := save.write(m.host.Name, &r.Samples[i]); err != nil {
+				if err := save.write(m.Label(), &r.Samples[i]); err != nil {
 					return nil, err
 				}
 			}
 		}
-		return func() { s.Result(m.host.Name, "sample", result) }, nil
+		return func() { s.Result(m.Host, "sample", result) }, nil
 	})
 	return s.end(c.Context)
 }

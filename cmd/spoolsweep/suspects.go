@@ -11,6 +11,7 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
+	"spoolsweep/remote/inventory"
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool/stage"
 )
@@ -26,7 +27,7 @@ spoolsweep suspects --queue deferred --since 0`,
 what the one unfinished run of these hosts has aside, else the live queues.
 Which log: the host variable mail_log (a file with its rotations, or the word
 journal), else maillog_file of main.cf, /var/log/mail.log, /var/log/maillog,
-the journal.
+the journal. Several Postfix on one host may share a log: each tells all of it.
 
 A login counts where a message was sent with it; failed logins are told apart.
 Each address to which bounces come back has a finding: hacked (logins or mail
@@ -89,18 +90,28 @@ func suspectsAction(c *cli.Context) error {
 		return err
 	})
 	fleet := new(stage.Suspects)
+	type log struct {
+		of   *inventory.Host
+		name string
+	}
+	taken := map[log]bool{}
 	for _, m := range s.members {
 		r := found[m]
 		if r == nil {
 			continue
 		}
-		fleet.Merge(r)
+		if at := (log{m.host, r.Log}); r.Log != "" && taken[at] {
+			fleet.MergeInstance(r)
+		} else {
+			fleet.Merge(r)
+			taken[at] = true
+		}
 		r.Cut(top)
 		if m.Result, err = json.Marshal(r); err != nil {
 			return err
 		}
 		m.Stages = []*show.Stage{{Stage: "suspects", Status: show.OK, Seconds: r.Seconds, Result: m.Result}}
-		s.Result(m.host.Name, "suspects", m.Result)
+		s.Result(m.Host, "suspects", m.Result)
 	}
 	fleet.Cut(top)
 	s.doc.Summary.Suspects = fleet
@@ -109,8 +120,8 @@ func suspectsAction(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s.Note("", "these hosts together:")
-		s.Result("", "suspects", text)
+		s.Note("", "these %s together:", s.noun(2))
+		s.Result(new(show.Host), "suspects", text)
 	}
 	return s.end(c.Context)
 }
@@ -125,6 +136,7 @@ func (s *sweep) suspects(ctx context.Context, m *member, args *stage.SuspectsArg
 	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: "suspects", Args: text}, Aside: aside}
 	return r, m.link.CallEvents(ctx, "look", &call, r, func(e wire.Event) {
 		m.Event(e)
+		e.Instance = m.Instance
 		s.Event(e)
 	})
 }

@@ -26,6 +26,7 @@ func checkWhichMail(c *cli.Context) error {
 func (s *sweep) whichMail(c *cli.Context, queues []string) (aside string, members []*member, err error) {
 	if len(queues) > 0 {
 		s.Note("", "the live queues %s:", show.Clean(strings.Join(queues, ", ")))
+		s.reach(c.Context)
 		return "", s.members, nil
 	}
 	asked := c.String("aside")

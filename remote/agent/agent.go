@@ -27,24 +27,28 @@ import (
 // StateDirectory is where a mail server keeps the records of runs.
 const StateDirectory = "/var/lib/spoolsweep"
 
-// Maker reaches the Postfix of a host and names the default state directory.
-type Maker func() (postfix func(context.Context, stage.Vars) (*spool.Postfix, error), state string, err error)
+// Maker reaches the Postfix of a host and names the default state directory: the
+// environment of runs but for what every agent is.
+type Maker func() (*run.Env, error)
 
 // System is the Maker of the shipped agent: the real Postfix of this host.
-func System() (func(context.Context, stage.Vars) (*spool.Postfix, error), string, error) {
+func System() (*run.Env, error) {
 	if os.Getenv("SPOOLSWEEP_PRACTICE") != "" {
 		// Whoever types a command at the demo's hosts means those, not this machine.
-		return nil, "", errors.New("this is a practice host, and this agent is for real ones")
+		return nil, errors.New("this is a practice host, and this agent is for real ones")
 	}
-	return func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
-		return spool.System(ctx, v.ConfigDirectory, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
-	}, StateDirectory, nil
+	return &run.Env{
+		Postfix: func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
+			return spool.System(ctx, spool.Instance{Name: v.Instance, Directory: v.ConfigDirectory}, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
+		},
+		Instances: spool.Instances, StateDirectory: StateDirectory,
+	}, nil
 }
 
 // Main is the agent: worker or section where the arguments say so, else the
 // front on standard input and output. It returns the exit status.
 func Main(args []string, maker Maker) int {
-	postfix, state, err := maker()
+	env, err := maker()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
 		return 1
@@ -54,7 +58,7 @@ func Main(args []string, maker Maker) int {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
 		return 1
 	}
-	env := &run.Env{Postfix: postfix, StateDirectory: state, Build: Build(), Executable: file}
+	env.Build, env.Executable = Build(), file
 	if len(args) == 3 {
 		return env.Main(args[0], args[1], args[2])
 	}
@@ -222,7 +226,7 @@ func toFault(err error) wire.Fault {
 // Data of calls. Each names the host by its variables; the agent keeps nothing
 // between two calls.
 type (
-	// HostCall is the data of "identify", "runs", "history", "idle" and "forget".
+	// HostCall is the data of "instances", "identify", "runs", "history", "idle" and "forget".
 	HostCall struct {
 		Vars stage.Vars `json:"vars"`
 	}
@@ -257,6 +261,9 @@ type (
 // calls are all that a controller can ask for. "begin" takes a run.Info,
 // "resume" a run.ResumeRequest.
 var calls = map[string]func(f *front, ctx context.Context, id int, data json.RawMessage) (any, error){
+	"instances": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+		return f.env.Chosen(ctx, c.Vars)
+	}),
 	"identify": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
 		return f.env.Identify(ctx, c.Vars)
 	}),
@@ -305,7 +312,7 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 			text, err := json.Marshal(data)
 			if err == nil {
 				_ = f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: &wire.Event{
-					Instance: "-", Time: time.Now().UTC(), Stage: c.Step.Stage, Kind: kind, Data: text,
+					Instance: c.Vars.Name(), Time: time.Now().UTC(), Stage: c.Step.Stage, Kind: kind, Data: text,
 				}})
 			}
 		})

@@ -38,8 +38,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func maker() (func(context.Context, stage.Vars) (*spool.Postfix, error), string, error) {
-	return func(_ context.Context, v stage.Vars) (*spool.Postfix, error) { return practice.New(v.ConfigDirectory) }, "/nonexistent", nil
+func maker() (*run.Env, error) {
+	return &run.Env{
+		Postfix:        func(_ context.Context, v stage.Vars) (*spool.Postfix, error) { return practice.New(v.ConfigDirectory) },
+		StateDirectory: "/nonexistent",
+	}, nil
 }
 
 // connection is a controller's side of Serve over two pipes.
@@ -120,11 +123,12 @@ func environment(t *testing.T) *run.Env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	postfix, state, err := maker()
+	env, err := maker()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &run.Env{Postfix: postfix, StateDirectory: state, Build: "test", Executable: self}
+	env.Build, env.Executable = "test", self
+	return env
 }
 
 func newHost(t *testing.T) (*practice.Host, stage.Vars) {

@@ -199,7 +199,7 @@ func (h *Host) listMail() ([]mailFile, error) {
 			return nil, err
 		}
 	}
-	return listFiles(files, h.Dir, "delivered")
+	return listFiles(files, filepath.Dir(h.Delivered()), "delivered")
 }
 
 // listFiles adds all files below root/dir. What goes away meanwhile is left out;
@@ -274,7 +274,7 @@ func (h *Host) postcat(ctx context.Context, a *Audit, files []mailFile) (int, er
 	argv := []string{"postcat", "-eh"}
 	place := make(map[string]int, len(files))
 	for i, f := range files {
-		name := "/var/spool/postfix/" + f.name
+		name := h.Queues() + "/" + f.name
 		argv = append(argv, name)
 		place[name] = i
 	}

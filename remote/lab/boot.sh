@@ -22,6 +22,12 @@ tree() {
 	# An overlay cannot rename directories of its lower layer, and real mail
 	# servers can: the spool is a directory of the disk.
 	mount --bind "$dir/spool" var/spool/postfix
+	for spool in "$dir"/instances/*/spool; do
+		[ -d "$spool" ] || continue
+		instance=$(basename "$(dirname "$spool")")
+		mkdir -p "var/spool/$instance"
+		mount --bind "$spool" "var/spool/$instance"
+	done
 	# Nobody's keys, caches or other hosts are to be seen from in here.
 	mount --bind "$dir/home-root" root
 	mount --bind "$dir/home" home

@@ -26,7 +26,7 @@ func Main() {
 	case "sink":
 		err = sinkMain()
 	case "inject":
-		err = json.NewEncoder(os.Stdout).Encode(injectAll(bufio.NewReader(os.Stdin)))
+		err = json.NewEncoder(os.Stdout).Encode(injectAll(bufio.NewReader(os.Stdin), os.Args[1]))
 	default:
 		err = fmt.Errorf("unknown role %q", name)
 	}

@@ -39,6 +39,15 @@ func App() *cli.App {
 				}, Action: injectCommand},
 			{Name: "audit", Usage: "where every message is", ArgsUsage: "NAME", Action: auditCommand},
 			{Name: "exec", Usage: "run a command inside a host", ArgsUsage: "NAME [--] COMMAND...", SkipFlagParsing: true, Action: execCommand},
+			{Name: "instance", Usage: "give a host one more Postfix, which other commands then take as NAME/INSTANCE", ArgsUsage: "NAME INSTANCE",
+				Action: func(c *cli.Context) error {
+					h, err := hostArgument(c)
+					if err != nil {
+						return err
+					}
+					_, err = h.AddInstance(c.Context, c.Args().Get(1))
+					return err
+				}},
 			{Name: "reset", Usage: "make a host as new", ArgsUsage: "NAME", Action: func(c *cli.Context) error {
 				h, err := hostArgument(c)
 				if err != nil {
@@ -62,7 +71,12 @@ func hostArgument(c *cli.Context) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.Host(c.Args().First())
+	name, instance, several := strings.Cut(c.Args().First(), "/")
+	h, err := l.Host(name)
+	if err != nil || !several {
+		return h, err
+	}
+	return h.instance(instance)
 }
 
 func upCommand(c *cli.Context) error {

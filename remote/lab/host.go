@@ -36,8 +36,12 @@ type Host struct {
 	// Dir holds the host's parts as the machine sees them: spool, upper (what it
 	// changed in its file tree), delivered, boot.log.
 	Dir string `json:"-"`
+	// Instance is the Postfix that this value is about, "" for the default one;
+	// see AddInstance.
+	Instance string `json:"-"`
 
-	lab *Lab
+	lab  *Lab
+	port int // of the instance, but for the default one
 }
 
 func (l *Lab) newHost(ctx context.Context, name string) (*Host, error) {
@@ -78,8 +82,19 @@ func (h *Host) file(name ...string) string {
 	return filepath.Join(append([]string{h.Dir}, name...)...)
 }
 
-// Spool is the host's /var/spool/postfix as the machine sees it.
-func (h *Host) Spool() string { return h.file("spool") }
+// Spool is the instance's queue directory as the machine sees it.
+func (h *Host) Spool() string { return h.own("spool") }
+
+// Delivered is the folder of what was delivered, as the machine sees it.
+func (h *Host) Delivered() string { return h.own("delivered") }
+
+// own is a file of this instance.
+func (h *Host) own(name string) string {
+	if h.Instance == "" {
+		return h.file(name)
+	}
+	return h.file(instances, h.Instance, name)
+}
 
 // Key is the private key that logs in as root and as admin.
 func (h *Host) Key() string { return h.lab.Key() }
@@ -134,7 +149,7 @@ func (h *Host) Reset(ctx context.Context) error {
 	if err := h.PowerCut(); err != nil {
 		return err
 	}
-	for _, name := range []string{"upper", "work", "spool", "home", "home-root", "delivered", "state", "injected"} {
+	for _, name := range []string{"upper", "work", "spool", "home", "home-root", "delivered", "state", "injected", instances} {
 		if err := os.RemoveAll(h.file(name)); err != nil {
 			return fmt.Errorf("reset %s: %w", h.Name, err)
 		}
@@ -269,8 +284,8 @@ func (h *Host) PowerCut() error {
 	return nil
 }
 
-// Command prepares a command that runs inside the host, as root. When ctx ends,
-// it is killed.
+// Command prepares a command that runs inside the host, as root, and where it is
+// one of Postfix on this instance. When ctx ends, it is killed.
 func (h *Host) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	args, err := h.enter("--mount", "--uts", "--net", "--pid")
 	if err != nil {
@@ -281,6 +296,9 @@ func (h *Host) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	args = append(args, argv...)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = []string{hostPath, "HOME=/root", "LANG=C.UTF-8", "USER=root", "LOGNAME=root"}
+	if h.Instance != "" {
+		cmd.Env = append(cmd.Env, "MAIL_CONFIG="+h.Config())
+	}
 	// nsenter forks, since a process cannot change its own pid namespace: both
 	// are in the group that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -315,7 +333,7 @@ func (h *Host) Postconf(ctx context.Context, settings ...string) error {
 		return err
 	}
 	// Every Postfix program waits until main.cf is two seconds old.
-	if _, err := h.Run(ctx, "touch", "-d", "1 minute ago", "/etc/postfix/main.cf"); err != nil {
+	if _, err := h.Run(ctx, "touch", "-d", "1 minute ago", h.Config()+"/main.cf"); err != nil {
 		return err
 	}
 	if _, err := h.Run(ctx, "postfix", "status"); err != nil {

@@ -49,8 +49,15 @@ func floodAll(t *testing.T, hosts []*lab.Host, queues map[string]int) map[*lab.H
 	return of
 }
 
-// state is a host's state directory, as the machine sees it.
-func state(h *lab.Host) string { return filepath.Join(h.Dir, "upper/var/lib/spoolsweep") }
+// state is a host's state directory, or one instance's part of it, as the machine
+// sees it.
+func state(h *lab.Host) string {
+	dir := filepath.Join(h.Dir, "upper/var/lib/spoolsweep")
+	if h.Instance != "" {
+		dir = filepath.Join(dir, "instances", h.Instance)
+	}
+	return dir
+}
 
 // stops tells from a host's own record when its Postfix was stopped, and when it
 // ran again.
@@ -294,7 +301,7 @@ func waitDelivered(t *testing.T, h *lab.Host, n int) {
 	var got []string
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // no event tells
 		var err error
-		got, err = filepath.Glob(filepath.Join(h.Dir, "delivered", "*"))
+		got, err = filepath.Glob(filepath.Join(h.Delivered(), "*"))
 		must(t, err)
 		if len(got) >= n {
 			return

@@ -34,7 +34,7 @@ type injected struct {
 // connections, waiting for its port first. It returns when all are queued; after
 // an error some may be, and Injected tells which.
 func (h *Host) Inject(ctx context.Context, messages []Message) error {
-	cmd, err := h.helper("inject")
+	cmd, err := h.helper("inject", h.smtp())
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (h *Host) Inject(ctx context.Context, messages []Message) error {
 // Injected returns the ids of all messages that the host's Postfix has taken
 // on since the last Reset.
 func (h *Host) Injected() ([]string, error) {
-	data, err := os.ReadFile(h.file("injected"))
+	data, err := os.ReadFile(h.own("injected"))
 	if err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (h *Host) remember(ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(h.file("injected"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(h.own("injected"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (h *Host) remember(ids []string) error {
 }
 
 // injectAll is the helper's work: messages as JSON in, what was done out.
-func injectAll(in io.Reader) injected {
+func injectAll(in io.Reader, address string) injected {
 	var messages []Message
 	if err := json.NewDecoder(in).Decode(&messages); err != nil {
 		return injected{Error: err.Error()}
@@ -104,7 +104,7 @@ func injectAll(in io.Reader) injected {
 	)
 	for range min(connections, len(messages)) {
 		workers.Go(func() {
-			err := injectSome(next, func(id string) {
+			err := injectSome(address, next, func(id string) {
 				mu.Lock()
 				defer mu.Unlock()
 				done.IDs = append(done.IDs, id)
@@ -130,8 +130,8 @@ feed:
 	return done
 }
 
-func injectSome(messages <-chan Message, queued func(id string)) error {
-	c, err := connect()
+func injectSome(address string, messages <-chan Message, queued func(id string)) error {
+	c, err := connect(address)
 	if err != nil {
 		return err
 	}
@@ -152,13 +152,13 @@ type client struct {
 	login, remote string
 }
 
-func connect() (*client, error) {
+func connect(address string) (*client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), portLimit)
 	defer cancel()
 	var conn net.Conn
-	err := until(ctx, "port 25", func() bool {
+	err := until(ctx, "SMTP at "+address, func() bool {
 		var err error
-		conn, err = net.Dial("tcp", "127.0.0.1:25")
+		conn, err = net.Dial("tcp", address)
 		return err == nil
 	})
 	if err != nil {

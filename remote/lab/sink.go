@@ -50,7 +50,7 @@ func (h *Host) Flood(state State) error {
 	if err := h.endSink(ctx); err != nil {
 		return err
 	}
-	if err := os.WriteFile(h.file("state"), []byte(state), 0o644); err != nil {
+	if err := os.WriteFile(h.own("state"), []byte(state), 0o644); err != nil {
 		return err
 	}
 	if state == Refuse {
@@ -70,7 +70,7 @@ func (h *Host) Flood(state State) error {
 }
 
 func (h *Host) state() (State, error) {
-	data, err := os.ReadFile(h.file("state"))
+	data, err := os.ReadFile(h.own("state"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Refuse, nil
 	}
@@ -78,11 +78,11 @@ func (h *Host) state() (State, error) {
 }
 
 func (h *Host) startSink(ctx context.Context, state State) error {
-	cmd, err := h.helper("sink", string(state), h.file("delivered"))
+	cmd, err := h.helper("sink", string(state), h.sink(), h.Delivered())
 	if err != nil {
 		return err
 	}
-	log, err := os.Create(h.file("sink.log"))
+	log, err := os.Create(h.own("sink.log"))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (h *Host) startSink(ctx context.Context, state State) error {
 	defer said.Close()
 	line, err := bufio.NewReader(said).ReadString('\n')
 	if err != nil || line != "listening\n" {
-		text, _ := os.ReadFile(h.file("sink.log"))
+		text, _ := os.ReadFile(h.own("sink.log"))
 		return fmt.Errorf("%w: %s", err, tail(text, 500))
 	}
 	return nil
@@ -104,7 +104,7 @@ func (h *Host) startSink(ctx context.Context, state State) error {
 // endSink finds the sink by what it runs, not by a pid in a file: whoever started
 // it may have been killed before there was one.
 func (h *Host) endSink(ctx context.Context) error {
-	pids, err := h.Pgrep(" " + regexp.QuoteMeta(h.file("delivered")) + "$")
+	pids, err := h.Pgrep(" " + regexp.QuoteMeta(h.Delivered()) + "$")
 	if err != nil {
 		return err
 	}
@@ -118,12 +118,12 @@ func (h *Host) endSink(ctx context.Context) error {
 	return nil
 }
 
-// sinkMain is the helper "sink STATE STORE": it listens until it is killed.
+// sinkMain is the helper "sink STATE ADDRESS STORE": it listens until it is killed.
 func sinkMain() error {
-	if len(os.Args) != 3 {
-		return errors.New("usage: sink STATE STORE")
+	if len(os.Args) != 4 {
+		return errors.New("usage: sink STATE ADDRESS STORE")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:9")
+	listener, err := net.Listen("tcp", os.Args[2])
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func sinkMain() error {
 	fmt.Fprintln(said, "listening")
 	said.Close()
 
-	store := mailStore{dir: os.Args[2], refuses: State(os.Args[1]) == Bounce}
+	store := mailStore{dir: os.Args[3], refuses: State(os.Args[1]) == Bounce}
 	store.run.Store(time.Now().UnixNano())
 	var held []net.Conn
 	defer runtime.KeepAlive(&held)

@@ -180,7 +180,8 @@ func document(t *testing.T, r result) *show.Document {
 // hostIn finds one host's part of a document.
 func hostIn(t *testing.T, doc *show.Document, h *lab.Host) *show.Host {
 	t.Helper()
-	i := slices.IndexFunc(doc.Hosts, func(s *show.Host) bool { return s.Host == h.Name })
+	instance := stdcmp.Or(h.Instance, "-")
+	i := slices.IndexFunc(doc.Hosts, func(s *show.Host) bool { return s.Host == h.Name && s.Instance == instance })
 	if i < 0 {
 		t.Fatalf("no host %s in the document of %s", h.Name, doc.Command)
 	}
@@ -450,7 +451,7 @@ func checkDelivered(t *testing.T, h *lab.Host, messages []lab.Message, want []st
 	t.Helper()
 	must(t, h.Flood(lab.Deliver))
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) { // no event tells
-		delivered, err := filepath.Glob(filepath.Join(h.Dir, "delivered", "*"))
+		delivered, err := filepath.Glob(filepath.Join(h.Delivered(), "*"))
 		must(t, err)
 		if len(delivered) >= len(want) {
 			break

@@ -60,7 +60,7 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 	} else if left != "" {
 		return fmt.Errorf("run %s was left between stop and start: first 'spoolsweep resume %s'", left, left)
 	}
-	if err := makeRuns(filepath.Dir(dir)); err != nil {
+	if err := e.makeRuns(info.Vars); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -79,11 +79,12 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 
 // makeRuns makes STATE/runs, or looks that it is ours and closed to others:
 // what stands there decides what root does.
-func makeRuns(path string) error {
+func (e *Env) makeRuns(v stage.Vars) error {
+	path := filepath.Join(e.state(v), "runs")
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	for _, dir := range []string{path, filepath.Dir(path)} {
+	for _, dir := range e.folders(v) {
 		s, err := os.Lstat(dir)
 		if err != nil {
 			return fmt.Errorf("state directory: %w", err)
@@ -97,6 +98,16 @@ func makeRuns(path string) error {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	return nil
+}
+
+// folders are those of ours that records are in, the innermost first.
+func (e *Env) folders(v stage.Vars) []string {
+	state := e.state(v)
+	all := []string{filepath.Join(state, "runs"), state}
+	if v.Name() != spool.DefaultInstance {
+		all = append(all, filepath.Dir(state), filepath.Dir(filepath.Dir(state)))
+	}
+	return all
 }
 
 // lockTries times 20 ms is how long a lock is waited for: a look of somebody

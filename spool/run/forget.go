@@ -44,12 +44,11 @@ func (e *Env) Idle(ctx context.Context, v stage.Vars) error {
 // all stay: its record is what tells whose the mail is. It returns how many runs
 // it removed.
 func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
-	state := e.state(v)
-	folder := filepath.Join(state, "runs")
+	folder := filepath.Join(e.state(v), "runs")
 	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err := makeRuns(folder); err != nil { // or it is not ours
+	if err := e.makeRuns(v); err != nil { // or it is not ours
 		return 0, err
 	}
 	p, err := e.Postfix(ctx, v)
@@ -98,8 +97,8 @@ func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
 			return 0, err
 		}
 	}
-	// Where something else is in them they stay.
-	_ = os.Remove(folder)
-	_ = os.Remove(state)
+	for _, dir := range e.folders(v) {
+		_ = os.Remove(dir) // where something else is in it it stays
+	}
 	return len(runs), nil
 }

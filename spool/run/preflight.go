@@ -33,6 +33,18 @@ type Preflight struct {
 	Runs     []*State      `json:"runs"` // unfinished ones, and those with mail aside
 }
 
+// Chosen are the instances that the host variables want on this host.
+func (e *Env) Chosen(ctx context.Context, v stage.Vars) ([]spool.Instance, error) {
+	all := []spool.Instance{{Name: spool.DefaultInstance, Enabled: true}}
+	if e.Instances != nil {
+		var err error
+		if all, err = e.Instances(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return spool.ChooseInstances(all, v.Instances)
+}
+
 // Identify says who and what answers.
 func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 	name, err := os.Hostname()

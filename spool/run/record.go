@@ -53,18 +53,18 @@ type Ended struct {
 
 // record appends to a run's events. One process at a time has it open.
 type record struct {
-	run  string
-	f    *os.File
-	seq  int64
-	size int64 // of the whole lines
+	run, instance string
+	f             *os.File
+	seq           int64
+	size          int64 // of the whole lines
 }
 
-func openRecord(dir, run string) (*record, error) {
+func openRecord(dir, run, instance string) (*record, error) {
 	f, err := os.OpenFile(filepath.Join(dir, eventsName), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	r := &record{run: run, f: f}
+	r := &record{run: run, instance: instance, f: f}
 	in := bufio.NewReader(f)
 	for {
 		line, err := in.ReadBytes('\n')
@@ -91,7 +91,7 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 	text, err := json.Marshal(data)
 	if err == nil {
 		var line []byte
-		line, err = json.Marshal(Event{Run: r.run, Instance: "-", Seq: r.seq + 1, Time: time.Now().UTC(), Stage: stage, Index: index, Kind: kind, Data: text})
+		line, err = json.Marshal(Event{Run: r.run, Instance: r.instance, Seq: r.seq + 1, Time: time.Now().UTC(), Stage: stage, Index: index, Kind: kind, Data: text})
 		if err == nil {
 			var n int
 			line = append(line, '\n')

@@ -40,7 +40,7 @@ func TestRecordTorn(t *testing.T) {
 	dir := t.TempDir()
 	write := func(n int) {
 		t.Helper()
-		r, err := openRecord(dir, runID)
+		r, err := openRecord(dir, runID, "-")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestRecordTorn(t *testing.T) {
 // What cannot be written is passed over and leaves no half line.
 func TestRecordUnwritable(t *testing.T) {
 	dir := t.TempDir()
-	r, err := openRecord(dir, runID)
+	r, err := openRecord(dir, runID, "-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestTail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := openRecord(dir, runID)
+	r, err := openRecord(dir, runID, "-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestTail(t *testing.T) {
 			}
 			time.Sleep(2 * tailEvery) // so that the tails have seen it
 			r.close()
-			if r, err = openRecord(dir, runID); err != nil {
+			if r, err = openRecord(dir, runID, "-"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -177,7 +177,7 @@ func TestTail(t *testing.T) {
 
 func TestLast(t *testing.T) {
 	dir := t.TempDir()
-	r, err := openRecord(dir, runID)
+	r, err := openRecord(dir, runID, "-")
 	if err != nil {
 		t.Fatal(err)
 	}

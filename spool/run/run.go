@@ -40,6 +40,8 @@ import (
 type Env struct {
 	// Postfix reaches the Postfix that the host variables name.
 	Postfix func(ctx context.Context, v stage.Vars) (*spool.Postfix, error)
+	// Instances lists the Postfix of this host; nil: there is one.
+	Instances func(ctx context.Context) ([]spool.Instance, error)
 	// StateDirectory is used where the host variables name none.
 	StateDirectory string
 	Build          string
@@ -58,7 +60,7 @@ func names(steps []stage.Step) []string {
 // Info is run.json: what was asked for.
 type Info struct {
 	Run        string         `json:"run"`
-	Host       string         `json:"host"`  // the inventory's name of this one
+	Host       string         `json:"host"`  // the inventory's name of this one, with /INSTANCE but for the default one
 	Hosts      []string       `json:"hosts"` // of the whole run, in their order
 	Began      time.Time      `json:"began"`
 	Who        string         `json:"who"`        // user@laptop
@@ -81,7 +83,17 @@ var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9]{4}$`)
 // ErrNoRun says that there is no such run on this host.
 var ErrNoRun = errors.New("no such run on this host")
 
-func (e *Env) state(v stage.Vars) string { return cmp.Or(v.StateDirectory, e.StateDirectory) }
+// state is where the records of an instance are: those of the default one where
+// they are on a host that has no other.
+func (e *Env) state(v stage.Vars) string {
+	dir := cmp.Or(v.StateDirectory, e.StateDirectory)
+	if v.Name() == spool.DefaultInstance {
+		return dir
+	}
+	return filepath.Join(dir, instancesFolder, v.Name())
+}
+
+const instancesFolder = "instances"
 
 func (e *Env) dir(v stage.Vars, id string) (string, error) {
 	if !idForm.MatchString(id) {
@@ -89,6 +101,9 @@ func (e *Env) dir(v stage.Vars, id string) (string, error) {
 	}
 	if !filepath.IsAbs(e.state(v)) {
 		return "", fmt.Errorf("state_directory %.200q: give a whole path, from / on", e.state(v))
+	}
+	if err := spool.ParseInstance(v.Name()); err != nil {
+		return "", err
 	}
 	return filepath.Join(e.state(v), "runs", id), nil
 }

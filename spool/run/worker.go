@@ -62,7 +62,7 @@ func (e *Env) inherit(state, id string, do func(*runner) error) error {
 		return err
 	}
 	r := &runner{env: e, dir: dir, info: info, folder: os.NewFile(aliveHandle, dir)}
-	if r.record, err = openRecord(dir, id); err != nil {
+	if r.record, err = openRecord(dir, id, info.Vars.Name()); err != nil {
 		return err
 	}
 	defer func() { r.record.close() }()
@@ -377,7 +377,7 @@ const guardEvery = time.Second
 func (r *runner) guard(ctx context.Context) error {
 	r.record.close() // the section writes on
 	defer func() {
-		if again, err := openRecord(r.dir, r.info.Run); err == nil {
+		if again, err := openRecord(r.dir, r.info.Run, r.info.Vars.Name()); err == nil {
 			r.record = again
 		}
 	}()

@@ -198,6 +198,18 @@ func (h *Host) logs() (*maillog.Logs, error) {
 	return maillog.Find(h.Vars.MailLog, append([]string{h.Postfix.LogFile}, maillog.Usual...)...)
 }
 
+// logName names the log, "" where there is none.
+func (h *Host) logName() string {
+	logs, err := h.logs()
+	switch {
+	case err != nil:
+		return ""
+	case logs.Journal:
+		return maillog.Journal
+	}
+	return logs.Files[0].Path
+}
+
 // readLog reads the mail log since then.
 func (h *Host) readLog(ctx context.Context, since time.Time, kinds maillog.Kind, found func(*maillog.Event) error) error {
 	logs, err := h.logs()

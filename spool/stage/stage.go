@@ -9,6 +9,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -267,11 +268,16 @@ type Answer struct {
 // Vars are the host variables that a host needs to know.
 type Vars struct {
 	ConfigDirectory string `json:"postfix_config_directory,omitempty"`
-	Stop            string `json:"postfix_stop,omitempty"`
-	Start           string `json:"postfix_start,omitempty"`
-	Status          string `json:"postfix_status,omitempty"`
-	QueueWarn       int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
-	QueueCrit       int64  `json:"queue_crit,omitempty"` // messages; 0: the default, 5000
+	// Instances are those to work on; none: the enabled ones.
+	Instances Instances `json:"postfix_instances,omitempty"`
+	// Instance is the one that these variables are for, "" where a host has only
+	// one. No inventory sets it: it is found on the host.
+	Instance  string `json:"instance,omitempty" inventory:"-"`
+	Stop      string `json:"postfix_stop,omitempty"`
+	Start     string `json:"postfix_start,omitempty"`
+	Status    string `json:"postfix_status,omitempty"`
+	QueueWarn int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
+	QueueCrit int64  `json:"queue_crit,omitempty"` // messages; 0: the default, 5000
 	// LeftoverWarn is how old what is set aside may get; 0: the default, 7d.
 	LeftoverWarn   time.Duration `json:"leftover_warn,omitempty"`
 	StateDirectory string        `json:"state_directory,omitempty"`
@@ -279,6 +285,37 @@ type Vars struct {
 	DisableAccount string        `json:"disable_account,omitempty"`
 	AuthService    string        `json:"auth_service,omitempty"`
 }
+
+// Instances are names of Postfix instances; - is the default one.
+type Instances []string
+
+// UnmarshalJSON takes a name, or a list of names.
+func (i *Instances) UnmarshalJSON(text []byte) error {
+	var list []string
+	var one string
+	if json.Unmarshal(text, &one) == nil {
+		if one == "" { // as a variable that is not set
+			*i = nil
+			return nil
+		}
+		list = []string{one}
+	} else if json.Unmarshal(text, &list) != nil || len(list) == 0 {
+		return errors.New("instances are a name, or a list of names; without the variable they are the enabled ones of 'postmulti -l'")
+	}
+	for k, name := range list {
+		if err := spool.ParseInstance(name); err != nil {
+			return err
+		}
+		if slices.Contains(list[:k], name) {
+			return fmt.Errorf("instance %s is named twice", name)
+		}
+	}
+	*i = list
+	return nil
+}
+
+// Name is the instance's as events and results have it.
+func (v Vars) Name() string { return cmp.Or(v.Instance, spool.DefaultInstance) }
 
 // Defaults of the variables that say how full is full, and how old is old.
 const (

@@ -383,3 +383,23 @@ func TestWarn(t *testing.T) {
 		t.Errorf("set: got %d, want 7", got)
 	}
 }
+
+func TestInstances(t *testing.T) {
+	for text, want := range map[string]string{
+		`"postfix-out"`:             "[postfix-out]",
+		`["-", "postfix-out"]`:      "[- postfix-out]",
+		`""`:                        "[]",
+		`null`:                      "[]",
+		`[]`:                        "a list of names",
+		`5`:                         "a list of names",
+		`["a b"]`:                   `"a b" is no name`,
+		`["../x"]`:                  "as 'postmulti -l' lists them",
+		`["postfix-a","postfix-a"]`: "named twice",
+	} {
+		var v Vars
+		err := json.Unmarshal([]byte(`{"postfix_instances": `+text+`}`), &v)
+		if got := fmt.Sprint(v.Instances); err != nil && !strings.Contains(err.Error(), want) || err == nil && got != want {
+			t.Errorf("%s: got %s, %v, want %s", text, got, err, want)
+		}
+	}
+}

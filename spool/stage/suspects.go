@@ -87,6 +87,9 @@ var suspects = Row{
 		}
 		s := f.suspects(args, h.Work != nil, partial)
 		s.Seconds = time.Since(began).Seconds()
+		if h.Vars.Instance != "" {
+			s.Log = h.logName()
+		}
 		return s, nil
 	},
 }
@@ -254,6 +257,9 @@ type Suspects struct {
 	Read        int64    `json:"messages_read"`
 	Partial     bool     `json:"partial"` // log or queues were not read to their end
 	Seconds     float64  `json:"seconds"`
+	// Log is where logins and submissions stand, of a host with several instances:
+	// they may have one log, and then each tells all that is in it.
+	Log string `json:"log,omitempty"`
 }
 
 // Lines tells the most frequent of each.
@@ -330,9 +336,18 @@ func shortly(d time.Duration) string {
 // Merge adds what another host told.
 func (s *Suspects) Merge(o *Suspects) {
 	s.Logins = mergeLogins(s.Logins, o.Logins)
+	s.UIDs = mergeValues(s.UIDs, o.UIDs)
+	s.mergeQueues(o)
+}
+
+// MergeInstance is Merge for a further instance of a host, whose log, and with it
+// logins and uids, were taken in.
+func (s *Suspects) MergeInstance(o *Suspects) { s.mergeQueues(o) }
+
+func (s *Suspects) mergeQueues(o *Suspects) {
 	for _, list := range []struct{ to, from *[]Value }{
 		{&s.Senders, &o.Senders}, {&s.Recipients, &o.Recipients}, {&s.SASLUsers, &o.SASLUsers}, {&s.Clients, &o.Clients},
-		{&s.UIDs, &o.UIDs}, {&s.Scripts, &o.Scripts}, {&s.Subjects, &o.Subjects},
+		{&s.Scripts, &o.Scripts}, {&s.Subjects, &o.Subjects},
 	} {
 		*list.to = mergeValues(*list.to, *list.from)
 	}

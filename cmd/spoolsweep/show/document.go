@@ -25,6 +25,9 @@ const (
 	Skipped     = "skipped"
 )
 
+// DefaultInstance is what Postfix calls the instance that every host has.
+const DefaultInstance = "-"
+
 // Document is what -o json prints: everything that a command found or did.
 type Document struct {
 	Command  string    `json:"command"`
@@ -81,6 +84,17 @@ type Host struct {
 	Pushed   int64           `json:"pushed_bytes"` // of the agent
 
 	told string // the error of a stage, printed when it failed
+}
+
+// Label is what lines about the host begin with: its name, and behind a slash
+// its instance where that is not the default one.
+func (h *Host) Label() string { return label(h.Host, h.Instance) }
+
+func label(host, instance string) string {
+	if instance == "" || instance == DefaultInstance {
+		return host
+	}
+	return host + "/" + instance
 }
 
 // Failure says what went wrong, and what to do.
@@ -195,6 +209,14 @@ func warning(data json.RawMessage) string {
 		return ""
 	}
 	return w.Message
+}
+
+// kind is what the entries of Hosts are.
+func (d *Document) kind() string {
+	if slices.ContainsFunc(d.Hosts, func(h *Host) bool { return h.Label() != h.Host }) {
+		return "instances"
+	}
+	return "hosts"
 }
 
 // Finish counts the hosts and puts them in order.

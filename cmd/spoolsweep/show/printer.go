@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -76,21 +77,22 @@ func (p *Printer) line(w io.Writer, host, format string, args ...any) {
 // Event prints what a host reports.
 func (p *Printer) Event(e wire.Event) {
 	p.stream(e)
+	host := label(e.Host, e.Instance)
 	switch e.Kind {
 	case wire.Begin:
 		if p.Verbose {
-			p.Note(e.Host, "%s begins", Clean(e.Stage))
+			p.Note(host, "%s begins", Clean(e.Stage))
 		}
 	case wire.Progress:
-		if p.due(e.Host) {
-			p.Note(e.Host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
+		if p.due(host) {
+			p.Note(host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
 		}
 	case wire.Judged:
-		p.judged(e)
+		p.judged(host, e)
 	case wire.Result:
-		p.Lines(e.Host, e.Stage, e.Data)
+		p.Lines(host, e.Stage, e.Data)
 	case wire.Warn:
-		p.Alert(e.Host, "warning: %s", Clean(warning(e.Data)))
+		p.Alert(host, "warning: %s", Clean(warning(e.Data)))
 	case wire.End:
 		var end run.Ended
 		if json.Unmarshal(e.Data, &end) != nil {
@@ -98,28 +100,28 @@ func (p *Printer) Event(e wire.Event) {
 		}
 		switch {
 		case end.Error != "" && e.Index >= 0:
-			p.Alert(e.Host, "%s FAILED: %s", Clean(e.Stage), Clean(end.Error))
+			p.Alert(host, "%s FAILED: %s", Clean(e.Stage), Clean(end.Error))
 			if end.Remedy != "" {
-				p.Alert(e.Host, "  remedy: %s", Clean(end.Remedy))
+				p.Alert(host, "  remedy: %s", Clean(end.Remedy))
 			}
 		case e.Index >= 0 && end.Status == Skipped:
-			p.Note(e.Host, "%-*s skipped: %s", stageWidth, Clean(e.Stage), Clean(end.Note))
+			p.Note(host, "%-*s skipped: %s", stageWidth, Clean(e.Stage), Clean(end.Note))
 		case e.Index < 0 && end.Status == "ok":
-			p.Note(e.Host, "done")
+			p.Note(host, "done")
 		case e.Index >= 0 && p.Verbose:
-			p.Note(e.Host, "%s ended: %s, after %.2f s", Clean(e.Stage), Clean(end.Status), end.Seconds)
+			p.Note(host, "%s ended: %s, after %.2f s", Clean(e.Stage), Clean(end.Status), end.Seconds)
 		}
 	}
 }
 
 // judged prints a line a message, as a loop of strings and grep -c does.
-func (p *Printer) judged(e wire.Event) {
+func (p *Printer) judged(host string, e wire.Event) {
 	var j stage.Judged
 	if json.Unmarshal(e.Data, &j) != nil {
 		return
 	}
 	for _, m := range j.Messages {
-		p.Line(e.Host, "%s: %d %s", Clean(j.Directory+"/"+m.ID), m.Lines, Clean(string(m.Verdict)))
+		p.Line(host, "%s: %d %s", Clean(j.Directory+"/"+m.ID), m.Lines, Clean(string(m.Verdict)))
 	}
 }
 
@@ -150,19 +152,20 @@ func (p *Printer) stream(e wire.Event) {
 	if p.ended == nil {
 		p.ended, p.told = map[string]bool{}, map[string]bool{}
 	}
-	switch {
+	switch host := label(e.Host, e.Instance); {
 	case e.Kind == wire.Result:
-		p.told[e.Host] = true
+		p.told[host] = true
 	case e.Kind == wire.End && e.Index < 0:
-		p.ended[e.Host] = true
+		p.ended[host] = true
 	}
 	_, _ = p.Out.Write(append(escapeJSON(text), '\n')) // who reads is gone: the work goes on
 }
 
 // Result prints the result of a stage that a command has asked for, line by line.
-func (p *Printer) Result(host, name string, data json.RawMessage) {
-	p.stream(wire.Event{Host: host, Instance: "-", Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
-	p.Lines(host, name, data)
+// The zero Host stands for all hosts together.
+func (p *Printer) Result(h *Host, name string, data json.RawMessage) {
+	p.stream(wire.Event{Host: h.Host, Instance: cmp.Or(h.Instance, DefaultInstance), Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
+	p.Lines(h.Label(), name, data)
 }
 
 // Lines prints a stage's result that was told before, for people only.
@@ -264,12 +267,12 @@ func (p *Printer) Document(d *Document) error {
 	if p.Verbose {
 		for _, h := range d.Hosts {
 			if h.Pushed > 0 {
-				p.Note(h.Host, "%s bytes of agent were sent there", humanize.Comma(h.Pushed))
+				p.Note(h.Label(), "%s bytes of agent were sent there", humanize.Comma(h.Pushed))
 			}
 		}
 	}
 	if len(d.Hosts) > 1 {
-		p.Note("", "%d hosts: %s", len(d.Hosts), d.Summary)
+		p.Note("", "%d %s: %s", len(d.Hosts), d.kind(), d.Summary)
 	}
 	return nil
 }
@@ -281,9 +284,9 @@ func (p *Printer) Failures(d *Document) {
 			continue
 		}
 		h.Error.Told = true
-		p.Alert(h.Host, "%s: %s", strings.ToUpper(h.Status), Clean(h.Error.Message))
+		p.Alert(h.Label(), "%s: %s", strings.ToUpper(h.Status), Clean(h.Error.Message))
 		if h.Error.Remedy != "" {
-			p.Alert(h.Host, "  remedy: %s", Clean(h.Error.Remedy))
+			p.Alert(h.Label(), "  remedy: %s", Clean(h.Error.Remedy))
 		}
 	}
 }
@@ -296,10 +299,10 @@ func (p *Printer) streamEnd(d *Document) error {
 	}
 	now := time.Now().UTC()
 	for _, h := range d.Hosts {
-		if len(h.Result) > 0 && !p.told[h.Host] {
+		if len(h.Result) > 0 && !p.told[h.Label()] {
 			p.stream(wire.Event{Run: d.Run, Host: h.Host, Instance: h.Instance, Time: now, Stage: d.Command, Kind: wire.Result, Data: h.Result})
 		}
-		if p.ended[h.Host] && h.Status != Unreachable {
+		if p.ended[h.Label()] && h.Status != Unreachable {
 			continue
 		}
 		data, err := json.Marshal(hostEnd{h.Status, h.Changed, h.Asks, h.Error})
