@@ -129,7 +129,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 		t.Name = t.Host
 	}
 	if t.BecomeUser != "" && t.BecomeUser != "root" {
-		return nil, fmt.Errorf("%s: become_user %s: only root can clear a mail queue, leave it out", clean.Text(t.Name, 200), clean.Text(t.BecomeUser, 100))
+		return nil, &OpenError{t.Name, KindSettings, fmt.Errorf("become_user %s: only root can clear a mail queue", clean.Text(t.BecomeUser, 100)), "leave become_user out in the inventory"}
 	}
 	if d.User != "" {
 		t.User = d.User
@@ -139,7 +139,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	}
 	s, err := d.settings(t)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --ssh-config"}
 	}
 	t.User, t.Port = s.User, s.Port
 
@@ -149,7 +149,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	}
 	known, err := d.hostKeys(files)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --known-hosts"}
 	}
 	address := net.JoinHostPort(s.HostName, strconv.Itoa(s.Port))
 	offers, warnings := d.offers(s)

@@ -14,6 +14,8 @@ import (
 // waits until main.cf is two seconds old (dict.c, dict_load_file_xt).
 const configurationLimit = 10 * time.Second
 
+const mendConfiguration = "mend it until 'postfix check' says nothing, then run again"
+
 // Configuration looks, without changing anything, whether Postfix could be
 // started with the main.cf that it has now: a server runs for months with one
 // that was broken last week. It also says in a note, or not (""), that the
@@ -35,7 +37,7 @@ func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note stri
 		if line := complaint([]byte(said)); line != "" {
 			why += ": " + line
 		}
-		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until 'postfix check' says nothing, then run again"})
+		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", mendConfiguration})
 	}
 	if since := p.startedAt(); !since.IsZero() {
 		var changed []string

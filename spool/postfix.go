@@ -78,7 +78,7 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	}
 	postfix, err := lookPath("postfix", sbin)
 	if err != nil {
-		return nil, fmt.Errorf("no Postfix on this host: %w (install it, or leave the host out with --limit)", err)
+		return nil, Remedied(fmt.Errorf("no Postfix on this host: %w", err), "install it, or leave the host out with --limit")
 	}
 	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
 	args := []string{"-hx"}
@@ -94,8 +94,8 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until 'postfix check' says nothing, then run again): %s: %w: %s",
-			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+		return nil, Remedied(fmt.Errorf("the configuration of Postfix cannot be read: %s: %w: %s",
+			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes())), mendConfiguration)
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 	if len(values) != len(names) {

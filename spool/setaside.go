@@ -104,7 +104,7 @@ func (w *Work) prepare(q Queue) (want, int64, error) {
 		return want{}, 0, fmt.Errorf("%s is a mount of its own: nothing can be renamed out of it", old.Name())
 	}
 	if s.UID != w.Postfix.Owner {
-		return want{}, 0, fmt.Errorf("%s belongs to uid %d, not to the mail owner (uid %d): run 'postfix set-permissions'", old.Name(), s.UID, w.Postfix.Owner)
+		return want{}, 0, Remedied(fmt.Errorf("%s belongs to uid %d, not to the mail owner (uid %d)", old.Name(), s.UID, w.Postfix.Owner), "run 'postfix set-permissions'")
 	}
 	messages, _, err := countUntil(old, time.Now().Add(countLimit))
 	if err != nil {

@@ -24,6 +24,8 @@ import (
 	"spoolsweep/remote"
 	"spoolsweep/remote/inventory"
 	"spoolsweep/remote/push"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
 
@@ -327,9 +329,10 @@ func (m *member) fail(err error) {
 	if err == nil {
 		return
 	}
-	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error()}
+	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error(), Remedy: spool.RemedyOf(err)}
 	var dial *remote.DialError
 	var open *remote.OpenError
+	var fault *wire.Fault
 	switch {
 	case errors.As(err, &dial):
 		m.Status, m.Error.Message, m.Error.Remedy = show.Unreachable, dial.Message(), dial.Remedy
@@ -338,6 +341,8 @@ func (m *member) fail(err error) {
 		if open.Kind == remote.KindPassword { // as a login that is refused
 			m.Status = show.Unreachable
 		}
+	case errors.As(err, &fault):
+		m.Error.Remedy = fault.Remedy
 	case errors.Is(err, remote.ErrLost):
 		m.Status = show.Unreachable
 		m.Error.Remedy = "see whether the host is up, and in its kernel's log what ended the agent; then type the same again"

@@ -13,6 +13,8 @@ import (
 	"spoolsweep/spool/stage"
 )
 
+const becomeRoot = "log in as root, or let become use sudo (-b)"
+
 // Problem is a reason why a run must not begin on this host, with the remedy.
 type Problem struct {
 	Message string `json:"message"`
@@ -73,7 +75,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	}
 	problem := func(message, remedy string) { f.Problems = append(f.Problems, Problem{message, remedy}) }
 	if !f.Root && os.Geteuid() != p.Owner {
-		problem(fmt.Sprintf("the agent runs as uid %d", os.Geteuid()), "log in as root, or let become use sudo")
+		problem(fmt.Sprintf("the agent runs as uid %d", os.Geteuid()), becomeRoot)
 		return f, nil // what it could look at would be half of it
 	}
 	if f.Counts, err = spool.CountAll(p, time.Now().Add(10*time.Second)); err != nil {
@@ -85,7 +87,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	lock, err := e.lock(ctx, p, v)
 	switch {
 	case errors.Is(err, spool.ErrBusy):
-		problem(err.Error(), "wait for it, or attach to it")
+		problem(err.Error(), spool.RemedyOf(err))
 	case err != nil:
 		return nil, err
 	default:
@@ -221,7 +223,7 @@ func (e *Env) reach(ctx context.Context, v stage.Vars, row *stage.Row, step stag
 		return nil, nil, err
 	}
 	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
-		return nil, nil, fmt.Errorf("the agent runs as uid %d, which may not read the queues: log in as root, or let become use sudo", uid)
+		return nil, nil, spool.Remedied(fmt.Errorf("the agent runs as uid %d, which may not read the queues", uid), becomeRoot)
 	}
 	return args, p, nil
 }
@@ -282,7 +284,7 @@ func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.S
 			return nil, err
 		}
 		if working {
-			return nil, fmt.Errorf("run %s is at work: 'spoolsweep attach %s' follows it", id, id)
+			return nil, spool.Remedied(fmt.Errorf("run %s is at work", id), "wait for it; spoolsweep attach "+id+" follows it")
 		}
 		at, err := progressOf(records, len(info.Steps))
 		if err == nil && row.Finished {
