@@ -49,8 +49,8 @@ that is confirmed. The run then belongs to the hosts: a lost link or a closed
 laptop changes nothing, and attach follows it from anywhere.
 
 Variables of the shipped ones, for -e: account (disabled first, by the host
-variable disable_account), require_source_stopped, force_account, queues, spam,
-ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
+variable disable_account, unless it sent nothing and is only forged),
+require_source_stopped, force_account (also that one), queues, spam, ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
 max_stopped.
 
 A run without rules ends with exit status 3: mail flows again, and the flood is
