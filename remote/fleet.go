@@ -89,6 +89,13 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 	return session, nil
 }
 
+// Open reaches the host where that was not done yet. Call and Follow do so by
+// themselves.
+func (l *Link) Open(ctx context.Context) error {
+	_, err := l.open(ctx)
+	return err
+}
+
 func (l *Link) drop() {
 	if l.session != nil {
 		l.session.Close()

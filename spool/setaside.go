@@ -41,10 +41,10 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 	if err := w.removeFresh(); err != nil {
 		return err
 	}
-	if unfit, _, _, err := fileSystem(int(w.root.Fd())); err != nil {
+	if at, err := fileSystem(int(w.root.Fd())); err != nil {
 		return fmt.Errorf("%s: %w", w.root.Name(), err)
-	} else if unfit != "" {
-		return fmt.Errorf("%s lies on an %s file system, where a directory cannot be renamed safely", w.root.Name(), unfit)
+	} else if at.unfit != "" {
+		return Remedied(fmt.Errorf("%s lies on an %s file system, where a directory cannot be renamed safely", w.root.Name(), at.unfit), "put the queue on a file system of its own")
 	}
 	for _, name := range []string{".probe." + w.run + ".a", ".probe." + w.run + ".b"} {
 		if err := w.write(kindFresh, freshRecord{name}); err != nil {

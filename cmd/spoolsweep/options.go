@@ -92,6 +92,7 @@ type member struct {
 	*show.Host
 	confirm *stage.Confirm // what it asked last
 	ran     map[int]bool   // stages whose command was run here for it
+	why     error          // it failed, or could not be reached
 }
 
 // begin reads everything that can be wrong on this side, before any host is
@@ -325,7 +326,7 @@ func (s *sweep) eachInOrder(members []*member, do func(m *member) (print func(),
 
 // fail gives a host the status that an error means.
 func (m *member) fail(err error) {
-	m.Pushed = m.link.Pushed()
+	m.Pushed, m.why = m.link.Pushed(), err
 	if err == nil {
 		return
 	}
@@ -364,6 +365,7 @@ func (s *sweep) close() {
 // end prints what is to be printed at the end and returns the exit status.
 func (s *sweep) end(ctx context.Context) error {
 	s.close()
+	s.unknownKeys()
 	if err := s.Document(s.doc); err != nil {
 		return err
 	}

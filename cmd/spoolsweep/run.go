@@ -200,15 +200,27 @@ func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan
 	found := map[*member]*run.Preflight{}
 	s.each(func(m *member) error {
 		f := new(run.Preflight)
+		if err := m.link.Open(ctx); err != nil { // not to be taken for a slow answer
+			return err
+		}
+		asked := time.Now()
 		if err := m.link.Call(ctx, "preflight", agent.PlanCall{Vars: m.vars, Steps: plans[m].Steps}, f); err != nil {
 			return err
 		}
+		if warning := skewWarning(f, asked, time.Now()); warning != "" {
+			f.Warnings = append(f.Warnings, warning)
+		}
+		m.Preflight = f
+		s.Found(m.host.Name, f)
 		mu.Lock()
 		found[m] = f
 		mu.Unlock()
 		if len(f.Problems) > 0 {
 			m.Status = show.Failed
 			m.Error = &show.Failure{Stage: "preflight", Message: f.Problems[0].Message, Remedy: f.Problems[0].Remedy, Told: true}
+			if n := len(f.Problems) - 1; n > 0 {
+				m.Error.Message += fmt.Sprintf(" (and %d more in the way)", n)
+			}
 		}
 		return nil
 	})
@@ -238,9 +250,13 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	for _, n := range common {
 		s.Note("", "on all hosts: %s", show.Clean(n))
 	}
+	s.unknownKeys()
 	for _, m := range s.members {
 		name := m.host.Name
 		f := found[m]
+		if f == nil && m.Error.Told {
+			continue
+		}
 		if f == nil {
 			s.Alert(name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
 			if m.Error.Remedy != "" {
@@ -261,6 +277,9 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		}
 		if live := queueCounts(f, f.Live); live != "" {
 			s.Note(name, "  stays live: %s", live)
+		}
+		for _, w := range f.Warnings {
+			s.Alert(name, "  warning: %s", show.Clean(w))
 		}
 		for _, n := range f.Notes {
 			if !slices.Contains(common, n) {

@@ -31,8 +31,12 @@ type Preflight struct {
 	Aside    []spool.Queue `json:"aside"`
 	Live     []spool.Queue `json:"live"`
 	Problems []Problem     `json:"problems"`
+	Warnings []string      `json:"warnings"`
 	Notes    []string      `json:"notes"`
 	Runs     []*State      `json:"runs"` // unfinished ones, and those with mail aside
+	// Began and Ended are when this was looked at, by the host's own clock.
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
 }
 
 // Identify says who and what answers.
@@ -41,7 +45,10 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Preflight{Hostname: name, Root: os.Geteuid() == 0}
+	f := &Preflight{
+		Hostname: name, Root: os.Geteuid() == 0,
+		Aside: []spool.Queue{}, Live: []spool.Queue{}, Problems: []Problem{}, Warnings: []string{}, Notes: []string{}, Runs: []*State{},
+	}
 	p, err := e.Postfix(ctx, v)
 	if err != nil {
 		return nil, err
@@ -62,6 +69,7 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 // Preflight looks for everything that would make the plan fail, and changes
 // nothing: all of it is told at once.
 func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (*Preflight, error) {
+	began := time.Now().UTC()
 	if err := checkSteps(steps); err != nil {
 		return nil, err
 	}
@@ -69,6 +77,8 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	if err != nil {
 		return nil, err
 	}
+	f.Began = began
+	defer func() { f.Ended = time.Now().UTC() }()
 	p, err := e.Postfix(ctx, v)
 	if err != nil {
 		return nil, err
@@ -101,7 +111,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		if f.Counts.Postfix == "stopped" {
 			f.Notes = append(f.Notes, stoppedNote(p))
 		}
-		inspected, err := spool.Inspect(p, f.Aside, e.state(v))
+		inspected, err := spool.Inspect(p, f.Aside, f.messages(), e.state(v))
 		if err != nil {
 			return nil, err
 		}
@@ -144,10 +154,21 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 			f.Notes = append(f.Notes, fmt.Sprintf("%s is there, of no run that this host knows, with %d messages: it is left alone", name, f.Counts.SetAside[name].Messages))
 		}
 	}
+	if note := e.exposed(ctx); note != "" {
+		f.Notes = append(f.Notes, note)
+	}
 	if len(f.Aside) > 0 {
 		f.Notes = append(f.Notes, "no timer guards the time between stop and start: worker and section guard each other")
 	}
 	return f, nil
+}
+
+// messages are how many would go aside.
+func (f *Preflight) messages() (n int64) {
+	for _, q := range f.Aside {
+		n += f.Counts.Queues[q].Messages
+	}
+	return n
 }
 
 // stoppedNote says since when there is no Postfix to stop, as far as that is known.
@@ -168,7 +189,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 			if err != nil {
 				return err
 			}
-			f.Aside = chosen
+			f.Aside = append([]spool.Queue{}, chosen...)
 		}
 	}
 	for _, q := range spool.Queues {
