@@ -16,13 +16,15 @@ import (
 
 // refusal is one reason why a host cannot be swept now.
 type refusal struct {
-	name   string
-	vars   []string // of that host alone
-	do     string   // a shell command in the host brings it about
-	undo   string
-	on     func(t *testing.T, f *fleet, h, other *lab.Host) // the same on this side
-	off    func(t *testing.T, h *lab.Host)
-	args   []string
+	name     string
+	vars     []string // of that host alone
+	do       string   // a shell command in the host brings it about
+	undo     string
+	on       func(t *testing.T, f *fleet, h, other *lab.Host) // the same on this side
+	off      func(t *testing.T, h *lab.Host)
+	args     []string
+	password string // is given for sudo
+
 	status int
 	says   string
 	remedy string
@@ -56,8 +58,12 @@ func TestRefusals(t *testing.T) {
 			if row.on != nil {
 				row.on(t, f, h, other)
 			}
+			args := append(sweepAway(t, h), row.args...)
+			if row.password != "" {
+				args = append(args, "--become-password-file", passwordFile(t, row.password))
+			}
 			before := takeSnapshot(t, h)
-			doc, r := spoolsweepJSON(t, f, append(sweepAway(t, h), row.args...)...)
+			doc, r := spoolsweepJSON(t, f, args...)
 			after := takeSnapshot(t, h)
 			if row.undo != "" {
 				_, err := h.Run(t.Context(), "sh", "-ec", row.undo)
@@ -135,6 +141,24 @@ var refusals = []refusal{
 		status: failed, says: "incoming is a mount of its own", remedy: "leave it out of queues, or unmount it",
 	},
 	{
+		// The directories are those of the host's own tree, whose lower layer is /.
+		name: "queue on an overlay", vars: []string{"queues: [incoming]"},
+		do: "cd /srv && mkdir -p q && cd q && mkdir -p maildrop incoming active deferred hold corrupt defer pid public && chown postfix . * && mount --bind /srv/q /var/spool/postfix", undo: "umount /var/spool/postfix",
+		status: failed, says: "/var/spool/postfix lies on an overlay file system", remedy: "put the queue on a file system of its own",
+	},
+	{
+		name: "queue disk full", do: "postconf -e queue_minfree=900000000000000", undo: restoreConfiguration,
+		status: failed, says: `/var/spool/postfix has \d+ MB free for new mail \(queue_minfree, 1\.5 times message_size_limit\) and the run, and 85\d{7} MB are needed`, remedy: "make room",
+	},
+	{
+		name: "message_size_limit", do: "postconf -e message_size_limit=800000000000000 mailbox_size_limit=0 virtual_mailbox_limit=0", undo: restoreConfiguration,
+		status: failed, says: `/var/spool/postfix has \d+ MB free for new mail .* and 1144\d{6} MB are needed`, remedy: "make room",
+	},
+	{
+		name: "no inodes", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o nr_inodes=500,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
+		status: failed, says: `/var/lib/spoolsweep has 49\d inodes free for the run's records, and 1000 are needed`, remedy: "remove files there, or name another state_directory",
+	},
+	{
 		name: "state directory full", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o size=4m,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
 		status: failed, says: "/var/lib/spoolsweep has 4 MB free for the run's records", remedy: "make room, or name another state_directory",
 	},
@@ -189,6 +213,26 @@ var refusals = []refusal{
 		},
 		status: unreachable, says: "not let in: as root, tried .*/key", remedy: "--private-key",
 	},
+	{
+		name: "sudo refused", on: asAdmin(""), password: rootWords,
+		status: failed, says: "sudo does not let admin become root", remedy: "visudo",
+	},
+	{
+		name: "sudo wants a password", on: asAdmin(byPassword),
+		status: unreachable, says: "a password is required", remedy: "-K or --become-password-file",
+	},
+	{
+		name: "wrong sudo password", on: asAdmin(byPassword), password: "battery",
+		status: unreachable, says: `sudo does not take the password of admin \(it was told once\)`, remedy: "-K or --become-password-file",
+	},
+}
+
+// asAdmin has a host reached as admin, whose sudo has these rules.
+func asAdmin(rules string) func(t *testing.T, f *fleet, h, other *lab.Host) {
+	return func(t *testing.T, f *fleet, h, _ *lab.Host) {
+		withSudo(t, h, rules)
+		f.afflict(t, h, "ansible_user: admin", "ansible_become: true")
+	}
 }
 
 // restoreConfiguration gives a host back what Postfix has been started with.
