@@ -96,8 +96,8 @@ type member struct {
 }
 
 // begin reads everything that can be wrong on this side, before any host is
-// touched. hosts is a playbook's own pattern, or "".
-func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*sweep, error) {
+// touched. pb is the playbook that says for which hosts it is, nil for all.
+func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	s := &sweep{
 		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
 		in:      bufio.NewReader(c.App.Reader),
@@ -119,7 +119,7 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
 		return nil, err
 	}
-	hosts, err := s.hosts(c, pattern)
+	hosts, err := s.hosts(c, pb)
 	if err != nil {
 		return nil, err
 	}
@@ -171,19 +171,22 @@ func (s *sweep) link(f *remote.Fleet) {
 }
 
 // hosts are those of the inventory that playbook and limit name.
-func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) ([]*inventory.Host, error) {
+func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host, error) {
 	s.again = again(c)
 	inv, err := s.inventory(c)
 	if err != nil {
 		return nil, err
 	}
 	of := "all"
-	if pattern != nil {
-		if of, err = pattern(s.extra); err != nil {
+	if pb != nil {
+		if of, err = pb.Hosts(s.extra); err != nil {
 			return nil, err
 		}
 	}
 	hosts, err := inv.Limit(of)
+	if err != nil && pb != nil {
+		err = pb.InHosts(s.extra, err)
+	}
 	if err != nil {
 		return nil, err
 	}

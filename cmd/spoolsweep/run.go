@@ -83,7 +83,7 @@ func runAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := begin(c, pb.Hosts)
+	s, err := begin(c, pb)
 	if err != nil {
 		return err
 	}
