@@ -170,7 +170,8 @@ func (s *Session) ended(err error) {
 	s.lose(err)
 }
 
-const anotherAgent = "spoolsweep uninstall removes the agent there, and the next command sends another"
+// anotherAgent is done by hand: uninstall asks the agent whether a run needs it.
+const anotherAgent = "see who put another agent there, and remove spoolsweep-agent-* from ~/.cache/spoolsweep (or its agent_directory): the next command sends ours again"
 
 // nonsense is what an agent says that does not keep to the protocol.
 func (s *Session) nonsense(err error) error {

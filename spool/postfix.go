@@ -117,22 +117,22 @@ func System(ctx context.Context, configDirectory string, own Commands) (*Postfix
 	}
 	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
-		return nil, fmt.Errorf("hash_queue_depth: %w", err)
+		return nil, Remedied(fmt.Errorf("hash_queue_depth: %w", err), mendConfiguration)
 	}
 	if p.MinFree, err = strconv.ParseInt(value["queue_minfree"], 10, 64); err != nil {
-		return nil, fmt.Errorf("queue_minfree: %w", err)
+		return nil, Remedied(fmt.Errorf("queue_minfree: %w", err), mendConfiguration)
 	}
 	if p.SizeLimit, err = strconv.ParseInt(value["message_size_limit"], 10, 64); err != nil {
-		return nil, fmt.Errorf("message_size_limit: %w", err)
+		return nil, Remedied(fmt.Errorf("message_size_limit: %w", err), mendConfiguration)
 	}
 	if p.Lifetime, err = days(value["maximal_queue_lifetime"]); err != nil {
-		return nil, fmt.Errorf("maximal_queue_lifetime: %w", err)
+		return nil, Remedied(fmt.Errorf("maximal_queue_lifetime: %w", err), mendConfiguration)
 	}
 	if p.BounceLifetime, err = days(value["bounce_queue_lifetime"]); err != nil {
-		return nil, fmt.Errorf("bounce_queue_lifetime: %w", err)
+		return nil, Remedied(fmt.Errorf("bounce_queue_lifetime: %w", err), mendConfiguration)
 	}
 	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
-		return nil, fmt.Errorf("mail_owner: %w", err)
+		return nil, Remedied(fmt.Errorf("mail_owner: %w", err), mendConfiguration)
 	}
 	for _, list := range names[len(names)-6:] {
 		for _, domain := range words(value[list]) {

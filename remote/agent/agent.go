@@ -206,6 +206,7 @@ func (f *front) frame(ctx context.Context, frame wire.Frame) {
 func toFault(err error) wire.Fault {
 	fault := wire.Fault{Message: err.Error(), Remedy: spool.RemedyOf(err)}
 	var answered *run.AnsweredError
+	var way *run.InTheWayError
 	switch {
 	case errors.Is(err, spool.ErrBusy):
 		fault.Kind = "busy"
@@ -213,8 +214,10 @@ func toFault(err error) wire.Fault {
 		fault.Kind = "no-run"
 	case errors.Is(err, run.ErrNothing):
 		fault.Kind = "nothing"
+	case errors.As(err, &way):
+		fault.Remedy = way.Remedy
 	case errors.As(err, &answered):
-		fault.Kind = "answered"
+		fault.Kind, fault.Remedy = "answered", "spoolsweep attach shows how it goes on"
 	}
 	return fault
 }

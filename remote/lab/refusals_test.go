@@ -177,7 +177,7 @@ var refusals = []refusal{
 		name: "another agent", do: `cd /root/.cache/spoolsweep; a=$(echo spoolsweep-agent-*); mv $a /root/real
 			printf '#!/bin/sh\necho "spoolsweep/1 devel ${0##*-}"\nread -r call\necho "{nonsense"\ncat >/dev/null\n' >$a; chmod 700 $a`,
 		undo:   `cd /root/.cache/spoolsweep; mv /root/real "$(echo spoolsweep-agent-*)"`,
-		status: failed, says: "the agent sent what cannot be read", remedy: "spoolsweep uninstall",
+		status: failed, says: "the agent sent what cannot be read", remedy: "remove spoolsweep-agent-. from",
 	},
 	{
 		name: "agent killed", do: `cd /root/.cache/spoolsweep; a=$(echo spoolsweep-agent-*); mv $a /root/real

@@ -27,7 +27,7 @@ func checkSteps(steps []stage.Step) error {
 	for i, s := range steps {
 		row, ok := stage.Find(s.Stage)
 		if !ok {
-			return fmt.Errorf("stage %d: this agent knows no %q", i+1, s.Stage)
+			return spool.Remedied(fmt.Errorf("stage %d: this agent knows no %q", i+1, s.Stage), "give --agent the one that belongs to this controller, or none")
 		}
 		if _, err := row.Parse(s.Args); err != nil {
 			return fmt.Errorf("stage %d: %w", i+1, err)
@@ -381,7 +381,7 @@ func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
 	}
 	if own(at.ask) && q.Controller != info.Controller {
-		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller)
+		return spool.Remedied(fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller), "spoolsweep attach "+info.Run+" follows it")
 	}
 	return nil
 }
@@ -405,7 +405,7 @@ func whereto(old, now []stage.Step, next int, unsettled bool) (int, error) {
 	}
 	for i, s := range now {
 		if row, _ := stage.Find(s.Stage); row.Section && at <= i && i < next {
-			return 0, fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done: begin a new run", at+1, now[at].Stage, s.Stage)
+			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), "begin a new run")
 		}
 	}
 	return at, nil

@@ -251,7 +251,8 @@ func finishCommand(h *Host, r *CommandResult, required, account bool, emit Emit)
 		return r, nil
 	}
 	if required {
-		return r, fmt.Errorf("%s: %s, and require_source_stopped is set: nothing was stopped", h.Step.title(), wrong)
+		return r, spool.Remedied(fmt.Errorf("%s: %s, and require_source_stopped is set: nothing was stopped", h.Step.title(), wrong),
+			"mend that, then spoolsweep resume "+h.Run+"; or do it by hand, and begin without require_source_stopped")
 	}
 	if account {
 		wrong = "source not stopped: " + wrong
