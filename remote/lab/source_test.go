@@ -122,7 +122,7 @@ func TestAccountForged(t *testing.T) {
 	}
 	succeeds(t, f, "putback", runIn(t, r), "--include-spam", "-y", "--expect", fmt.Sprint(len(messages)), "--rate", "0", "--live-max", "0")
 
-	doc, r = spoolsweepJSON(t, f, "run", "backscatter", "-y", "-e", "account=victim", "-e", "force_account=true")
+	_, r = spoolsweepJSON(t, f, "run", "backscatter", "-y", "-e", "account=victim", "-e", "force_account=true")
 	if r.status != 3 {
 		t.Fatal(r)
 	}

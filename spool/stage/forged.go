@@ -80,7 +80,7 @@ func (f *sightings) accused(account string, targets []Target) Target {
 		if len(sum.Evidence) == 0 {
 			sum = t
 		} else {
-			sum = mergeTargets([]Target{sum}, []Target{t})[0]
+			sum.take(t)
 		}
 	}
 	return sum

@@ -369,6 +369,20 @@ func (s *Suspects) Merge(o *Suspects) {
 // outweighs all that did not.
 var findings = []string{Hacked, Script, NoSuchUser, "", Forged}
 
+// take adds what was found of the same address elsewhere, or of another one of
+// the same account.
+func (t *Target) take(o Target) {
+	t.Count += o.Count
+	switch old, fresh := slices.Index(findings, t.Finding), slices.Index(findings, o.Finding); {
+	case fresh < old:
+		t.Finding, t.Evidence = o.Finding, o.Evidence
+	case fresh == old:
+		t.Evidence = slices.Concat(t.Evidence, o.Evidence)
+		slices.Sort(t.Evidence)
+		t.Evidence = slices.Compact(t.Evidence)
+	}
+}
+
 func mergeTargets(a, b []Target) []Target {
 	sum := slices.Clone(a)
 	for _, t := range b {
@@ -377,16 +391,7 @@ func mergeTargets(a, b []Target) []Target {
 			sum = append(sum, t)
 			continue
 		}
-		have := &sum[i]
-		have.Count += t.Count
-		switch old, fresh := slices.Index(findings, have.Finding), slices.Index(findings, t.Finding); {
-		case fresh < old:
-			have.Finding, have.Evidence = t.Finding, t.Evidence
-		case fresh == old:
-			have.Evidence = slices.Concat(have.Evidence, t.Evidence)
-			slices.Sort(have.Evidence)
-			have.Evidence = slices.Compact(have.Evidence)
-		}
+		sum[i].take(t)
 	}
 	slices.SortFunc(sum, func(a, b Target) int {
 		return Value{Value: a.Value, Count: a.Count}.larger(Value{Value: b.Value, Count: b.Count})
