@@ -43,6 +43,7 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
 		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
+		&cli.StringFlag{Name: "host-key-checking", Value: checkStrict, Usage: "`HOW`: strict, or accept-new to trust a host whose key is unknown from now on; one that has changed never is"},
 		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected"},
 		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
 		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
@@ -51,6 +52,12 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
 	)
 }
+
+// What may be done about a host whose key is unknown.
+const (
+	checkStrict = "strict"
+	acceptNew   = "accept-new"
+)
 
 func inventoryFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"}
@@ -135,6 +142,16 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 			Timeout: c.Duration("timeout"), User: c.String("user"), PrivateKey: c.String("private-key"),
 		},
 		Source: source, Forks: c.Int("forks"), Reconnect: c.Duration("reconnect"),
+	}
+	switch how := c.String("host-key-checking"); how {
+	case checkStrict:
+	case acceptNew:
+		s.fleet.Dialer.AcceptNew = func(e *remote.DialError) bool {
+			s.Alert(e.Host, "warning: its host key was unknown, and is trusted from now on: %s %s (%s)", show.Clean(e.KeyType), show.Clean(e.Fingerprint), acceptNew)
+			return true
+		}
+	default:
+		return nil, fmt.Errorf("--host-key-checking %s: it is strict or accept-new", how)
 	}
 	if s.fleet.Forks < 1 {
 		return nil, fmt.Errorf("-f %d: at least one host at a time", s.fleet.Forks)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,32 +42,32 @@ func skewWarning(f *run.Preflight, asked, answered time.Time) string {
 }
 
 // unknownKeys lists the hosts whose key stands in no known_hosts file, with what
-// to compare and what to type: once for all of them.
-func (s *sweep) unknownKeys() {
-	var unknown []*remote.DialError
+// to compare and what to type: once for all of them. It returns them.
+func (s *sweep) unknownKeys() []*member {
+	var unknown []*member
 	for _, m := range s.members {
-		var e *remote.DialError
-		if errors.As(m.why, &e) && e.Kind == remote.KindUnknownKey && !m.Error.Told {
-			unknown = append(unknown, e)
+		if e := unknownKey(m); e != nil && !m.Error.Told {
+			unknown = append(unknown, m)
 			m.Error.Told = true
 		}
 	}
 	if len(unknown) == 0 {
-		return
+		return nil
 	}
 	if len(unknown) > 1 {
 		s.Alert("", "unknown host keys, of %d of %d hosts:", len(unknown), len(s.members))
 	}
 	var remedies []string
-	for _, e := range unknown {
+	for _, m := range unknown {
+		e := unknownKey(m)
 		s.Alert(e.Host, "UNREACHABLE: %s", show.Clean(e.Message()))
 		if !slices.Contains(remedies, e.Remedy) {
 			remedies = append(remedies, e.Remedy)
 		}
 	}
 	if len(unknown) == 1 {
-		s.Alert(unknown[0].Host, "  remedy: %s", show.Clean(unknown[0].Remedy))
-		return
+		s.Alert(unknown[0].host.Name, "  remedy: %s", show.Clean(remedies[0]))
+		return unknown
 	}
 	s.Alert("", "  remedy: compare each fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), then")
 	for _, text := range remedies {
@@ -76,4 +77,39 @@ func (s *sweep) unknownKeys() {
 		}
 		s.Alert("", "    %s", show.Clean(scan))
 	}
+	return unknown
+}
+
+// unknownKey is why a host could not be reached, if that is its unknown key.
+func unknownKey(m *member) *remote.DialError {
+	var e *remote.DialError
+	if errors.As(m.why, &e) && e.Kind == remote.KindUnknownKey {
+		return e
+	}
+	return nil
+}
+
+// trust asks once about all the keys that were listed. It returns the hosts that
+// are to be reached again, and from then on only with the key that was shown.
+func (s *sweep) trust(ctx context.Context, unknown []*member) ([]*member, error) {
+	if len(unknown) == 0 {
+		return nil, nil
+	}
+	question := "Are these the hosts' own keys? They are trusted from now on. [y/N] "
+	if len(unknown) == 1 {
+		question = "Is this the host's own key? It is trusted from now on. [y/N] "
+	}
+	answer, err := s.ask(ctx, question)
+	if err != nil || !strings.HasPrefix(strings.ToLower(answer), "y") {
+		return nil, err
+	}
+	shown := map[string]string{}
+	for _, m := range unknown {
+		shown[m.host.Name] = unknownKey(m).Fingerprint
+	}
+	s.fleet.Dialer.AcceptNew = func(e *remote.DialError) bool { return shown[e.Host] != "" && shown[e.Host] == e.Fingerprint }
+	for _, m := range unknown {
+		m.Status, m.Error, m.why = show.Skipped, nil, nil
+	}
+	return unknown, nil
 }

@@ -105,7 +105,17 @@ func runAction(c *cli.Context) error {
 		return errors.New("there is no terminal to ask on: give -y, or --check")
 	}
 	ctx := c.Context
-	ready, found := s.preflight(ctx, plans)
+	found := map[*member]*run.Preflight{}
+	s.preflight(ctx, plans, s.members, found)
+	unknown := s.unknownKeys()
+	if s.tty && !c.Bool("yes") {
+		trusted, err := s.trust(ctx, unknown)
+		if err != nil {
+			return err
+		}
+		s.preflight(ctx, plans, trusted, found)
+	}
+	ready := s.ready(found)
 	s.showPlan(pb, plans, found)
 	if c.Bool("check") {
 		s.check(ctx, plans, ready, found)
@@ -194,11 +204,10 @@ func (s *sweep) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (map[*me
 	return plans, nil
 }
 
-// preflight looks at all hosts, and returns those where nothing is in the way.
-func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan) ([]*member, map[*member]*run.Preflight) {
+// preflight looks at hosts, and adds what it found.
+func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan, members []*member, found map[*member]*run.Preflight) {
 	var mu sync.Mutex // guards found
-	found := map[*member]*run.Preflight{}
-	s.each(func(m *member) error {
+	s.eachOf(members, func(m *member) error {
 		f := new(run.Preflight)
 		if err := m.link.Open(ctx); err != nil { // not to be taken for a slow answer
 			return err
@@ -224,13 +233,17 @@ func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan
 		}
 		return nil
 	})
+}
+
+// ready are the hosts where nothing is in the way.
+func (s *sweep) ready(found map[*member]*run.Preflight) []*member {
 	var ready []*member
 	for _, m := range s.members {
 		if f := found[m]; f != nil && len(f.Problems) == 0 {
 			ready = append(ready, m)
 		}
 	}
-	return ready, found
+	return ready
 }
 
 // showPlan prints what would be done on each host, and what is in the way.
@@ -250,7 +263,6 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	for _, n := range common {
 		s.Note("", "on all hosts: %s", show.Clean(n))
 	}
-	s.unknownKeys()
 	for _, m := range s.members {
 		name := m.host.Name
 		f := found[m]

@@ -77,6 +77,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ping", "-f", "0"}, "at least one"},
 		{[]string{"ping", "-T", "soon"}, "soon"},
 		{[]string{"ping", "-o", "xml"}, "text, json and jsonl"},
+		{[]string{"ping", "--host-key-checking", "no"}, "strict or accept-new"},
 		{[]string{"ping", "-l", "nobody"}, "nobody"},
 		{[]string{"ping", "-l", "chavez,nobody"}, "nobody"},
 		{[]string{"ping", "-l", ""}, ""},

@@ -262,7 +262,7 @@ func TestSudoRun(t *testing.T) {
 	}
 }
 
-// typist answers -K's question on the terminal that shows it.
+// typist answers the first question on the terminal that shows it.
 type typist struct {
 	in     io.Writer
 	answer func(in io.Writer)
@@ -273,7 +273,8 @@ type typist struct {
 
 func (k *typist) Write(p []byte) (int, error) {
 	k.shown.Write(p)
-	if !k.typed && bytes.Contains(k.shown.Bytes(), []byte("sudo's password: ")) {
+	asks := func(question string) bool { return bytes.Contains(k.shown.Bytes(), []byte(question)) }
+	if !k.typed && (asks("sudo's password: ") || asks("[y/N] ")) {
 		k.typed = true
 		k.typing.Go(func() { k.answer(k.in) })
 	}

@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,6 +101,62 @@ func TestRefusals(t *testing.T) {
 	succeeds(t, newFleet(t, two, queueWarn), append(sweepAway(t, h), "-e", "rate=0")...)
 	checkSwept(t, h, messages)
 	alive(t, h)
+}
+
+// Keys that are unknown are asked about once, for all hosts, and known from then
+// on; -y asks nothing, and accept-new says what it took.
+func TestUnknownKeysAsked(t *testing.T) {
+	t.Parallel()
+	two := hosts(t, 2)
+	f := newFleet(t, two, queueWarn)
+	none := func() {
+		t.Helper()
+		f.known = filepath.Join(t.TempDir(), "known_hosts")
+		must(t, os.WriteFile(f.known, nil, 0o600))
+	}
+	known := func() int {
+		t.Helper()
+		text, err := os.ReadFile(f.known)
+		must(t, err)
+		return strings.Count(string(text), " ssh-ed25519 ")
+	}
+	typing := func(text string) func(io.Writer) {
+		return func(in io.Writer) { _, _ = io.WriteString(in, text) }
+	}
+	none()
+	status, shown := onTerminal(t, f, typing("n\n"), "run", "backscatter")
+	if status != unreachable || strings.Count(shown, "SHA256:") != 2 || strings.Count(shown, "[y/N]") != 1 || known() != 0 {
+		t.Errorf("no: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	// Of one host, beside one that is known.
+	knowOnly(t, f, two[1], "")
+	status, shown = onTerminal(t, f, typing("y\nn\n"), "run", "backscatter")
+	if status != 1 || !strings.Contains(shown, "Is this the host's own key?") || !strings.Contains(shown, "Do this on 2 of 2 hosts?") || known() != 2 {
+		t.Errorf("one of two: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	none()
+	status, shown = onTerminal(t, f, typing("y\nn\n"), "run", "backscatter")
+	if status != 1 || !strings.Contains(shown, "Are these the hosts' own keys?") || !strings.Contains(shown, "Do this on 2 of 2 hosts?") || known() != 2 {
+		t.Errorf("yes: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	succeeds(t, f, "ping")
+
+	none()
+	ends(t, unreachable, f, "run", "backscatter", "-y")
+	if known() != 0 {
+		t.Errorf("-y took %d keys", known())
+	}
+	r := succeeds(t, f, "ping", "--host-key-checking", "accept-new")
+	if strings.Count(r.err, "is trusted from now on: ssh-ed25519 SHA256:") != 2 || known() != 2 {
+		t.Errorf("accept-new: %d keys are known: %v", known(), r)
+	}
+	if r := succeeds(t, f, "ping", "--host-key-checking", "accept-new"); strings.Contains(r.err, "trusted") {
+		t.Errorf("accept-new, of known ones: %v", r)
+	}
+	knowOnly(t, f, two[1], two[0].Name+","+two[0].Address)
+	if r := ends(t, unreachable, f, "ping", "--host-key-checking", "accept-new"); !strings.Contains(r.err, "HOST KEY CHANGED") {
+		t.Errorf("accept-new, of one that changed: %v", r)
+	}
 }
 
 // stray is a name that Postfix might have given a file with that inode.
