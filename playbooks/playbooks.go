@@ -209,6 +209,18 @@ func (pb *Playbook) Hosts(extra *Extra) (string, error) {
 	return strings.Join(names, ","), nil
 }
 
+// InHosts gives a mistake in the pattern that Hosts returned its place.
+func (pb *Playbook) InHosts(extra *Extra, mistake error) error {
+	if pb.hosts == nil {
+		return mistake
+	}
+	v, err := pb.resolver(nil, extra).value(pb.hosts)
+	if err != nil {
+		return err
+	}
+	return v.Errorf("hosts: %v", mistake)
+}
+
 // in names the key before a mistake in its value.
 func in(key string, err error) error {
 	var bad *strict.Error

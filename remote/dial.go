@@ -3,7 +3,8 @@
 // files), and [Open] starts the agent there, sending it first where it is
 // missing, and speaks with it.
 //
-// It promises that no host key is ever taken on trust, that the ssh agent is
+// It promises that no host key is taken on trust unless its caller says so of
+// that very key, and none ever in the place of another, that the ssh agent is
 // never forwarded, that nothing is sent to an agent before its greeting has
 // named the file that was expected, that sudo's password goes out only to its
 // prompt and once, and that whatever a server says is cleaned before it stands
@@ -52,6 +53,11 @@ type Dialer struct {
 	Timeout    time.Duration // for the TCP connection, and again for the host key; 0: 10 s
 	User       string        // over every Target's
 	PrivateKey string        // over every Target's
+
+	// AcceptNew is asked about a key that stands in no file, without its remedy;
+	// true adds it to the first known_hosts file, and goes on. It must not wait.
+	// nil takes none, and nothing ever takes a key where another one is known.
+	AcceptNew func(*DialError) bool
 
 	mu     sync.Mutex // guards what follows
 	known  map[string]*hostKeys
@@ -129,7 +135,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 		t.Name = t.Host
 	}
 	if t.BecomeUser != "" && t.BecomeUser != "root" {
-		return nil, fmt.Errorf("%s: become_user %s: only root can clear a mail queue, leave it out", clean.Text(t.Name, 200), clean.Text(t.BecomeUser, 100))
+		return nil, &OpenError{t.Name, KindSettings, fmt.Errorf("become_user %s: only root can clear a mail queue", clean.Text(t.BecomeUser, 100)), "leave become_user out in the inventory"}
 	}
 	if d.User != "" {
 		t.User = d.User
@@ -139,23 +145,28 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	}
 	s, err := d.settings(t)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --ssh-config"}
 	}
 	t.User, t.Port = s.User, s.Port
 
 	files := append(append([]string{}, s.UserKnownHosts...), s.GlobalKnownHosts...)
+	own := s.UserKnownHosts
 	if len(d.KnownHosts) > 0 {
-		files = d.KnownHosts
+		files, own = d.KnownHosts, d.KnownHosts
+	}
+	newKeys := ""
+	if len(own) > 0 {
+		newKeys = own[0]
 	}
 	known, err := d.hostKeys(files)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clean.Text(t.Name, 200), err)
+		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --known-hosts"}
 	}
 	address := net.JoinHostPort(s.HostName, strconv.Itoa(s.Port))
 	offers, warnings := d.offers(s)
 	h := &handshake{
-		target: t, address: address, offers: offers, known: known, files: files,
-		lookup:   address,
+		dialer: d, target: t, address: address, offers: offers, known: known, files: files,
+		lookup: address, newKeys: newKeys,
 		warnings: append(append(s.Warnings, known.warnings...), warnings...),
 	}
 	if s.HostKeyAlias != "" {
@@ -222,12 +233,14 @@ func connectError(ctx context.Context, t Target, address string, err error) erro
 
 // handshake is one attempt on an open TCP connection.
 type handshake struct {
+	dialer   *Dialer
 	target   Target
 	address  string
 	lookup   string // the host:port to look up in the known_hosts files
 	offers   []offer
 	known    *hostKeys
 	files    []string
+	newKeys  string // the file where a key is added, "" for none
 	warnings []string
 
 	keyErr error  // why the host key was refused
@@ -244,6 +257,9 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 		HostKeyAlgorithms: h.known.algorithms(h.lookup),
 		HostKeyCallback: func(_ string, remote net.Addr, key ssh.PublicKey) error {
 			if h.keyErr = h.known.check(h.lookup, remote, key, h.files); h.keyErr != nil {
+				h.keyErr = h.asNew(key, h.keyErr)
+			}
+			if h.keyErr != nil {
 				return h.keyErr
 			}
 			h.keyOK = true
@@ -272,6 +288,25 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 		Banner: clean.Text(h.banner, maxBanner),
 		client: ssh.NewClient(c, channels, requests), net: conn,
 	}, nil
+}
+
+// asNew takes a key that stands in no file, where that is wanted; else it returns
+// why it was refused.
+func (h *handshake) asNew(key ssh.PublicKey, refused error) error {
+	e, ok := refused.(*DialError)
+	_, certified := key.(*ssh.Certificate)
+	if !ok || e.Kind != KindUnknownKey || e.Err != nil || certified || h.dialer.AcceptNew == nil || h.newKeys == "" {
+		return refused
+	}
+	e.Host, e.Address = h.target.Name, h.address
+	if !h.dialer.AcceptNew(e) {
+		return refused
+	}
+	if err := h.dialer.remember(h.newKeys, h.lookup, key); err != nil {
+		e.Err = fmt.Errorf("it was to be added to %s: %w", h.newKeys, err)
+		return e
+	}
+	return nil
 }
 
 func (h *handshake) signers() ([]ssh.Signer, error) {

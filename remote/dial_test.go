@@ -198,6 +198,55 @@ func TestUnknownKey(t *testing.T) {
 	w.refused(t, KindUnknownKey)
 }
 
+// A key that is unknown is taken where the caller says so of that very key, and is
+// known from then on; one that has changed never is.
+func TestAcceptNew(t *testing.T) {
+	key := newKey(t)
+	w := newWorld(t, func(c *sshtest.Config) { c.HostKeys = []ssh.Signer{key} })
+	w.know(t, "# no line feed at its end")
+	var asked []*DialError
+	answer := false
+	w.dialer.AcceptNew = func(e *DialError) bool {
+		asked = append(asked, e)
+		return answer
+	}
+	w.refused(t, KindUnknownKey)
+	if len(asked) != 1 || asked[0].Host != "mx1" || asked[0].Fingerprint != ssh.FingerprintSHA256(key.PublicKey()) || asked[0].Address != w.Addr().String() {
+		t.Errorf("asked %+v", asked)
+	}
+	answer = true
+	w.dial(t)
+	w.dialer.AcceptNew = nil
+	w.dial(t) // known now
+	text, err := os.ReadFile(w.known)
+	if lines := strings.Split(string(text), "\n"); err != nil || len(lines) != 3 || lines[0] != "# no line feed at its end" || !strings.HasPrefix(lines[1], "|1|") {
+		t.Errorf("the file is %q, %v", text, err)
+	}
+
+	// A file, and its folder, that are not there yet.
+	w.dialer.AcceptNew = func(*DialError) bool { return true }
+	w.dialer.KnownHosts = []string{filepath.Join(t.TempDir(), "ssh", "known_hosts")}
+	w.dial(t)
+	if s, err := os.Stat(w.dialer.KnownHosts[0]); err != nil || s.Mode().Perm() != 0o600 {
+		t.Errorf("the new file: %v, %v", s, err)
+	}
+	// One that cannot be written.
+	w.dialer.KnownHosts = []string{filepath.Join(w.known, "file")}
+	w.refused(t, KindUnknownKey, "it was to be added to "+w.dialer.KnownHosts[0])
+
+	w.dialer.KnownHosts = []string{w.known}
+	w.know(t, strings.Replace(w.KnownHostsLine(), string(ssh.MarshalAuthorizedKey(key.PublicKey())), string(ssh.MarshalAuthorizedKey(newKey(t).PublicKey())), 1))
+	before, _ := os.ReadFile(w.known)
+	w.dialer.AcceptNew = func(e *DialError) bool {
+		t.Errorf("asked about %+v", e)
+		return true
+	}
+	w.refused(t, KindChangedKey)
+	if after, _ := os.ReadFile(w.known); string(after) != string(before) {
+		t.Errorf("the file was changed to %q", after)
+	}
+}
+
 func TestChangedKey(t *testing.T) {
 	w := newWorld(t, nil)
 	w.know(t, "# mine\nunreadable\n\n[x]:0:y ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQ==\n"+w.KnownHostsLine())

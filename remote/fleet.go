@@ -102,6 +102,13 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 	return session, nil
 }
 
+// Open reaches the host where that was not done yet. Call and Follow do so by
+// themselves.
+func (l *Link) Open(ctx context.Context) error {
+	_, err := l.open(ctx)
+	return err
+}
+
 // drop ends what is open. It is for who holds the lock.
 func (l *Link) drop() {
 	if l.session != nil {
@@ -151,10 +158,13 @@ func (l *Link) connected(ctx context.Context, do func(*Conn) error) error {
 	if ended := release(); ended != nil {
 		err = ended // it was closed, which is why the rest failed
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrLost):
 		return fmt.Errorf("%s: agents: %w", l.target.Name, err)
 	}
-	return nil
+	return &OpenError{l.target.Name, KindAgent, fmt.Errorf("agents: %w", err), "check SFTP there, or look at " + agentPlace(l.target)}
 }
 
 // Call has the host's agent do name; see [Session.Call].

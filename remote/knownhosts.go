@@ -3,6 +3,7 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -213,6 +214,28 @@ func (k *hostKeys) check(hostport string, remote net.Addr, key ssh.PublicKey, fi
 		e.Remedy = unknownRemedy(hostport, files)
 	}
 	return e
+}
+
+// remember adds a host's key to a file, its name hashed, in one write.
+func (d *Dialer) remember(file, hostport string, key ssh.PublicKey) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	line := xknownhosts.Line([]string{xknownhosts.HashHostname(xknownhosts.Normalize(hostport))}, key) + "\n"
+	last := make([]byte, 1)
+	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > 0 {
+		if _, err := f.ReadAt(last, end-1); err == nil && last[0] != '\n' {
+			line = "\n" + line // somebody's editor left the last line open
+		}
+	}
+	_, err = f.WriteString(line)
+	return errors.Join(err, f.Close())
 }
 
 func (k *hostKeys) place(at xknownhosts.KnownKey) string {

@@ -23,10 +23,12 @@ const (
 	KindPlace    Kind = "place"    // the host has no fit directory for it
 	KindSudo     Kind = "sudo"     // there is no sudo, or it refuses
 	KindPassword Kind = "password" // sudo wants a password: none was given, or another one
+	KindSettings Kind = "settings" // our own, of ssh or of the inventory, are no good for it
 	KindGreeting Kind = "greeting" // something else answered, or nothing, or another file than was expected
 )
 
-// OpenError says why the agent does not run on a host that could be reached.
+// OpenError says why the agent does not run on a host that could be reached, or
+// why it is not spoken to.
 type OpenError struct {
 	Host   string
 	Kind   Kind
@@ -112,7 +114,7 @@ func open(ctx context.Context, conn *Conn, source *push.Source) (*Session, error
 		}
 		agent, err := source.Agent(ctx, need.Arch)
 		if err != nil {
-			return nil, conn.openError(KindAgent, err, "")
+			return nil, conn.openError(KindAgent, err, "give one for that host with --agent FILE, or leave the host out with --limit")
 		}
 		n, err := push.Upload(conn.client, agent, need)
 		pushed += n
@@ -167,11 +169,11 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 	asks := newSudo(c.Target.BecomePassword)
 	line, err := push.Command(c.Target.AgentDirectory, push.Become{Sudo: c.Target.Become, Prompt: asks.prompt}, hashes)
 	if err != nil {
-		return nil, c.openError(KindPlace, err, "")
+		return nil, c.openError(KindPlace, err, "give the host another agent_directory")
 	}
 	session, err := c.client.NewSession()
 	if err != nil {
-		return nil, c.openError(KindAgent, fmt.Errorf("open a session: %w", err), "")
+		return nil, c.openError(KindAgent, fmt.Errorf("open a session: %w", err), "see the server's log there: MaxSessions of sshd_config may be too low")
 	}
 	p := &process{session: session, conn: c, stderr: &tail{max: maxStderr, secret: c.Target.BecomePassword}, exited: make(chan struct{}), sudo: asks}
 	session.Stderr = io.MultiWriter(p.stderr, asks)
@@ -189,7 +191,7 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 	}
 	if err != nil {
 		session.Close()
-		return nil, c.openError(KindAgent, fmt.Errorf("run a command: %w", err), "")
+		return nil, c.openError(KindAgent, fmt.Errorf("run a command: %w", err), "see the server's log there: the login may not be allowed to run commands")
 	}
 	p.r = &watched{Reader: stdout}
 	p.wire = wire.NewReader(p.r)
@@ -300,12 +302,14 @@ func (p *process) silence() error {
 	return errors.New(what)
 }
 
+const byHand = "log in there by hand and see what the shell prints or runs"
+
 // why sorts out what a host says that did not greet. Neither a need nor an error
 // means that an agent was found there and could not run.
 func (c *Conn) why(p *process, err error) (*push.Need, error) {
 	var noise *wire.NoiseError
 	if !errors.As(err, &noise) {
-		return nil, c.openError(KindGreeting, err, "")
+		return nil, c.openError(KindGreeting, err, byHand)
 	}
 	need, err := push.Answer(p.noise)
 	var place *push.PlaceError
@@ -316,7 +320,7 @@ func (c *Conn) why(p *process, err error) (*push.Need, error) {
 	case errors.As(err, &place):
 		return nil, c.openError(KindPlace, place, "give the host an agent_directory of its own, with mode 0700, on a file system that is not mounted noexec")
 	case err != nil:
-		return nil, c.openError(KindGreeting, err, "")
+		return nil, c.openError(KindGreeting, err, byHand)
 	case need != nil:
 		return need, nil
 	case refused != nil:
@@ -326,7 +330,7 @@ func (c *Conn) why(p *process, err error) (*push.Need, error) {
 	case 0, 126, 127:
 		return nil, nil
 	}
-	return nil, c.openError(KindGreeting, p.silence(), "log in there by hand and see what the shell prints or runs")
+	return nil, c.openError(KindGreeting, p.silence(), byHand)
 }
 
 // guard watches over a connection while nothing beats on it: what has not said a

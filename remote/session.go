@@ -160,7 +160,7 @@ func (s *Session) ended(err error) {
 		return
 	}
 	if !s.link.r.over.Load() {
-		s.fail(fmt.Errorf("%s: the agent sent what cannot be read ('spoolsweep uninstall' removes it there, and the next command sends another): %w", s.host, err))
+		s.fail(s.nonsense(fmt.Errorf("the agent sent what cannot be read: %w", err)))
 		s.link.abort()
 		return
 	}
@@ -168,6 +168,14 @@ func (s *Session) ended(err error) {
 		err = said
 	}
 	s.lose(err)
+}
+
+// anotherAgent is done by hand: uninstall asks the agent whether a run needs it.
+const anotherAgent = "see who put another agent there, and remove spoolsweep-agent-* from ~/.cache/spoolsweep (or its agent_directory): the next command sends ours again"
+
+// nonsense is what an agent says that does not keep to the protocol.
+func (s *Session) nonsense(err error) error {
+	return &OpenError{Host: s.host, Kind: KindAgent, Err: err, Remedy: anotherAgent}
 }
 
 func (s *Session) deliver(f wire.Frame) {
@@ -320,7 +328,7 @@ func (s *Session) decode(f wire.Frame, what string, into any) error {
 		return nil
 	}
 	if err := json.Unmarshal(f.Data, into); err != nil {
-		return fmt.Errorf("%s: answer to %s: %w", s.host, what, err)
+		return s.nonsense(fmt.Errorf("the agent's answer to %s: %w", what, err))
 	}
 	return nil
 }
@@ -336,7 +344,7 @@ func (s *Session) news(f wire.Frame, each func(wire.Event)) {
 func fault(f wire.Frame) error {
 	out := &wire.Fault{}
 	if err := json.Unmarshal(f.Data, out); err != nil || out.Message == "" {
-		out.Message = "the agent failed and does not say why"
+		out.Message, out.Remedy = "the agent failed and does not say why", anotherAgent
 	}
 	return out
 }

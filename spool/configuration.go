@@ -14,6 +14,11 @@ import (
 // waits until main.cf is two seconds old (dict.c, dict_load_file_xt).
 const configurationLimit = 10 * time.Second
 
+// mend is the remedy where the configuration in a directory is wrong.
+func mend(directory string) string {
+	return "mend it until '" + typed(directory, "postfix", "check") + "' says nothing, then run again"
+}
+
 // Configuration looks, without changing anything, whether Postfix could be
 // started with the main.cf that it has now: a server runs for months with one
 // that was broken last week. It also says in a note, or not (""), that the
@@ -35,7 +40,7 @@ func (p *Postfix) Configuration(ctx context.Context) (found []Trouble, note stri
 		if line := complaint([]byte(said)); line != "" {
 			why += ": " + line
 		}
-		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", "mend it until '" + p.typed("postfix", "check") + "' says nothing, then run again"})
+		found = append(found, Trouble{filepath.Join(p.directory, "main.cf"), why + ")", mend(p.ConfigDirectory)})
 	}
 	if p.shared != "" {
 		found = append(found, Trouble{p.shared, "runs several instances: to stop one it would stop them all",

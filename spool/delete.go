@@ -178,7 +178,7 @@ func (r *restorer) deleteBatch(ctx context.Context, device uint64, q Queue, list
 }
 
 // ErrDown refuses a delete.
-var ErrDown = errors.New("Postfix does not run, and postsuper deletes without a word then: start it first ('postfix start')")
+var ErrDown = Remedied(errors.New("Postfix does not run, and postsuper deletes without a word then"), "start it first ('postfix start')")
 
 var errLeft = errors.New("has left the queue by itself")
 

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"spoolsweep/spool/queuefile"
 )
@@ -25,15 +28,24 @@ func (t Trouble) String() string { return t.Path + " " + t.Why + ": " + t.Remedy
 // troubleKept bounds what one host reports.
 const troubleKept = 20
 
-// spaceNeeded is what a run writes besides the journal of its moves: records,
-// events, and directories.
-const spaceNeeded = 16 << 20
+const (
+	// spaceNeeded is what a run writes whatever its size: records, events, and
+	// directories.
+	spaceNeeded = 16 << 20
+	// spaceOfMessage is what it writes of each message that it sets aside: a line
+	// of the list of verdicts, and in the journal the moves of the message and of
+	// its log, there and, at a purge, away.
+	spaceOfMessage = 256
+	// inodesNeeded are those of the new queues' hash directories, and of mail that
+	// comes meanwhile.
+	inodesNeeded = 1000
+)
 
 // Inspect looks, without changing anything, for what would keep Postfix from
 // starting again or a queue from being set aside: names and owners in the
-// directories that stay live, the file system, the space. It gives up the
-// search of large directories after ten seconds.
-func Inspect(p *Postfix, aside []Queue, stateDirectory string) ([]Trouble, error) {
+// directories that stay live, the file system, the space that so many messages
+// need. It gives up the search of large directories after ten seconds.
+func Inspect(p *Postfix, aside []Queue, messages int64, stateDirectory string) ([]Trouble, error) {
 	root, err := openRoot(p)
 	if err != nil {
 		return nil, err
@@ -45,26 +57,14 @@ func Inspect(p *Postfix, aside []Queue, stateDirectory string) ([]Trouble, error
 			found = append(found, Trouble{path, why, remedy})
 		}
 	}
-	unfit, free, inodes, err := fileSystem(int(root.Fd()))
+	at, err := fileSystem(int(root.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.QueueDirectory, err)
 	}
-	if unfit != "" {
+	if unfit := at.unfit; unfit != "" {
 		add(p.QueueDirectory, "lies on an "+unfit+" file system, where a queue cannot be renamed safely", "put the queue on a file system of its own")
 	}
-	// smtpd refuses mail below 1.5 times the size limit (smtpd_check.c).
-	if need := uint64(max(p.MinFree, p.SizeLimit*3/2)) + spaceNeeded; free < need {
-		add(p.QueueDirectory, fmt.Sprintf("has %d MB free, and %d MB are needed", free>>20, need>>20), "make room")
-	}
-	if inodes < 1000 {
-		add(p.QueueDirectory, fmt.Sprintf("has %d inodes free", inodes), "make room")
-	}
-	if state, err := nearest(stateDirectory); err == nil {
-		if _, free, _, err := fileSystem(int(state.Fd())); err == nil && free < spaceNeeded {
-			add(state.Name(), fmt.Sprintf("has %d MB free for the run's records, and %d MB are needed", free>>20, spaceNeeded>>20), "make room, or name another state_directory")
-		}
-		state.Close()
-	}
+	p.inspectSpace(p.QueueDirectory, at, messages, recordsApart(root, stateDirectory), add)
 	rootMount, err := mountID(int(root.Fd()))
 	if err != nil {
 		return nil, err
@@ -97,6 +97,70 @@ func Inspect(p *Postfix, aside []Queue, stateDirectory string) ([]Trouble, error
 		}
 	}
 	return found, nil
+}
+
+// volume is a file system, as statfs(2) tells of it.
+type volume struct {
+	unfit  string // why a queue cannot be renamed safely on it; "" where it can
+	free   uint64 // bytes, for others than root
+	inodes uint64 // free ones
+}
+
+// volumeOf takes what statfs tells. A file system that makes inodes as it needs
+// them, such as btrfs, has none in all, and so none free.
+func volumeOf(unfit string, free, allInodes, freeInodes uint64) volume {
+	if allInodes == 0 {
+		freeInodes = math.MaxUint64
+	}
+	return volume{unfit, free, freeInodes}
+}
+
+// inspect looks whether a file system has the room that something needs.
+func (v volume) inspect(path, what string, need uint64, or string, add func(path, why, remedy string)) {
+	if v.free < need {
+		add(path, fmt.Sprintf("has %d MB free for %s, and %d MB are needed", v.free>>20, what, (need+1<<20-1)>>20), "make room"+or)
+	}
+	if v.inodes < inodesNeeded {
+		add(path, fmt.Sprintf("has %d inodes free for %s, and %d are needed (df -i)", v.inodes, what, inodesNeeded), "remove files there"+or)
+	}
+}
+
+// records are where a run's records go, where that is another file system than
+// the queue's.
+type records struct {
+	path string
+	volume
+}
+
+// recordsApart looks where the records will go; nil for the queue's file system.
+func recordsApart(root *os.File, stateDirectory string) *records {
+	state, err := nearest(stateDirectory)
+	if err != nil {
+		return nil
+	}
+	defer state.Close()
+	var s, t unix.Stat_t
+	if errors.Join(unix.Fstat(int(root.Fd()), &s), unix.Fstat(int(state.Fd()), &t)) != nil || s.Dev == t.Dev {
+		return nil
+	}
+	at, err := fileSystem(int(state.Fd()))
+	if err != nil {
+		return nil
+	}
+	return &records{state.Name(), at}
+}
+
+// inspectSpace looks whether there is room for new mail, and for what a run writes
+// that sets so many messages aside.
+func (p *Postfix) inspectSpace(path string, at volume, messages int64, apart *records, add func(path, why, remedy string)) {
+	// smtpd refuses mail below 1.5 times the size limit (smtpd_check.c).
+	need := uint64(max(p.MinFree, p.SizeLimit*3/2)) + spaceNeeded
+	own := uint64(messages) * spaceOfMessage
+	if apart != nil {
+		apart.inspect(apart.path, "the run's records", spaceNeeded+own, ", or name another state_directory", add)
+		own = 0
+	}
+	at.inspect(path, "new mail (queue_minfree, 1.5 times message_size_limit) and the run", need+own, "", add)
 }
 
 // inspectLive looks through a directory that Postfix will scan when it starts.

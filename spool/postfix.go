@@ -84,7 +84,7 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	}
 	postfix, err := lookPath("postfix", sbin)
 	if err != nil {
-		return nil, fmt.Errorf("no Postfix on this host: %w (install it, or leave the host out with --limit)", err)
+		return nil, Remedied(fmt.Errorf("no Postfix on this host: %w", err), "install it, or leave the host out with --limit")
 	}
 	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
 	args := []string{"-hx"}
@@ -100,8 +100,8 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("the configuration of Postfix cannot be read (mend it until '%s' says nothing, then run again): %s: %w: %s",
-			typed(of.Directory, "postfix", "check"), strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes()))
+		return nil, Remedied(fmt.Errorf("the configuration of Postfix cannot be read: %s: %w: %s",
+			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes())), mend(of.Directory))
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 	if len(values) != len(names) {
@@ -123,22 +123,22 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	}
 	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
-		return nil, fmt.Errorf("hash_queue_depth: %w", err)
+		return nil, Remedied(fmt.Errorf("hash_queue_depth: %w", err), mend(of.Directory))
 	}
 	if p.MinFree, err = strconv.ParseInt(value["queue_minfree"], 10, 64); err != nil {
-		return nil, fmt.Errorf("queue_minfree: %w", err)
+		return nil, Remedied(fmt.Errorf("queue_minfree: %w", err), mend(of.Directory))
 	}
 	if p.SizeLimit, err = strconv.ParseInt(value["message_size_limit"], 10, 64); err != nil {
-		return nil, fmt.Errorf("message_size_limit: %w", err)
+		return nil, Remedied(fmt.Errorf("message_size_limit: %w", err), mend(of.Directory))
 	}
 	if p.Lifetime, err = days(value["maximal_queue_lifetime"]); err != nil {
-		return nil, fmt.Errorf("maximal_queue_lifetime: %w", err)
+		return nil, Remedied(fmt.Errorf("maximal_queue_lifetime: %w", err), mend(of.Directory))
 	}
 	if p.BounceLifetime, err = days(value["bounce_queue_lifetime"]); err != nil {
-		return nil, fmt.Errorf("bounce_queue_lifetime: %w", err)
+		return nil, Remedied(fmt.Errorf("bounce_queue_lifetime: %w", err), mend(of.Directory))
 	}
 	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
-		return nil, fmt.Errorf("mail_owner: %w", err)
+		return nil, Remedied(fmt.Errorf("mail_owner: %w", err), mend(of.Directory))
 	}
 	for _, list := range names[len(names)-6:] {
 		for _, domain := range words(value[list]) {

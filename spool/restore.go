@@ -91,6 +91,8 @@ type Moved struct {
 	removed int64 // by a purge or a delete, whose result is a Removed
 }
 
+const lookIntoLog = "look into the mail log for why it ended, then spoolsweep resume"
+
 const (
 	batchMax     = 1000
 	batchesASec  = 2  // how finely a rate is spread
@@ -140,7 +142,7 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 	}
 	manager, ok := w.Postfix.manager(master)
 	if !ok {
-		return done, fmt.Errorf("restore: master %d has no queue manager: look into the mail log", master)
+		return done, Remedied(fmt.Errorf("restore: master %d has no queue manager", master), lookIntoLog)
 	}
 	r, err := newRestorer(w, o, done)
 	if err != nil {
@@ -191,7 +193,7 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 			n = min(n, int(room))
 		}
 		if !manager.lives() {
-			return r.done, fmt.Errorf("restore: the queue manager (process %d) is not there any more: look into the mail log, then 'spoolsweep resume'", manager.pid)
+			return r.done, Remedied(fmt.Errorf("restore: the queue manager (process %d) is not there any more", manager.pid), lookIntoLog)
 		}
 		if err := r.batch(list[:n]); err != nil {
 			return r.done, err

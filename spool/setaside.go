@@ -41,10 +41,10 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 	if err := w.removeFresh(); err != nil {
 		return err
 	}
-	if unfit, _, _, err := fileSystem(int(w.root.Fd())); err != nil {
+	if at, err := fileSystem(int(w.root.Fd())); err != nil {
 		return fmt.Errorf("%s: %w", w.root.Name(), err)
-	} else if unfit != "" {
-		return fmt.Errorf("%s lies on an %s file system, where a directory cannot be renamed safely", w.root.Name(), unfit)
+	} else if at.unfit != "" {
+		return Remedied(fmt.Errorf("%s lies on an %s file system, where a directory cannot be renamed safely", w.root.Name(), at.unfit), "put the queue on a file system of its own")
 	}
 	for _, name := range []string{".probe." + w.run + ".a", ".probe." + w.run + ".b"} {
 		if err := w.write(kindFresh, freshRecord{name}); err != nil {
@@ -104,7 +104,7 @@ func (w *Work) prepare(q Queue) (want, int64, error) {
 		return want{}, 0, fmt.Errorf("%s is a mount of its own: nothing can be renamed out of it", old.Name())
 	}
 	if s.UID != w.Postfix.Owner {
-		return want{}, 0, fmt.Errorf("%s belongs to uid %d, not to the mail owner (uid %d): run '%s'", old.Name(), s.UID, w.Postfix.Owner, w.Postfix.typed("postfix", "set-permissions"))
+		return want{}, 0, Remedied(fmt.Errorf("%s belongs to uid %d, not to the mail owner (uid %d)", old.Name(), s.UID, w.Postfix.Owner), "run '"+w.Postfix.typed("postfix", "set-permissions")+"'")
 	}
 	messages, _, err := countUntil(old, time.Now().Add(countLimit))
 	if err != nil {

@@ -89,7 +89,7 @@ func (q Queue) target() Queue {
 func openRoot(p *Postfix) (*os.File, error) {
 	f, err := os.Open(p.QueueDirectory)
 	if err != nil {
-		return nil, fmt.Errorf("queue directory: %w", err)
+		return nil, Remedied(fmt.Errorf("queue directory: %w", err), "correct queue_directory in main.cf; 'postfix check' makes what is missing")
 	}
 	s, err := f.Stat()
 	if err == nil && !s.IsDir() {

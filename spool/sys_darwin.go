@@ -46,12 +46,12 @@ func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind, inode 
 	}
 }
 
-func fileSystem(fd int) (unfit string, free, freeInodes uint64, err error) {
+func fileSystem(fd int) (volume, error) {
 	var s unix.Statfs_t
 	if err := unix.Fstatfs(fd, &s); err != nil {
-		return "", 0, 0, err
+		return volume{}, err
 	}
-	return "", s.Bavail * uint64(s.Bsize), s.Ffree, nil
+	return volumeOf("", s.Bavail*uint64(s.Bsize), s.Files, s.Ffree), nil
 }
 
 func mountID(fd int) (uint64, error) {

@@ -77,17 +77,18 @@ func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind, inod
 	}
 }
 
-// fileSystem names a file system on which a queue cannot be renamed safely,
-// or returns "". An overlay's lower directories give EXDEV.
-func fileSystem(fd int) (unfit string, free, freeInodes uint64, err error) {
+// fileSystem tells of the file system that an open file lies on. An overlay's
+// lower directories cannot be renamed: EXDEV.
+func fileSystem(fd int) (volume, error) {
 	var s unix.Statfs_t
 	if err := unix.Fstatfs(fd, &s); err != nil {
-		return "", 0, 0, err
+		return volume{}, err
 	}
+	var unfit string
 	if s.Type == unix.OVERLAYFS_SUPER_MAGIC {
 		unfit = "overlay"
 	}
-	return unfit, s.Bavail * uint64(s.Bsize), s.Ffree, nil
+	return volumeOf(unfit, s.Bavail*uint64(s.Bsize), s.Files, s.Ffree), nil
 }
 
 // mountID tells mounts apart that have one device number, such as bind mounts.

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrBusy says that another run works on the same queue directory.
-var ErrBusy = errors.New("another run works on this queue directory")
+var ErrBusy = Remedied(errors.New("another run works on this queue directory"), "wait for it, or attach to it")
 
 // Lock takes the one lock of a queue directory: an flock on the directory's
 // own handle, so that it is the same for every version, inventory and state

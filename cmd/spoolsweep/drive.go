@@ -84,7 +84,7 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 		case failed:
 			m.Status = show.Failed
 			if m.Error == nil {
-				m.Error = &show.Failure{Message: at.Error}
+				m.Error = &show.Failure{Message: at.Error, Remedy: at.Remedy}
 			}
 			if at.Phase == run.Broken {
 				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
@@ -140,12 +140,15 @@ func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answ
 	return m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
 }
 
+// lookThere is the remedy where a host says what no agent of ours does.
+const lookThere = "do not trust that host before somebody has looked at it"
+
 // confirm asks whether what a list calls ham is to be sent. Without a terminal
 // it is left waiting.
 func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
 	var c stage.Confirm
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
-		return nil, fmt.Errorf("what %s asks: %w", m.Label(), err)
+		return nil, spool.Remedied(fmt.Errorf("what %s asks: %w", m.Label(), err), lookThere)
 	}
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
 	first := m.confirm == nil
@@ -182,7 +185,7 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
 	var q stage.ControllerAsk
 	if err := json.Unmarshal(ask.Data, &q); err != nil {
-		return nil, fmt.Errorf("what %s asks: %w", m.Label(), err)
+		return nil, spool.Remedied(fmt.Errorf("what %s asks: %w", m.Label(), err), lookThere)
 	}
 	var steps []stage.Step
 	plan := d.plans[m]
@@ -196,12 +199,12 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 		steps = info.Steps
 	}
 	if ask.Index < 0 || ask.Index >= len(steps) {
-		return nil, fmt.Errorf("%s asks for stage %d of %d", m.Label(), ask.Index+1, len(steps))
+		return nil, spool.Remedied(fmt.Errorf("%s asks for stage %d of %d", m.Label(), ask.Index+1, len(steps)), lookThere)
 	}
 	step := steps[ask.Index]
 	args, ok := stageArgs(step).(*stage.CommandArgs)
 	if !ok || !args.OnController() || step.Skip || m.ran[ask.Index] {
-		return nil, fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.Label(), ask.Index+1, step.Stage)
+		return nil, spool.Remedied(fmt.Errorf("%s asks for a command here that its plan does not have, or has had already: stage %d (%s)", m.Label(), ask.Index+1, step.Stage), lookThere)
 	}
 	d.terminal.Lock()
 	defer d.terminal.Unlock()

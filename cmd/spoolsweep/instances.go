@@ -17,11 +17,14 @@ import (
 // answer stays one: what kept it from that is told when it is worked on, and it
 // is asked again the next time. One whose inventory names the directory of main.cf
 // has no other instance.
-func (s *sweep) reach(ctx context.Context) {
+func (s *sweep) reach(ctx context.Context) { s.reachThese(ctx, s.members) }
+
+// reachThese is reach for some of the members.
+func (s *sweep) reachThese(ctx context.Context, these []*member) {
 	found := make([][]spool.Instance, len(s.members))
 	s.fleet.Each(len(s.members), func(i int) {
 		m := s.members[i]
-		if m.known {
+		if m.known || !slices.Contains(these, m) {
 			return
 		}
 		m.unreached = m.link.Call(ctx, "instances", agent.HostCall{Vars: m.vars}, &found[i])

@@ -24,6 +24,8 @@ import (
 	"spoolsweep/remote"
 	"spoolsweep/remote/inventory"
 	"spoolsweep/remote/push"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
 
@@ -41,6 +43,7 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
 		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
+		&cli.StringFlag{Name: "host-key-checking", Value: checkStrict, Usage: "`HOW`: strict, or accept-new to trust a host whose key is unknown from now on; one that has changed never is"},
 		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected"},
 		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
 		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
@@ -49,6 +52,12 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
 	)
 }
+
+// What may be done about a host whose key is unknown.
+const (
+	checkStrict = "strict"
+	acceptNew   = "accept-new"
+)
 
 func inventoryFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"}
@@ -110,11 +119,12 @@ type member struct {
 	*show.Host
 	confirm *stage.Confirm // what it asked last
 	ran     map[int]bool   // stages whose command was run here for it
+	why     error          // it failed, or could not be reached
 }
 
 // begin reads everything that can be wrong on this side, before any host is
-// touched. hosts is a playbook's own pattern, or "".
-func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*sweep, error) {
+// touched. pb is the playbook that says for which hosts it is, nil for all.
+func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	s := &sweep{
 		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
 		in:      bufio.NewReader(c.App.Reader),
@@ -136,7 +146,7 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
 		return nil, err
 	}
-	hosts, err := s.hosts(c, pattern)
+	hosts, err := s.hosts(c, pb)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +162,16 @@ func begin(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) (*swe
 			Timeout: c.Duration("timeout"), User: c.String("user"), PrivateKey: c.String("private-key"),
 		},
 		Source: source, Forks: c.Int("forks"), Reconnect: c.Duration("reconnect"),
+	}
+	switch how := c.String("host-key-checking"); how {
+	case checkStrict:
+	case acceptNew:
+		s.fleet.Dialer.AcceptNew = func(e *remote.DialError) bool {
+			s.Alert(e.Host, "warning: its host key was unknown, and is trusted from now on: %s %s (%s)", show.Clean(e.KeyType), show.Clean(e.Fingerprint), acceptNew)
+			return true
+		}
+	default:
+		return nil, fmt.Errorf("--host-key-checking %s: it is strict or accept-new", how)
 	}
 	if s.fleet.Forks < 1 {
 		return nil, fmt.Errorf("-f %d: at least one host at a time", s.fleet.Forks)
@@ -188,19 +208,22 @@ func (s *sweep) link(f *remote.Fleet) {
 }
 
 // hosts are those of the inventory that playbook and limit name.
-func (s *sweep) hosts(c *cli.Context, pattern func(*playbooks.Extra) (string, error)) ([]*inventory.Host, error) {
+func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host, error) {
 	s.again = again(c)
 	inv, err := s.inventory(c)
 	if err != nil {
 		return nil, err
 	}
 	of := "all"
-	if pattern != nil {
-		if of, err = pattern(s.extra); err != nil {
+	if pb != nil {
+		if of, err = pb.Hosts(s.extra); err != nil {
 			return nil, err
 		}
 	}
 	hosts, err := inv.Limit(of)
+	if err != nil && pb != nil {
+		err = pb.InHosts(s.extra, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -358,12 +381,14 @@ func (m *member) fail(err error) {
 	if !m.further {
 		m.Pushed = m.link.Pushed()
 	}
+	m.why = err
 	if err == nil {
 		return
 	}
-	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error()}
+	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error(), Remedy: spool.RemedyOf(err)}
 	var dial *remote.DialError
 	var open *remote.OpenError
+	var fault *wire.Fault
 	switch {
 	case errors.As(err, &dial):
 		m.Status, m.Error.Message, m.Error.Remedy = show.Unreachable, dial.Message(), dial.Remedy
@@ -372,6 +397,8 @@ func (m *member) fail(err error) {
 		if open.Kind == remote.KindPassword { // as a login that is refused
 			m.Status = show.Unreachable
 		}
+	case errors.As(err, &fault):
+		m.Error.Remedy = fault.Remedy
 	case errors.Is(err, remote.ErrLost):
 		m.Status = show.Unreachable
 		m.Error.Remedy = "see whether the host is up, and in its kernel's log what ended the agent; then type the same again"
@@ -393,6 +420,7 @@ func (s *sweep) close() {
 // end prints what is to be printed at the end and returns the exit status.
 func (s *sweep) end(ctx context.Context) error {
 	s.close()
+	s.unknownKeys()
 	if err := s.Document(s.doc); err != nil {
 		return err
 	}

@@ -45,6 +45,9 @@ func TestReference(t *testing.T) {
 		}
 	}
 	execs(t, "stages", "restore").want(t, 0, "after classify", "rate: 50")
+	execs(t, "stages", "restore").want(t, 0, "also takes name, when, once, timeout, no_log\n")
+	execs(t, "stages", "stop").want(t, 0, "also takes name, when, once, no_log\n")
+	execs(t, "stages", "classify").want(t, 0, "also takes name, when, once, timeout\n")
 	execs(t, "stages", "restor").want(t, statusUsage, `"restore"`)
 	execs(t, "stages", "-o", "xml").want(t, statusUsage, "text and json")
 

@@ -11,6 +11,7 @@ import (
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 )
 
@@ -72,7 +73,7 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 		return nil, err
 	}
 	if r.Info == nil || r.State == nil {
-		return nil, fmt.Errorf("%s: the agent does not tell of run %s", m.Label(), id)
+		return nil, spool.Remedied(fmt.Errorf("%s: the agent does not tell of run %s", m.Label(), id), lookThere)
 	}
 	m.Status, m.Stages, m.Notes = show.OK, past.Stages, past.Notes
 	if m.Stages == nil {

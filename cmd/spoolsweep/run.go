@@ -51,8 +51,8 @@ one host (host variable postfix_instances; default: those that are enabled) the
 next is begun when the one before runs again.
 
 Variables of the shipped ones, for -e: account (disabled first, by the host
-variable disable_account), require_source_stopped, force_account, queues, spam,
-ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
+variable disable_account, unless it sent nothing and is only forged),
+require_source_stopped, force_account (also that one), queues, spam, ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
 max_stopped.
 
 A run without rules ends with exit status 3: mail flows again, and the flood is
@@ -85,7 +85,7 @@ func runAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := begin(c, pb.Hosts)
+	s, err := begin(c, pb)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,19 @@ func runAction(c *cli.Context) error {
 	if plans, err = s.resolve(pb, s.extra); err != nil {
 		return err
 	}
-	ready, found := s.preflight(ctx, plans)
+	found := map[*member]*run.Preflight{}
+	s.preflight(ctx, plans, s.members, found)
+	unknown := s.unknownKeys()
+	if s.tty && !c.Bool("yes") {
+		trusted, err := s.trust(ctx, unknown)
+		if err != nil {
+			return err
+		}
+		if plans, err = s.lookAgain(ctx, pb, plans, trusted, found); err != nil {
+			return err
+		}
+	}
+	ready := s.ready(found)
 	s.showPlan(pb, plans, found)
 	if c.Bool("check") {
 		s.check(ctx, plans, ready, found)
@@ -204,31 +216,63 @@ func (s *sweep) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (map[*me
 	return plans, nil
 }
 
-// preflight looks at all hosts, and returns those where nothing is in the way.
-func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan) ([]*member, map[*member]*run.Preflight) {
+// preflight looks at hosts, and adds what it found.
+func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan, members []*member, found map[*member]*run.Preflight) {
 	var mu sync.Mutex // guards found
-	found := map[*member]*run.Preflight{}
-	s.each(func(m *member) error {
+	s.eachOf(members, func(m *member) error {
 		f := new(run.Preflight)
+		if err := m.link.Open(ctx); err != nil { // not to be taken for a slow answer
+			return err
+		}
+		asked := time.Now()
 		if err := m.link.Call(ctx, "preflight", agent.PlanCall{Vars: m.vars, Steps: plans[m].Steps}, f); err != nil {
 			return err
 		}
+		if warning := skewWarning(f, asked, time.Now()); warning != "" {
+			f.Warnings = append(f.Warnings, warning)
+		}
+		m.Preflight = f
+		s.Found(m.Label(), f)
 		mu.Lock()
 		found[m] = f
 		mu.Unlock()
 		if len(f.Problems) > 0 {
 			m.Status = show.Failed
 			m.Error = &show.Failure{Stage: "preflight", Message: f.Problems[0].Message, Remedy: f.Problems[0].Remedy, Told: true}
+			if n := len(f.Problems) - 1; n > 0 {
+				m.Error.Message += fmt.Sprintf(" (and %d more in the way)", n)
+			}
 		}
 		return nil
 	})
+}
+
+// lookAgain is preflight of hosts that could not be reached before, with all their
+// instances.
+func (s *sweep) lookAgain(ctx context.Context, pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, hosts []*member, found map[*member]*run.Preflight) (map[*member]*playbooks.Plan, error) {
+	if len(hosts) == 0 {
+		return plans, nil
+	}
+	looked := slices.DeleteFunc(slices.Clone(s.members), func(m *member) bool { return slices.Contains(hosts, m) })
+	s.reachThese(ctx, hosts)
+	plans, err := s.resolve(pb, s.extra)
+	if err != nil {
+		return nil, err
+	}
+	again := slices.DeleteFunc(slices.Clone(s.members), func(m *member) bool { return slices.Contains(looked, m) })
+	s.preflight(ctx, plans, again, found)
+	return plans, nil
+}
+
+// ready are the hosts where nothing is in the way.
+func (s *sweep) ready(found map[*member]*run.Preflight) []*member {
 	var ready []*member
 	for _, m := range s.members {
 		if f := found[m]; f != nil && len(f.Problems) == 0 {
 			ready = append(ready, m)
 		}
 	}
-	return ready, found
+	return ready
 }
 
 // showPlan prints what would be done on each host, and what is in the way.
@@ -251,6 +295,9 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	for _, m := range s.members {
 		name := m.Label()
 		f := found[m]
+		if f == nil && m.Error.Told {
+			continue
+		}
 		if f == nil {
 			s.Alert(name, "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
 			if m.Error.Remedy != "" {
@@ -271,6 +318,9 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		}
 		if live := queueCounts(f, f.Live); live != "" {
 			s.Note(name, "  stays live: %s", live)
+		}
+		for _, w := range f.Warnings {
+			s.Alert(name, "  warning: %s", show.Clean(w))
 		}
 		for _, n := range f.Notes {
 			if !slices.Contains(common, n) {

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
 
@@ -99,7 +100,7 @@ func sampleAction(c *cli.Context) error {
 		if save != nil {
 			var r stage.Sampled
 			if !decode(result, &r) {
-				return nil, fmt.Errorf("%s: its samples cannot be read", m.Label())
+				return nil, spool.Remedied(fmt.Errorf("%s: its samples cannot be read", m.Label()), lookThere)
 			}
 			for i := range r.Samples {
 				if err := save.write(m.Label(), &r.Samples[i]); err != nil {

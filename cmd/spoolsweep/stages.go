@@ -76,6 +76,7 @@ type reference struct {
 	Changes   bool                `json:"changes"` // mail, Postfix or the queue directory
 	Section   bool                `json:"section"` // stands between stop and start, those included
 	After     []string            `json:"after"`   // one of these must stand before
+	Also      []string            `json:"also"`    // keys of all stages that this one takes
 	Arguments []argumentReference `json:"arguments"`
 }
 
@@ -89,6 +90,13 @@ func referenceOf(row *stage.Row) reference {
 	r := reference{Stage: row.Name, Doc: row.Doc, Changes: row.Changes, Section: row.Section, After: row.After, Arguments: []argumentReference{}}
 	if r.After == nil {
 		r.After = []string{}
+	}
+	r.Also = []string{"name", "when", "once"}
+	if !row.Section { // nothing may end it before Postfix runs again
+		r.Also = append(r.Also, "timeout")
+	}
+	if !row.Read { // what it found is asked about, and gone by
+		r.Also = append(r.Also, "no_log")
 	}
 	args := row.New()
 	t := reflect.TypeOf(args).Elem()
@@ -122,6 +130,7 @@ func (r reference) print(w io.Writer) {
 	if len(r.After) > 0 {
 		fmt.Fprintf(w, "    after %s\n", strings.Join(r.After, " or "))
 	}
+	fmt.Fprintf(w, "    also takes %s\n", strings.Join(r.Also, ", "))
 	for _, a := range r.Arguments {
 		fmt.Fprintf(w, "    %s: %s", a.Name, a.Default)
 		if a.Doc != "" {

@@ -30,6 +30,13 @@ func TestUsageErrors(t *testing.T) {
 	badTab := file("tab.yaml", "all:\n  hosts:\n\tchavez:\n")
 	playbook := file("book.yaml", "name: mine\nstages:\n  - count:\n  - clasify:\n")
 	order := file("order.yaml", "stages:\n  - set-aside: {queues: auto}\n")
+	template := file("template.yaml", "vars: {a: 1}\nstages:\n  - count:\n  - command: {run: \"echo {{ .b }}\"}\n")
+	unclosed := file("unclosed.yaml", "stages:\n  - command: {run: \"echo {{ .a\"}\n")
+	unset := file("unset.yaml", "vars:\n  word:\nstages:\n  - command: {run: \"echo {{ .word }}\"}\n")
+	share := file("share.yaml", "serial: 150%\nstages:\n  - count:\n")
+	pattern := file("pattern.yaml", "vars: {spam: {any: [{raw: x}, {body: \"/(/\"}]}}\nstages:\n  - classify: {spam: \"{{ .spam }}\"}\n")
+	nobody := file("nobody.yaml", "hosts: all,nobody\nstages:\n  - count:\n")
+	somebody := file("somebody.yaml", "vars: {who: chavez}\nhosts: \"{{ .who }}\"\nstages:\n  - count:\n")
 	rules := file("rules.yaml", "spam:\n  any:\n    - sasl_usr: x\n")
 
 	for _, test := range []struct {
@@ -70,6 +77,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ping", "-f", "0"}, "at least one"},
 		{[]string{"ping", "-T", "soon"}, "soon"},
 		{[]string{"ping", "-o", "xml"}, "text, json and jsonl"},
+		{[]string{"ping", "--host-key-checking", "no"}, "strict or accept-new"},
 		{[]string{"ping", "-l", "nobody"}, "nobody"},
 		{[]string{"ping", "-l", "chavez,nobody"}, "nobody"},
 		{[]string{"ping", "-l", ""}, ""},
@@ -80,6 +88,14 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", playbook, "-y"}, "book.yaml:4"},
 		{[]string{"run", playbook, "-y"}, `"classify"`},
 		{[]string{"run", order, "-y"}, "order.yaml:2"},
+		{[]string{"run", template, "-y"}, "template.yaml:4: no variable \"b\""},
+		{[]string{"run", unclosed, "-y"}, "unclosed.yaml:2"},
+		{[]string{"run", unset, "-y"}, "unset.yaml:4: the variable \"word\" has no value (give it: -e word=...)"},
+		{[]string{"run", share, "-y"}, "share.yaml:1: serial: "},
+		{[]string{"run", pattern, "-y"}, "pattern.yaml:1: /(/: "},
+		{[]string{"run", nobody, "-y"}, "nobody.yaml:1: hosts: "},
+		{[]string{"run", somebody, "-y", "-e", "who=nobody"}, "-e who:1: hosts: "},
+		{[]string{"run", "backscatter", "-y", "-e", "account=-x"}, "account: "},
 		{[]string{"run", "backscatter"}, "no terminal"},
 		{[]string{"run", "backscatter", "-y", "-e", "spam"}, "spam"},
 		{[]string{"run", "backscatter", "-y", "-e", "rate=quick"}, "rate"},

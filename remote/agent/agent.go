@@ -208,8 +208,9 @@ func (f *front) frame(ctx context.Context, frame wire.Frame) {
 
 // toFault names the errors that a controller branches on.
 func toFault(err error) wire.Fault {
-	fault := wire.Fault{Message: err.Error()}
+	fault := wire.Fault{Message: err.Error(), Remedy: spool.RemedyOf(err)}
 	var answered *run.AnsweredError
+	var way *run.InTheWayError
 	switch {
 	case errors.Is(err, spool.ErrBusy):
 		fault.Kind = "busy"
@@ -217,8 +218,10 @@ func toFault(err error) wire.Fault {
 		fault.Kind = "no-run"
 	case errors.Is(err, run.ErrNothing):
 		fault.Kind = "nothing"
+	case errors.As(err, &way):
+		fault.Remedy = way.Remedy
 	case errors.As(err, &answered):
-		fault.Kind = "answered"
+		fault.Kind, fault.Remedy = "answered", "spoolsweep attach shows how it goes on"
 	}
 	return fault
 }
@@ -332,7 +335,7 @@ func handle[T any](fn func(f *front, ctx context.Context, id int, data T) (any, 
 func (f *front) call(ctx context.Context, frame wire.Frame) (any, error) {
 	do := calls[frame.Name]
 	if do == nil {
-		return nil, fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name)
+		return nil, spool.Remedied(fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name), "give --agent the one that belongs to it, or none")
 	}
 	return do(f, ctx, frame.ID, frame.Data)
 }

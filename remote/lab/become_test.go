@@ -189,6 +189,36 @@ func TestSudoRules(t *testing.T) {
 	stop()
 }
 
+// Where sudo allows the agent and nothing else, the plan says that this is as good
+// as everything: the file is its user's. Where sudo allows everything it does not.
+func TestAgentOfItsUser(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, "ansible_user: admin", "ansible_become: true")
+	withSudo(t, h, byNone)
+	const note = "who is admin there is root, whatever sudo's rule says; a rule that is narrower in fact names an agent that belongs to root"
+	notes := func() string {
+		t.Helper()
+		doc, r := spoolsweepJSON(t, f, "run", "backscatter", "--check")
+		s := hostIn(t, doc, h)
+		if r.status != 0 || s.Preflight == nil {
+			t.Fatal(r)
+		}
+		all := strings.Join(s.Preflight.Notes, "\n")
+		if strings.Contains(all, note) != strings.Contains(r.err, note) {
+			t.Errorf("the text says other things than the document: %v", r)
+		}
+		return all
+	}
+	if got := notes(); strings.Contains(got, "can write to it") {
+		t.Errorf("sudo is ALL: %s", got)
+	}
+	withSudo(t, h, "admin ALL=(root) NOPASSWD: /home/admin/.cache/spoolsweep/spoolsweep-agent-*")
+	if got := notes(); !strings.Contains(got, "/home/admin/.cache/spoolsweep/spoolsweep-agent-") || !strings.Contains(got, note) {
+		t.Errorf("sudo is for the agent alone: %s", got)
+	}
+}
+
 // A whole run where sudo wants a password and a terminal: frames are longer than
 // a terminal's line, and the end of a terminal is not the end of the run.
 func TestSudoRun(t *testing.T) {
@@ -232,7 +262,7 @@ func TestSudoRun(t *testing.T) {
 	}
 }
 
-// typist answers -K's question on the terminal that shows it.
+// typist answers the first question on the terminal that shows it.
 type typist struct {
 	in     io.Writer
 	answer func(in io.Writer)
@@ -243,7 +273,8 @@ type typist struct {
 
 func (k *typist) Write(p []byte) (int, error) {
 	k.shown.Write(p)
-	if !k.typed && bytes.Contains(k.shown.Bytes(), []byte("sudo's password: ")) {
+	asks := func(question string) bool { return bytes.Contains(k.shown.Bytes(), []byte(question)) }
+	if !k.typed && (asks("sudo's password: ") || asks("[y/N] ")) {
 		k.typed = true
 		k.typing.Go(func() { k.answer(k.in) })
 	}

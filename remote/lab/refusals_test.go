@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,13 +17,15 @@ import (
 
 // refusal is one reason why a host cannot be swept now.
 type refusal struct {
-	name   string
-	vars   []string // of that host alone
-	do     string   // a shell command in the host brings it about
-	undo   string
-	on     func(t *testing.T, f *fleet, h, other *lab.Host) // the same on this side
-	off    func(t *testing.T, h *lab.Host)
-	args   []string
+	name     string
+	vars     []string // of that host alone
+	do       string   // a shell command in the host brings it about
+	undo     string
+	on       func(t *testing.T, f *fleet, h, other *lab.Host) // the same on this side
+	off      func(t *testing.T, h *lab.Host)
+	args     []string
+	password string // is given for sudo
+
 	status int
 	says   string
 	remedy string
@@ -56,8 +59,12 @@ func TestRefusals(t *testing.T) {
 			if row.on != nil {
 				row.on(t, f, h, other)
 			}
+			args := append(sweepAway(t, h), row.args...)
+			if row.password != "" {
+				args = append(args, "--become-password-file", passwordFile(t, row.password))
+			}
 			before := takeSnapshot(t, h)
-			doc, r := spoolsweepJSON(t, f, append(sweepAway(t, h), row.args...)...)
+			doc, r := spoolsweepJSON(t, f, args...)
 			after := takeSnapshot(t, h)
 			if row.undo != "" {
 				_, err := h.Run(t.Context(), "sh", "-ec", row.undo)
@@ -78,8 +85,7 @@ func TestRefusals(t *testing.T) {
 			if r.status != row.status || s.Status != status || s.Error == nil {
 				t.Fatalf("want exit status %d, %s: %v", row.status, status, r)
 			}
-			// Some errors have their remedy in the sentence.
-			if !fits(s.Error.Message, row.says) || !fits(s.Error.Remedy+"\n"+s.Error.Message, row.remedy) {
+			if !fits(s.Error.Message, row.says) || !fits(s.Error.Remedy, row.remedy) {
 				t.Errorf("want %q, remedy %q; got %q, remedy %q", row.says, row.remedy, s.Error.Message, s.Error.Remedy)
 			}
 			// What is told on the terminal names the host.
@@ -95,6 +101,62 @@ func TestRefusals(t *testing.T) {
 	succeeds(t, newFleet(t, two, queueWarn), append(sweepAway(t, h), "-e", "rate=0")...)
 	checkSwept(t, h, messages)
 	alive(t, h)
+}
+
+// Keys that are unknown are asked about once, for all hosts, and known from then
+// on; -y asks nothing, and accept-new says what it took.
+func TestUnknownKeysAsked(t *testing.T) {
+	t.Parallel()
+	two := hosts(t, 2)
+	f := newFleet(t, two, queueWarn)
+	none := func() {
+		t.Helper()
+		f.known = filepath.Join(t.TempDir(), "known_hosts")
+		must(t, os.WriteFile(f.known, nil, 0o600))
+	}
+	known := func() int {
+		t.Helper()
+		text, err := os.ReadFile(f.known)
+		must(t, err)
+		return strings.Count(string(text), " ssh-ed25519 ")
+	}
+	typing := func(text string) func(io.Writer) {
+		return func(in io.Writer) { _, _ = io.WriteString(in, text) }
+	}
+	none()
+	status, shown := onTerminal(t, f, typing("n\n"), "run", "backscatter")
+	if status != unreachable || strings.Count(shown, "SHA256:") != 2 || strings.Count(shown, "[y/N]") != 1 || known() != 0 {
+		t.Errorf("no: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	// Of one host, beside one that is known.
+	knowOnly(t, f, two[1], "")
+	status, shown = onTerminal(t, f, typing("y\nn\n"), "run", "backscatter")
+	if status != 1 || !strings.Contains(shown, "Is this the host's own key?") || !strings.Contains(shown, "Do this on 2 of 2 hosts?") || known() != 2 {
+		t.Errorf("one of two: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	none()
+	status, shown = onTerminal(t, f, typing("y\nn\n"), "run", "backscatter")
+	if status != 1 || !strings.Contains(shown, "Are these the hosts' own keys?") || !strings.Contains(shown, "Do this on 2 of 2 hosts?") || known() != 2 {
+		t.Errorf("yes: exit status %d, %d keys are known:\n%s", status, known(), shown)
+	}
+	succeeds(t, f, "ping")
+
+	none()
+	ends(t, unreachable, f, "run", "backscatter", "-y")
+	if known() != 0 {
+		t.Errorf("-y took %d keys", known())
+	}
+	r := succeeds(t, f, "ping", "--host-key-checking", "accept-new")
+	if strings.Count(r.err, "is trusted from now on: ssh-ed25519 SHA256:") != 2 || known() != 2 {
+		t.Errorf("accept-new: %d keys are known: %v", known(), r)
+	}
+	if r := succeeds(t, f, "ping", "--host-key-checking", "accept-new"); strings.Contains(r.err, "trusted") {
+		t.Errorf("accept-new, of known ones: %v", r)
+	}
+	knowOnly(t, f, two[1], two[0].Name+","+two[0].Address)
+	if r := ends(t, unreachable, f, "ping", "--host-key-checking", "accept-new"); !strings.Contains(r.err, "HOST KEY CHANGED") {
+		t.Errorf("accept-new, of one that changed: %v", r)
+	}
 }
 
 // stray is a name that Postfix might have given a file with that inode.
@@ -136,6 +198,24 @@ var refusals = []refusal{
 		status: failed, says: "incoming is a mount of its own", remedy: "leave it out of queues, or unmount it",
 	},
 	{
+		// The directories are those of the host's own tree, whose lower layer is /.
+		name: "queue on an overlay", vars: []string{"queues: [incoming]"},
+		do: "cd /srv && mkdir -p q && cd q && mkdir -p maildrop incoming active deferred hold corrupt defer pid public && chown postfix . * && mount --bind /srv/q /var/spool/postfix", undo: "umount /var/spool/postfix",
+		status: failed, says: "/var/spool/postfix lies on an overlay file system", remedy: "put the queue on a file system of its own",
+	},
+	{
+		name: "queue disk full", do: "postconf -e queue_minfree=900000000000000", undo: restoreConfiguration,
+		status: failed, says: `/var/spool/postfix has \d+ MB free for new mail \(queue_minfree, 1\.5 times message_size_limit\) and the run, and 85\d{7} MB are needed`, remedy: "make room",
+	},
+	{
+		name: "message_size_limit", do: "postconf -e message_size_limit=800000000000000 mailbox_size_limit=0 virtual_mailbox_limit=0", undo: restoreConfiguration,
+		status: failed, says: `/var/spool/postfix has \d+ MB free for new mail .* and 1144\d{6} MB are needed`, remedy: "make room",
+	},
+	{
+		name: "no inodes", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o nr_inodes=500,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
+		status: failed, says: `/var/lib/spoolsweep has 49\d inodes free for the run's records, and 1000 are needed`, remedy: "remove files there, or name another state_directory",
+	},
+	{
 		name: "state directory full", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o size=4m,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
 		status: failed, says: "/var/lib/spoolsweep has 4 MB free for the run's records", remedy: "make room, or name another state_directory",
 	},
@@ -154,7 +234,7 @@ var refusals = []refusal{
 		name: "another agent", do: `cd /root/.cache/spoolsweep; a=$(echo spoolsweep-agent-*); mv $a /root/real
 			printf '#!/bin/sh\necho "spoolsweep/1 devel ${0##*-}"\nread -r call\necho "{nonsense"\ncat >/dev/null\n' >$a; chmod 700 $a`,
 		undo:   `cd /root/.cache/spoolsweep; mv /root/real "$(echo spoolsweep-agent-*)"`,
-		status: failed, says: "the agent sent what cannot be read", remedy: "spoolsweep uninstall",
+		status: failed, says: "the agent sent what cannot be read", remedy: "remove spoolsweep-agent-. from",
 	},
 	{
 		name: "agent killed", do: `cd /root/.cache/spoolsweep; a=$(echo spoolsweep-agent-*); mv $a /root/real
@@ -190,6 +270,26 @@ var refusals = []refusal{
 		},
 		status: unreachable, says: "not let in: as root, tried .*/key", remedy: "--private-key",
 	},
+	{
+		name: "sudo refused", on: asAdmin(""), password: rootWords,
+		status: failed, says: "sudo does not let admin become root", remedy: "visudo",
+	},
+	{
+		name: "sudo wants a password", on: asAdmin(byPassword),
+		status: unreachable, says: "a password is required", remedy: "-K or --become-password-file",
+	},
+	{
+		name: "wrong sudo password", on: asAdmin(byPassword), password: "battery",
+		status: unreachable, says: `sudo does not take the password of admin \(it was told once\)`, remedy: "-K or --become-password-file",
+	},
+}
+
+// asAdmin has a host reached as admin, whose sudo has these rules.
+func asAdmin(rules string) func(t *testing.T, f *fleet, h, other *lab.Host) {
+	return func(t *testing.T, f *fleet, h, _ *lab.Host) {
+		withSudo(t, h, rules)
+		f.afflict(t, h, "ansible_user: admin", "ansible_become: true")
+	}
 }
 
 // restoreConfiguration gives a host back what Postfix has been started with.

@@ -68,6 +68,72 @@ func TestAccountDisabled(t *testing.T) {
 	alive(t, h)
 }
 
+// Of two accounts that bounces come back to only the one that sent is disabled,
+// though the playbook looks for suspects later.
+func TestAccountForged(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, queueWarn, `disable_account: "usermod -L --"`)
+	must(t, h.Flood(lab.Hold))
+	messages := lab.Flood(account(h), 90, 1)
+	for i := range 20 {
+		messages = append(messages, lab.Message{
+			ID: fmt.Sprintf("forged-%d", i), Recipients: []string{"victim@" + h.Name + ".lab.test"}, Client: "192.0.2.9", Subject: "Undelivered", Body: "x\n", Spam: true,
+		})
+	}
+	must(t, h.Inject(t.Context(), messages))
+	await(t, h, map[string]int{"active": len(messages)})
+	for _, name := range []string{"spam-account", "victim"} {
+		_, err := h.Run(t.Context(), "useradd", name)
+		must(t, err)
+		_, err = h.Run(t.Context(), "sh", "-c", "echo "+name+":x | chpasswd")
+		must(t, err)
+	}
+	passwords := func(want map[string]string) {
+		t.Helper()
+		for name, letter := range want {
+			if out, err := h.Run(t.Context(), "passwd", "-S", name); err != nil || !strings.HasPrefix(out, name+" "+letter) {
+				t.Errorf("%s: want %s: %s, %v", name, letter, out, err)
+			}
+		}
+	}
+
+	// Required, it ends before anything is stopped.
+	doc, r := spoolsweepJSON(t, f, "run", "backscatter", "-y", "-e", "account=victim", "-e", "require_source_stopped=true")
+	if s := hostIn(t, doc, h); r.status != 2 || !strings.Contains(s.Error.Message, `["victim"] is forged`) || !strings.Contains(s.Error.Remedy, "force_account") {
+		t.Errorf("required: %+v, %v", s.Error, r)
+	}
+	if dirs := asideDirs(t, h); len(dirs) > 0 {
+		t.Errorf("%q were set aside", dirs)
+	}
+	passwords(map[string]string{"spam-account": "P", "victim": "P"})
+
+	doc, r = spoolsweepJSON(t, f, "run", "backscatter", "-y", "-e", `{"account": ["victim", "spam-account"]}`)
+	if r.status != 3 {
+		t.Fatal(r)
+	}
+	passwords(map[string]string{"spam-account": "L", "victim": "P"})
+	var done stage.CommandResult
+	if !hostIn(t, doc, h).Latest("command", &done) || len(done.Refused) != 1 || done.Refused[0] != "victim" || len(done.Accounts) != 2 {
+		t.Errorf("command: %+v", done)
+	}
+	if !strings.Contains(r.err, `nothing was sent with "victim", its address is only forged: not done for it`) {
+		t.Errorf("it is not told: %v", r)
+	}
+	succeeds(t, f, "putback", runIn(t, r), "--include-spam", "-y", "--expect", fmt.Sprint(len(messages)), "--rate", "0", "--live-max", "0")
+
+	_, r = spoolsweepJSON(t, f, "run", "backscatter", "-y", "-e", "account=victim", "-e", "force_account=true")
+	if r.status != 3 {
+		t.Fatal(r)
+	}
+	passwords(map[string]string{"victim": "L"})
+	a, err := h.Audit(t.Context())
+	must(t, err)
+	if lost, twice := a.Lost(ids(messages)), a.Twice(); len(lost)+len(twice) > 0 {
+		t.Errorf("lost %q, twice %q", some(lost), some(twice))
+	}
+}
+
 // A command that fails keeps no mail from flowing, unless that was asked for:
 // then the host is left as it was, and the other ones go on.
 func TestAccountCommandFails(t *testing.T) {

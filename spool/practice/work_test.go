@@ -34,7 +34,7 @@ func TestWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if trouble, err := spool.Inspect(p, queues, h.State()); err != nil || len(trouble) > 0 {
+	if trouble, err := spool.Inspect(p, queues, 0, h.State()); err != nil || len(trouble) > 0 {
 		t.Fatalf("trouble: %v, %v", trouble, err)
 	}
 	lock, err := spool.Lock(p)

@@ -27,7 +27,7 @@ func checkSteps(steps []stage.Step) error {
 	for i, s := range steps {
 		row, ok := stage.Find(s.Stage)
 		if !ok {
-			return fmt.Errorf("stage %d: this agent knows no %q", i+1, s.Stage)
+			return spool.Remedied(fmt.Errorf("stage %d: this agent knows no %q", i+1, s.Stage), "give --agent the one that belongs to this controller, or none")
 		}
 		if _, err := row.Parse(s.Args); err != nil {
 			return fmt.Errorf("stage %d: %w", i+1, err)
@@ -58,7 +58,7 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 	if left, err := e.leftDown(ctx, info.Vars); err != nil {
 		return err
 	} else if left != "" {
-		return fmt.Errorf("run %s was left between stop and start: first 'spoolsweep resume %s'", left, left)
+		return spool.Remedied(fmt.Errorf("run %s was left between stop and start", left), "first spoolsweep resume "+left)
 	}
 	if err := e.makeRuns(info.Vars); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (e *Env) makeRuns(v stage.Vars) error {
 		}
 		sys, ok := s.Sys().(*syscall.Stat_t)
 		if !ok || !s.IsDir() || int(sys.Uid) != os.Geteuid() || s.Mode().Perm()&0o022 != 0 {
-			return fmt.Errorf("state directory: %s must be a folder of uid %d that nobody else can write to: 'chown %d %s; chmod 700 %s'", dir, os.Geteuid(), os.Geteuid(), dir, dir)
+			return spool.Remedied(fmt.Errorf("state directory: %s must be a folder of uid %d that nobody else can write to", dir, os.Geteuid()), fmt.Sprintf("chown %d %s; chmod 700 %s", os.Geteuid(), dir, dir))
 		}
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
@@ -126,8 +126,8 @@ func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars) (*os.Fil
 	runs, _ := e.Runs(ctx, v) // only to say more
 	for _, s := range runs {
 		if s.Phase == Working {
-			return nil, fmt.Errorf("%w: %s, begun by %s at %s ('spoolsweep attach %s' follows it)",
-				spool.ErrBusy, s.Run, s.Who, s.Began.Format(time.RFC3339), s.Run)
+			return nil, spool.Remedied(fmt.Errorf("%w: %s, begun by %s at %s", spool.ErrBusy, s.Run, s.Who, s.Began.Format(time.RFC3339)),
+				"wait for it; spoolsweep attach "+s.Run+" follows it")
 		}
 	}
 	return nil, err
@@ -359,7 +359,7 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 func finished(info *Info, at *progress) error {
 	for i := at.next; i < len(info.Steps); i++ {
 		if row, ok := stageAt(info.Steps, i); !ok || !row.Finished {
-			return fmt.Errorf("run %s is not finished, it stands at stage %d (%s): first 'spoolsweep resume %s', or 'spoolsweep putback %s'", info.Run, i+1, info.Steps[i].Stage, info.Run, info.Run)
+			return spool.Remedied(fmt.Errorf("run %s is not finished, it stands at stage %d (%s)", info.Run, i+1, info.Steps[i].Stage), fmt.Sprintf("first spoolsweep resume %s, or spoolsweep putback %[1]s", info.Run))
 		}
 	}
 	return nil
@@ -392,7 +392,7 @@ func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
 	}
 	if own(at.ask) && q.Controller != info.Controller {
-		return fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller)
+		return spool.Remedied(fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller), "spoolsweep attach "+info.Run+" follows it")
 	}
 	return nil
 }
@@ -416,7 +416,7 @@ func whereto(old, now []stage.Step, next int, unsettled bool) (int, error) {
 	}
 	for i, s := range now {
 		if row, _ := stage.Find(s.Stage); row.Section && at <= i && i < next {
-			return 0, fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done: begin a new run", at+1, now[at].Stage, s.Stage)
+			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), "begin a new run")
 		}
 	}
 	return at, nil

@@ -14,7 +14,7 @@ import (
 
 // InTheWayError names the run because of which records stay.
 type InTheWayError struct {
-	Run, Why string
+	Run, Why, Remedy string
 }
 
 func (e *InTheWayError) Error() string {
@@ -31,9 +31,9 @@ func (e *Env) Idle(ctx context.Context, v stage.Vars) error {
 	for _, s := range runs {
 		switch {
 		case s.Phase == Working:
-			return &InTheWayError{s.Run, "it works just now; 'spoolsweep attach " + s.Run + "' follows it"}
+			return &InTheWayError{s.Run, "it works just now", "wait for it; spoolsweep attach " + s.Run + " follows it"}
 		case s.Down:
-			return &InTheWayError{s.Run, "it was left between stop and start; 'spoolsweep resume " + s.Run + "' ends that"}
+			return &InTheWayError{s.Run, "it was left between stop and start", "spoolsweep resume " + s.Run + " ends that"}
 		}
 	}
 	return nil
@@ -69,10 +69,10 @@ func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
 	}
 	for _, s := range runs {
 		if s.Phase == Waiting {
-			return 0, &InTheWayError{s.Run, "it waits; 'spoolsweep resume " + s.Run + "' carries it on"}
+			return 0, &InTheWayError{s.Run, "it waits", "spoolsweep resume " + s.Run + " carries it on"}
 		}
 		if s.Stages == 0 {
-			return 0, &InTheWayError{s.Run, s.Error}
+			return 0, &InTheWayError{s.Run, s.Error, "see what is left of it in " + filepath.Join(folder, s.Run)}
 		}
 		dir, err := e.dir(v, s.Run)
 		if err != nil {
@@ -88,7 +88,7 @@ func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
 				return 0, err
 			}
 			if n > 0 {
-				return 0, &InTheWayError{s.Run, fmt.Sprintf("%d files are in %s; 'spoolsweep putback %s' sends back what is mail", n, set.Aside, s.Run)}
+				return 0, &InTheWayError{s.Run, fmt.Sprintf("%d files are in %s", n, set.Aside), "spoolsweep putback " + s.Run + " sends back what is mail"}
 			}
 		}
 	}

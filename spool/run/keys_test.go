@@ -102,7 +102,7 @@ func TestTimeoutOfRestore(t *testing.T) {
 	}
 	h.begin(steps)
 	s := h.rest(Failed)
-	if !strings.Contains(s.Error, "not done within its timeout of 500ms ('spoolsweep resume "+runID+"'") {
+	if !strings.Contains(s.Error, "not done within its timeout of 500ms") || !strings.Contains(s.Remedy, "spoolsweep resume "+runID) {
 		t.Errorf("failed with %q", s.Error)
 	}
 	r := result[stage.Restored](h, "restore")

@@ -13,6 +13,8 @@ import (
 	"spoolsweep/spool/stage"
 )
 
+const becomeRoot = "log in as root, or let become use sudo (-b)"
+
 // Problem is a reason why a run must not begin on this host, with the remedy.
 type Problem struct {
 	Message string `json:"message"`
@@ -29,8 +31,12 @@ type Preflight struct {
 	Aside    []spool.Queue `json:"aside"`
 	Live     []spool.Queue `json:"live"`
 	Problems []Problem     `json:"problems"`
+	Warnings []string      `json:"warnings"`
 	Notes    []string      `json:"notes"`
 	Runs     []*State      `json:"runs"` // unfinished ones, and those with mail aside
+	// Began and Ended are when this was looked at, by the host's own clock.
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
 }
 
 // Chosen are the instances that the host variables want on this host.
@@ -51,7 +57,10 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Preflight{Hostname: name, Root: os.Geteuid() == 0}
+	f := &Preflight{
+		Hostname: name, Root: os.Geteuid() == 0,
+		Aside: []spool.Queue{}, Live: []spool.Queue{}, Problems: []Problem{}, Warnings: []string{}, Notes: []string{}, Runs: []*State{},
+	}
 	p, err := e.Postfix(ctx, v)
 	if err != nil {
 		return nil, err
@@ -72,6 +81,7 @@ func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
 // Preflight looks for everything that would make the plan fail, and changes
 // nothing: all of it is told at once.
 func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (*Preflight, error) {
+	began := time.Now().UTC()
 	if err := checkSteps(steps); err != nil {
 		return nil, err
 	}
@@ -79,13 +89,15 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	if err != nil {
 		return nil, err
 	}
+	f.Began = began
+	defer func() { f.Ended = time.Now().UTC() }()
 	p, err := e.Postfix(ctx, v)
 	if err != nil {
 		return nil, err
 	}
 	problem := func(message, remedy string) { f.Problems = append(f.Problems, Problem{message, remedy}) }
 	if !f.Root && os.Geteuid() != p.Owner {
-		problem(fmt.Sprintf("the agent runs as uid %d", os.Geteuid()), "log in as root, or let become use sudo")
+		problem(fmt.Sprintf("the agent runs as uid %d", os.Geteuid()), becomeRoot)
 		return f, nil // what it could look at would be half of it
 	}
 	if f.Counts, err = spool.CountAll(p, time.Now().Add(10*time.Second)); err != nil {
@@ -97,7 +109,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	lock, err := e.lock(ctx, p, v)
 	switch {
 	case errors.Is(err, spool.ErrBusy):
-		problem(err.Error(), "wait for it, or attach to it")
+		problem(err.Error(), spool.RemedyOf(err))
 	case err != nil:
 		return nil, err
 	default:
@@ -111,7 +123,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		if f.Counts.Postfix == "stopped" {
 			f.Notes = append(f.Notes, stoppedNote(p))
 		}
-		inspected, err := spool.Inspect(p, f.Aside, e.state(v))
+		inspected, err := spool.Inspect(p, f.Aside, f.messages(), e.state(v))
 		if err != nil {
 			return nil, err
 		}
@@ -154,10 +166,21 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 			f.Notes = append(f.Notes, fmt.Sprintf("%s is there, of no run that this host knows, with %d messages: it is left alone", name, f.Counts.SetAside[name].Messages))
 		}
 	}
+	if note := e.exposed(ctx); note != "" {
+		f.Notes = append(f.Notes, note)
+	}
 	if len(f.Aside) > 0 {
 		f.Notes = append(f.Notes, "no timer guards the time between stop and start: worker and section guard each other")
 	}
 	return f, nil
+}
+
+// messages are how many would go aside.
+func (f *Preflight) messages() (n int64) {
+	for _, q := range f.Aside {
+		n += f.Counts.Queues[q].Messages
+	}
+	return n
 }
 
 // stoppedNote says since when there is no Postfix to stop, as far as that is known.
@@ -178,7 +201,7 @@ func (f *Preflight) queues(p *spool.Postfix, v stage.Vars, steps []stage.Step) e
 			if err != nil {
 				return err
 			}
-			f.Aside = chosen
+			f.Aside = append([]spool.Queue{}, chosen...)
 		}
 	}
 	for _, q := range spool.Queues {
@@ -233,7 +256,7 @@ func (e *Env) reach(ctx context.Context, v stage.Vars, row *stage.Row, step stag
 		return nil, nil, err
 	}
 	if uid := os.Geteuid(); uid != 0 && uid != p.Owner {
-		return nil, nil, fmt.Errorf("the agent runs as uid %d, which may not read the queues: log in as root, or let become use sudo", uid)
+		return nil, nil, spool.Remedied(fmt.Errorf("the agent runs as uid %d, which may not read the queues", uid), becomeRoot)
 	}
 	return args, p, nil
 }
@@ -294,7 +317,7 @@ func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.S
 			return nil, err
 		}
 		if working {
-			return nil, fmt.Errorf("run %s is at work: 'spoolsweep attach %s' follows it", id, id)
+			return nil, spool.Remedied(fmt.Errorf("run %s is at work", id), "wait for it; spoolsweep attach "+id+" follows it")
 		}
 		at, err := progressOf(records, len(info.Steps))
 		if err == nil && row.Finished {

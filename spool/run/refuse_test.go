@@ -97,7 +97,7 @@ func TestStateDirectory(t *testing.T) {
 	if err := os.Chmod(h.State(), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Begin(t.Context(), info); err == nil || !strings.Contains(err.Error(), h.State()) || !strings.Contains(err.Error(), "chmod 700") {
+	if err := e.Begin(t.Context(), info); err == nil || !strings.Contains(err.Error(), h.State()) || !strings.Contains(spool.RemedyOf(err), "chmod 700") {
 		t.Errorf("a state directory open to all: got %v", err)
 	}
 	if err := os.Chmod(h.State(), 0o755); err != nil {

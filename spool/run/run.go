@@ -100,7 +100,7 @@ func (e *Env) dir(v stage.Vars, id string) (string, error) {
 		return "", fmt.Errorf("run %.40q: a run id looks like 20261123T231500Z-ab12", id)
 	}
 	if !filepath.IsAbs(e.state(v)) {
-		return "", fmt.Errorf("state_directory %.200q: give a whole path, from / on", e.state(v))
+		return "", spool.Remedied(fmt.Errorf("state_directory %.200q is no whole path", e.state(v)), "give one from / on")
 	}
 	if err := spool.ParseInstance(v.Name()); err != nil {
 		return "", err
@@ -111,7 +111,7 @@ func (e *Env) dir(v stage.Vars, id string) (string, error) {
 func readInfo(dir string) (*Info, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "run.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", filepath.Base(dir), ErrNoRun)
+		return nil, spool.Remedied(fmt.Errorf("%s: %w", filepath.Base(dir), ErrNoRun), "spoolsweep runs lists those that there are")
 	}
 	if err != nil {
 		return nil, err
@@ -173,6 +173,7 @@ type State struct {
 	Stages  int            `json:"stages"`
 	Ask     *AskRecord     `json:"ask,omitempty"`
 	Error   string         `json:"error,omitempty"`
+	Remedy  string         `json:"remedy,omitempty"`
 	Aside   int64          `json:"aside"`                    // messages that it has set aside and that are still there
 	Oldest  int64          `json:"oldest_seconds,omitempty"` // age of the oldest of them; see History
 	Down    bool           `json:"down"`                     // it was left between stop and start
@@ -191,9 +192,10 @@ const (
 )
 
 type stageRecord struct {
-	Index int    `json:"index"`
-	Error string `json:"error,omitempty"`
-	Last  bool   `json:"last,omitempty"` // the plan ends here: there was nothing to do
+	Index  int    `json:"index"`
+	Error  string `json:"error,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+	Last   bool   `json:"last,omitempty"` // the plan ends here: there was nothing to do
 }
 
 // gotoRecord says where somebody had the run go on. It closes what was asked.
@@ -230,6 +232,7 @@ type AnswerRecord struct {
 type progress struct {
 	next     int
 	failed   string
+	remedy   string     // of that
 	ask      *AskRecord // open, or answered and not yet used
 	answer   *AnswerRecord
 	asked    int
@@ -248,7 +251,7 @@ func (p *progress) replay(r spool.Record, steps int) error {
 	}
 	switch r.Kind {
 	case kindBegin:
-		p.next, p.failed = s.Index, ""
+		p.next, p.failed, p.remedy = s.Index, "", ""
 		if p.ask != nil && p.ask.Index != s.Index {
 			p.ask, p.answer = nil, nil // else a death in the stage would lose the answer
 		}
@@ -256,7 +259,7 @@ func (p *progress) replay(r spool.Record, steps int) error {
 		p.ask, p.answer = nil, nil
 		switch {
 		case s.Error != "":
-			p.failed = s.Error
+			p.failed, p.remedy = s.Error, s.Remedy
 			return nil
 		case s.Last:
 			p.next = steps
@@ -265,7 +268,7 @@ func (p *progress) replay(r spool.Record, steps int) error {
 		}
 		p.agreed = nil
 	case kindGoto:
-		p.next, p.failed, p.ask, p.answer = s.Index, "", nil, nil
+		p.next, p.failed, p.remedy, p.ask, p.answer = s.Index, "", "", nil, nil
 		p.resumed = new(gotoRecord)
 		return json.Unmarshal(r.Data, p.resumed)
 	case kindAgreed:
@@ -315,7 +318,7 @@ func (e *Env) StateOf(p *spool.Postfix, v stage.Vars, id string) (*State, error)
 	}
 	s := &State{
 		Run: info.Run, Host: info.Host, Name: info.Name, Began: info.Began, Who: info.Who,
-		Next: at.next, Stages: len(info.Steps), Error: at.failed, History: at.answered, Phase: Broken,
+		Next: at.next, Stages: len(info.Steps), Error: at.failed, Remedy: at.remedy, History: at.answered, Phase: Broken,
 	}
 	switch {
 	case working:

@@ -417,7 +417,7 @@ func TestBusy(t *testing.T) {
 	other := h.info(plan(rules))
 	other.Run = "20261123T231501Z-zz99"
 	err := h.Begin(t.Context(), other)
-	if !errors.Is(err, spool.ErrBusy) || !strings.Contains(err.Error(), runID) || !strings.Contains(err.Error(), "ana@laptop") || !strings.Contains(err.Error(), "spoolsweep attach "+runID) {
+	if !errors.Is(err, spool.ErrBusy) || !strings.Contains(err.Error(), runID) || !strings.Contains(err.Error(), "ana@laptop") || !strings.Contains(spool.RemedyOf(err), "spoolsweep attach "+runID) {
 		t.Errorf("a second run: got %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(h.State(), "runs", other.Run)); !errors.Is(err, fs.ErrNotExist) {

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -76,7 +78,7 @@ func (e *Env) inherit(state, id string, do func(*runner) error) error {
 		err = do(r)
 	}
 	if err != nil {
-		r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: err.Error()})
+		r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: err.Error(), Remedy: r.remedy(err)})
 	}
 	return err
 }
@@ -267,7 +269,7 @@ func (r *runner) within(ctx context.Context, row *stage.Row, h *stage.Host, args
 	defer cancel()
 	result, err := row.Run(ctx, h, args, emit)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("not done within its timeout of %v ('spoolsweep resume %s' goes on there): %w", limit, r.info.Run, err)
+		err = spool.Remedied(fmt.Errorf("not done within its timeout of %v: %w", limit, err), "spoolsweep resume "+r.info.Run+" goes on there")
 	}
 	return result, err
 }
@@ -280,12 +282,22 @@ func isNil(r stage.Result) bool {
 // failed tells and journals that a stage, and with it the run, has failed.
 func (r *runner) failed(i int, began time.Time, err error) error {
 	name := r.info.Steps[i].Stage
-	if e := r.write(kindEnd, stageRecord{Index: i, Error: err.Error()}); e != nil {
+	remedy := r.remedy(err)
+	if e := r.write(kindEnd, stageRecord{Index: i, Error: err.Error(), Remedy: remedy}); e != nil {
 		err = errors.Join(err, e)
 	}
-	r.record.emit(name, i, evEnd, Ended{Status: "failed", Error: err.Error(), Seconds: time.Since(began).Seconds()})
-	r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: name + ": " + err.Error()})
+	r.record.emit(name, i, evEnd, Ended{Status: "failed", Error: err.Error(), Remedy: remedy, Seconds: time.Since(began).Seconds()})
+	r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: name + ": " + err.Error(), Remedy: remedy})
 	return err
+}
+
+// remedy is what to do about what a run failed with.
+func (r *runner) remedy(err error) string {
+	remedy := cmp.Or(spool.RemedyOf(err), "mend that")
+	if !strings.Contains(remedy, "spoolsweep") {
+		remedy += ", then spoolsweep resume " + r.info.Run
+	}
+	return remedy
 }
 
 // section gets everything ready that needs no stopped Postfix, waits for a slot
@@ -505,7 +517,8 @@ func (r *runner) inside(ctx context.Context) error {
 				r.later()
 			}
 			if e != nil {
-				r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: errors.Join(err, e).Error()})
+				err = errors.Join(err, e)
+				r.record.emit("", -1, evEnd, Ended{Status: "failed", Error: err.Error(), Remedy: r.remedy(err)})
 			} else {
 				r.record.emit(row.Name, last, evResult, result)
 			}

@@ -319,7 +319,7 @@ func TestPreviewPutback(t *testing.T) {
 	if err := os.Truncate(filepath.Join(k.Dir, verdictsName), 50); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PreviewPutback(t.Context(), k.Postfix, runID, k.Dir, list); err == nil || !strings.Contains(err.Error(), "resume") {
+	if _, err := PreviewPutback(t.Context(), k.Postfix, runID, k.Dir, list); !strings.Contains(spool.RemedyOf(err), "resume") {
 		t.Errorf("a damaged list: got %v", err)
 	}
 }
@@ -355,7 +355,7 @@ func TestPutbackAnswered(t *testing.T) {
 		want  string // "" may go, "ask", or a part of the error
 	}{
 		{"expected", Host{}, PutbackArgs{Expect: number(5)}, 5, ""},
-		{"not expected", Host{Run: "R"}, PutbackArgs{Expect: number(4)}, 5, "5 messages would go, not the 4 that were expected: nothing was moved ('spoolsweep putback R' shows them)"},
+		{"not expected", Host{Run: "R"}, PutbackArgs{Expect: number(4)}, 5, "5 messages would go, not the 4 that were expected: nothing was moved (spoolsweep putback R shows them)"},
 		{"nobody said", Host{}, PutbackArgs{}, 5, "ask"},
 		{"nobody said, -y", Host{Yes: true}, PutbackArgs{}, 5, "ask"},
 		{"answered", Host{Answer: &Answer{Kind: "confirm", Value: "5"}}, PutbackArgs{}, 5, ""},
@@ -375,7 +375,7 @@ func TestPutbackAnswered(t *testing.T) {
 			if !errors.As(err, &ask) || ask.Kind != "confirm" || ask.Data.(*Confirm).Ham != tt.going {
 				t.Errorf("%s: got %v, want a question", tt.name, err)
 			}
-		case err == nil || !strings.Contains(err.Error(), tt.want):
+		case err == nil || !strings.Contains(err.Error()+" ("+spool.RemedyOf(err)+")", tt.want):
 			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
 		}
 	}

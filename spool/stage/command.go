@@ -29,7 +29,7 @@ type CommandArgs struct {
 	// RequireSourceStopped ends the run where the command is not done, or fails:
 	// else mail flows again all the same.
 	RequireSourceStopped bool `json:"require_source_stopped,omitempty" doc:"where it fails the run ends, before Postfix is stopped"`
-	// ForceAccount does it also for an account that suspects found forged.
+	// ForceAccount does it also for an account that is found forged.
 	ForceAccount bool `json:"force_account,omitempty" doc:"also an account whose address is only forged"`
 }
 
@@ -157,7 +157,7 @@ func (a *CommandArgs) Do(ctx context.Context, limit time.Duration, except []stri
 	if limit <= 0 {
 		limit = commandLimit
 	}
-	r := new(CommandResult)
+	r := &CommandResult{Refused: except}
 	for _, line := range a.Lines(except...) {
 		r.take(spool.RunLine(ctx, limit, line))
 	}
@@ -179,54 +179,55 @@ var command = Row{
 		if why := args.Idle(); why != "" {
 			return finishCommand(h, &CommandResult{Skipped: true, Why: why}, args.RequireSourceStopped, len(args.For) > 0, emit)
 		}
-		var refused []string
-		if !args.ForceAccount {
-			refused = forged(h, args.For)
-		}
-		for _, account := range refused {
-			emit("warn", map[string]string{"message": fmt.Sprintf("%s: nothing was sent with %q, its address is only forged: not done for it (force_account: true does it all the same)", h.Step.title(), account)})
-		}
 		var r *CommandResult
-		switch {
-		case args.For != nil && len(refused) == len(args.For):
-			r = &CommandResult{Skipped: true, Why: "every account of it is forged"}
-		case !args.OnController():
-			r = args.Do(ctx, h.Step.Timeout, refused)
-		case h.Answer != nil && h.Answer.Kind == "controller":
+		if args.OnController() && h.Answer != nil && h.Answer.Kind == "controller" {
 			r = new(CommandResult)
 			if err := json.Unmarshal([]byte(h.Answer.Value), r); err != nil {
 				return nil, fmt.Errorf("command: what the controller says of it: %w", err)
 			}
 			r.OutputTail = cleanTail(r.OutputTail)
-		default:
-			return nil, &Ask{Kind: "controller", Data: ControllerAsk{Except: refused}}
+		} else {
+			accounts, refused := h.forged(ctx, args, emit)
+			switch {
+			case args.For != nil && len(refused) == len(args.For):
+				r = &CommandResult{Skipped: true, Why: "every account of it is forged", Refused: refused}
+			case args.OnController():
+				return nil, &Ask{Kind: "controller", Data: ControllerAsk{Except: refused}}
+			default:
+				r = args.Do(ctx, h.Step.Timeout, refused)
+			}
+			r.Accounts = accounts
 		}
-		if len(refused) > 0 && args.RequireSourceStopped {
-			return r, fmt.Errorf("command: %q is forged, and require_source_stopped is set: nothing was stopped", refused)
+		if len(r.Refused) > 0 && args.RequireSourceStopped {
+			return r, spool.Remedied(fmt.Errorf("command: %q is forged, and require_source_stopped is set: nothing was stopped", r.Refused),
+				"name the account that sends, which spoolsweep suspects may tell, or none; or force_account: true")
 		}
 		return finishCommand(h, r, args.RequireSourceStopped, len(args.For) > 0, emit)
 	},
 }
 
-// forged are those of accounts that an earlier suspects stage found forged.
-func forged(h *Host, accounts []string) []string {
-	var found struct {
-		Backscatter []struct{ Value, Finding string }
+// forged looks at the accounts that a command is for, and returns what was found
+// of them, and which of them it is not to be done for: to disable those whose
+// address is only forged helps nobody, and harms its owner.
+func (h *Host) forged(ctx context.Context, args *CommandArgs, emit Emit) (found []Target, refused []string) {
+	if args.ForceAccount || len(args.For) == 0 {
+		return nil, nil
 	}
-	if h.Last == nil || !h.Last("suspects", &found) {
-		return nil
-	}
-	var names []string
-	for _, account := range accounts {
-		for _, b := range found.Backscatter {
-			local, _, _ := strings.Cut(b.Value, "@")
-			if b.Finding == "forged" && (strings.EqualFold(b.Value, account) || strings.EqualFold(local, account)) {
-				names = append(names, account)
-				break
-			}
+	found, known := h.accused(ctx, args.For, emit)
+	var doubtful []string
+	for _, t := range found {
+		switch {
+		case t.Finding == Forged:
+			refused = append(refused, t.Value)
+			emit("warn", map[string]string{"message": fmt.Sprintf("%s: nothing was sent with %q, its address is only forged: not done for it (force_account: true does it all the same)", h.Step.title(), t.Value)})
+		case t.Finding == "" && t.Count > 0:
+			doubtful = append(doubtful, t.Value)
 		}
 	}
-	return names
+	if !known && len(doubtful) > 0 {
+		emit("warn", map[string]string{"message": fmt.Sprintf("%s: whether %q sent, or is only forged, could not be seen in the time there is: done all the same", h.Step.title(), doubtful)})
+	}
+	return found, refused
 }
 
 // finishCommand passes a failure on only where that was asked for: nothing is
@@ -250,7 +251,8 @@ func finishCommand(h *Host, r *CommandResult, required, account bool, emit Emit)
 		return r, nil
 	}
 	if required {
-		return r, fmt.Errorf("%s: %s, and require_source_stopped is set: nothing was stopped", h.Step.title(), wrong)
+		return r, spool.Remedied(fmt.Errorf("%s: %s, and require_source_stopped is set: nothing was stopped", h.Step.title(), wrong),
+			"mend that, then spoolsweep resume "+h.Run+"; or do it by hand, and begin without require_source_stopped")
 	}
 	if account {
 		wrong = "source not stopped: " + wrong
@@ -278,6 +280,10 @@ type CommandResult struct {
 	OutputTail string `json:"output_tail"`
 	Skipped    bool   `json:"skipped"`
 	Why        string `json:"why,omitempty"` // it was skipped
+	// Accounts are those that command was for, with what was found of them, and
+	// Refused those that it was not done for, since they are forged.
+	Accounts []Target `json:"accounts,omitempty"`
+	Refused  []string `json:"refused,omitempty"`
 }
 
 // maxTail bounds what is kept of a command's output.
@@ -313,9 +319,15 @@ func cleanTail(text string) string {
 // Lines tells how it ended, and what it printed last.
 func (r *CommandResult) Lines() []Line {
 	label := r.Name
+	var lines []Line
+	for _, t := range r.Accounts {
+		if t.Finding != "" {
+			lines = append(lines, Line{Label: t.Finding + ":", Text: t.Value + ": " + strings.Join(t.Evidence, "; ")})
+		}
+	}
 	switch {
 	case r.Skipped:
-		return []Line{{Label: strings.TrimSpace(label + " skipped:"), Text: r.Why}}
+		return append(lines, Line{Label: strings.TrimSpace(label + " skipped:"), Text: r.Why})
 	case r.Exit == 0:
 		label += " done"
 	case r.Exit < 0:
@@ -324,9 +336,9 @@ func (r *CommandResult) Lines() []Line {
 		label += fmt.Sprintf(" failed with exit status %d", r.Exit)
 	}
 	if text := lastLine(r.OutputTail); text != "" {
-		return []Line{{Label: strings.TrimSpace(label) + ":", Text: text}}
+		return append(lines, Line{Label: strings.TrimSpace(label) + ":", Text: text})
 	}
-	return []Line{{Label: strings.TrimSpace(label)}}
+	return append(lines, Line{Label: strings.TrimSpace(label)})
 }
 
 // Bare is what is told of it under no_log.

@@ -45,7 +45,7 @@ func TestCommand(t *testing.T) {
 		{"for each", `{"run": "printf '<%s>\n' here", "for": ["a b", "c'd"]}`, `{"exit":0,"output_tail":"\u003chere\u003e\n\u003ca b\u003e\n\u003chere\u003e\n\u003cc'd\u003e","skipped":false}`, "", ""},
 		{"one word", `{"run": "echo --", "for": "$(id)"}`, `{"exit":0,"output_tail":"-- $(id)","skipped":false}`, "", ""},
 		{"fails", `{"run": "echo no; exit 3"}`, `{"exit":3,"output_tail":"no","skipped":false}`, "command: exit status 3: no; the run goes on", ""},
-		{"an account fails", `{"run": "echo cannot lock;exit 3;", "for": ["ann"]}`, `{"exit":3,"output_tail":"cannot lock","skipped":false}`, "command: source not stopped: exit status 3: cannot lock; the run goes on", ""},
+		{"an account fails", `{"run": "echo cannot lock;exit 3;", "for": ["ann"]}`, `{"exit":3,"output_tail":"cannot lock","skipped":false,"accounts":["ann hacked"]}`, "command: source not stopped: exit status 3: cannot lock; the run goes on", ""},
 		{"one of two fails", `{"run": "test b =", "for": ["a", "b"]}`, `{"exit":1,"output_tail":"","skipped":false}`, "command: source not stopped: exit status 1; the run goes on", ""},
 		{"required", `{"run": "exit 3", "require_source_stopped": true}`, `{"exit":3,"output_tail":"","skipped":false}`, "", "command: exit status 3, and require_source_stopped is set: nothing was stopped"},
 		{"required, and done", `{"run": "true", "require_source_stopped": true}`, `{"exit":0,"output_tail":"","skipped":false}`, "", ""},
@@ -53,17 +53,18 @@ func TestCommand(t *testing.T) {
 		{"no command", `{"run": " ", "for": ["ann"]}`, `{"exit":0,"output_tail":"","skipped":true,"why":"no command is given"}`, "command: source not stopped: no command is given; the run goes on", ""},
 		{"no command at all", `{"run": ""}`, `{"exit":0,"output_tail":"","skipped":true,"why":"no command is given"}`, "", ""},
 		{"no account, required", `{"run": "false", "for": [], "require_source_stopped": true}`, `{"exit":0,"output_tail":"","skipped":true,"why":"nobody is named to do it for"}`, "", "command: nobody is named to do it for, and require_source_stopped is set: nothing was stopped"},
-		{"forged", `{"run": "echo --", "for": ["ann", "Eve", "bob@x.test"]}`, `{"exit":0,"output_tail":"-- ann","skipped":false}`, `command: nothing was sent with "Eve", its address is only forged: not done for it (force_account: true does it all the same)|command: nothing was sent with "bob@x.test"`, ""},
-		{"all forged", `{"run": "false", "for": ["eve@x.test"]}`, `{"exit":0,"output_tail":"","skipped":true,"why":"every account of it is forged"}`, `command: nothing was sent with "eve@x.test"`, ""},
+		{"forged", `{"run": "echo --", "for": ["ann", "Eve", "bob@x.test"]}`, `{"exit":0,"output_tail":"-- ann","skipped":false,"accounts":["ann hacked","Eve forged","bob@x.test forged"],"refused":["Eve","bob@x.test"]}`, `command: nothing was sent with "Eve", its address is only forged: not done for it (force_account: true does it all the same)|command: nothing was sent with "bob@x.test"`, ""},
+		{"all forged", `{"run": "false", "for": ["eve@x.test"]}`, `{"exit":0,"output_tail":"","skipped":true,"why":"every account of it is forged","accounts":["eve@x.test forged"],"refused":["eve@x.test"]}`, `command: nothing was sent with "eve@x.test"`, ""},
 		{"forged, forced", `{"run": "echo --", "for": ["eve"], "force_account": true}`, `{"exit":0,"output_tail":"-- eve","skipped":false}`, "", ""},
-		{"forged, required", `{"run": "echo --", "for": ["ann", "eve"], "require_source_stopped": true}`, `{"exit":0,"output_tail":"-- ann","skipped":false}`, "command: nothing was sent", `command: ["eve"] is forged, and require_source_stopped is set`},
+		{"forged, required", `{"run": "echo --", "for": ["ann", "eve"], "require_source_stopped": true}`, `{"exit":0,"output_tail":"-- ann","skipped":false,"accounts":["ann hacked","eve forged"],"refused":["eve"]}`, "command: nothing was sent", `command: ["eve"] is forged, and require_source_stopped is set`},
+		{"forged at one domain, not at another", `{"run": "echo --", "for": ["zoe"]}`, `{"exit":0,"output_tail":"-- zoe","skipped":false,"accounts":["zoe hacked"]}`, "", ""},
 		{"terminal", `{"run": "printf '\\033[2Jred\\a\\001\\nend\\351\\r\\n'"}`, `{"exit":0,"output_tail":"[2Jred\nend","skipped":false}`, "", ""},
 	} {
 		h := &Host{Last: func(stage string, into any) bool {
-			return stage == "suspects" && json.Unmarshal([]byte(`{"backscatter":[{"value":"eve@x.test","count":9,"finding":"forged","evidence":"x"},{"value":"bob@x.test","finding":"forged"},{"value":"ann@x.test","finding":"hacked"}]}`), into) == nil
+			return stage == "suspects" && json.Unmarshal([]byte(`{"backscatter":[{"value":"eve@x.test","count":9,"finding":"forged","evidence":["x"]},{"value":"bob@x.test","finding":"forged"},{"value":"ann@x.test","finding":"hacked"},{"value":"zoe@x.test","finding":"forged","evidence":["x"]},{"value":"zoe@y.test","finding":"hacked","evidence":["y"]}]}`), into) == nil
 		}}
 		r, warned, err := alone(t, h, "command", tt.args)
-		text, _ := json.Marshal(r)
+		text, _ := json.Marshal(short(r))
 		if string(text) != tt.result {
 			t.Errorf("%s:\n got %s\nwant %s", tt.name, text, tt.result)
 		}
@@ -82,6 +83,22 @@ func TestCommand(t *testing.T) {
 			t.Errorf("%s: failed with %v, want %q", tt.name, err, tt.fails)
 		}
 	}
+}
+
+// short is a result with no more of its accounts than name and finding.
+func short(r *CommandResult) any {
+	if r == nil {
+		return nil
+	}
+	out := struct {
+		*CommandResult
+		Accounts []string `json:"accounts,omitempty"`
+		Refused  []string `json:"refused,omitempty"` // behind them
+	}{CommandResult: r, Refused: r.Refused}
+	for _, t := range r.Accounts {
+		out.Accounts = append(out.Accounts, t.Value+" "+t.Finding)
+	}
+	return out
 }
 
 func TestCommandLimits(t *testing.T) {

@@ -41,6 +41,7 @@ type submissions struct {
 	// were submitted on the host.
 	byLogin, onHost counter
 	unknown         counter // recipients that this server does not have
+	events          int64   // all that the log has told
 
 	name []byte // see folded
 }
@@ -60,6 +61,7 @@ func newSubmissions() *submissions {
 }
 
 func (s *submissions) add(e *maillog.Event) error {
+	s.events++
 	switch e.Kind {
 	case maillog.Login:
 		user := s.folded(e.User)

@@ -322,7 +322,7 @@ func TestDeleteStage(t *testing.T) {
 	if _, err := k.deleted(`{` + rules + `}`); !errors.Is(err, spool.ErrDown) {
 		t.Errorf("preview of a stopped one: %v", err)
 	}
-	if _, err := k.run("delete", `{`+rules+`, "expect": 1}`); !errors.Is(err, spool.ErrDown) || !strings.Contains(err.Error(), "postfix start") {
+	if _, err := k.run("delete", `{`+rules+`, "expect": 1}`); !errors.Is(err, spool.ErrDown) || !strings.Contains(spool.RemedyOf(err), "postfix start") {
 		t.Errorf("stopped: %v", err)
 	}
 }

@@ -81,7 +81,7 @@ var restart = Row{
 		case auto && !active && (err == nil || errors.Is(err, errNoService)):
 			return skip(name + " is not active")
 		case err != nil && args.RequireSourceStopped:
-			return nil, fmt.Errorf("restart %s: %w, and require_source_stopped is set: nothing was stopped (auth_service names the service, or a command)", name, err)
+			return nil, spool.Remedied(fmt.Errorf("restart %s: %w, and require_source_stopped is set: nothing was stopped", name, err), "name the service, or a command, in the host variable auth_service; none for none")
 		case err != nil:
 			emit("warn", map[string]string{"message": fmt.Sprintf("restart %s: %v: skipped (auth_service names the service, or a command)", name, err)})
 			return skip(name + ": " + err.Error())

@@ -118,7 +118,7 @@ var restore = Row{
 			return nil, err
 		}
 		if list != wanted.List {
-			return nil, fmt.Errorf("restore: %s is not the list that was confirmed: classify again ('spoolsweep resume -e ...')", filepath.Join(h.Dir, verdictsName))
+			return nil, spool.Remedied(fmt.Errorf("restore: %s is not the list that was confirmed", filepath.Join(h.Dir, verdictsName)), "classify again: spoolsweep resume "+h.Run+" -e @rules.yaml")
 		}
 		going, expired := args.lasting(h, ham)
 		watch, err := newCanary(h, "restore", int(args.Canary), len(going), list, emit)
@@ -308,7 +308,7 @@ func (w *Preview) answered(h *Host, args *PutbackArgs, going int64) error {
 	case args.Expect != nil && int64(*args.Expect) == going:
 		return nil
 	case args.Expect != nil:
-		return fmt.Errorf("putback: %d messages would go, not the %d that were expected: nothing was moved ('spoolsweep putback %s' shows them)", going, *args.Expect, h.Run)
+		return spool.Remedied(fmt.Errorf("putback: %d messages would go, not the %d that were expected: nothing was moved", going, *args.Expect), "spoolsweep putback "+h.Run+" shows them")
 	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == fmt.Sprint(going):
 		return nil
 	}

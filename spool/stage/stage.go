@@ -181,7 +181,7 @@ func CheckPlan(steps []Step) error {
 		case s.Timeout > 0 && row.Section:
 			return &OrderError{i, "timeout: nothing may end " + s.Stage + " before Postfix runs again: it has limits of its own"}
 		case s.NoLog && row.Read:
-			return &OrderError{i, "no_log: the stages after " + s.Stage + " read what it found"}
+			return &OrderError{i, "no_log: the stages after " + s.Stage + " read what it found, and you are asked about it: it stays in the record"}
 		}
 	}
 	for _, left := range []func(Step) bool{

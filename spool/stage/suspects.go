@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spoolsweep/spool"
+	"spoolsweep/spool/maillog"
 	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/queuefile"
 )
@@ -49,24 +50,18 @@ var suspects = Row{
 		if h.Work != nil && !h.Last("start", new(Started)) {
 			// Before a flooded server is helped, only what takes seconds.
 			if len(places) == 0 {
-				for _, name := range liveQueues {
-					places = append(places, place{dir: name, queue: spool.Queue(name)})
-				}
+				places = livePlaces()
 			}
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeoutCause(ctx, countLimit, errCut)
 			defer cancel()
 		}
 		f := newSightings(h.Postfix)
-		var log sync.WaitGroup
 		var since time.Time
 		if args.Since > 0 {
 			since = began.Add(-time.Duration(args.Since))
 		}
-		var logError error
-		log.Go(func() { logError = h.readLog(ctx, since, submissionKinds, f.log.add) })
-		err = f.read(ctx, h.Postfix, places, emit)
-		log.Wait()
+		logError, err := f.gather(ctx, h, places, since, emit)
 		partial := false
 		if errors.Is(err, errCut) {
 			partial, err = true, nil
@@ -94,6 +89,28 @@ var suspects = Row{
 	},
 }
 
+// gather reads mail log and queues side by side.
+func (f *sightings) gather(ctx context.Context, h *Host, places []place, since time.Time, emit Emit) (logged, queued error) {
+	var log sync.WaitGroup
+	log.Go(func() {
+		logged = h.readLog(ctx, since, submissionKinds, func(e *maillog.Event) error {
+			if err := f.log.add(e); err != nil {
+				return err
+			}
+			if f.sent != nil && e.Kind == maillog.Login {
+				user := strings.ToLower(string(e.User))
+				f.lock.Lock()
+				defer f.lock.Unlock()
+				f.sent(user)
+			}
+			return nil
+		})
+	})
+	queued = f.read(ctx, h.Postfix, places, emit)
+	log.Wait()
+	return logged, queued
+}
+
 // AllLive are the queues that are looked at where nothing is aside and nobody
 // named any.
 func AllLive() []string { return slices.Clone(liveQueues) }
@@ -107,6 +124,8 @@ type sightings struct {
 	log     *submissions
 	own     []netip.Prefix
 	domains []string // this server's
+	// sent, if set, is told of each login that has sent; under lock.
+	sent func(login string)
 
 	lock                                  sync.Mutex // guards all below
 	messages                              int64
@@ -196,8 +215,12 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 		f.senders.add("<>", 1)
 	}
 	if e.Login != "" {
-		f.logins.add(strings.ToLower(e.Login), 1)
+		login := strings.ToLower(e.Login)
+		f.logins.add(login, 1)
 		f.sentByLogin.add(sender, 1)
+		if f.sent != nil {
+			f.sent(login)
+		}
 	}
 	switch a, err := netip.ParseAddr(e.ClientAddress); {
 	case err == nil:
@@ -361,6 +384,20 @@ func (s *Suspects) mergeQueues(o *Suspects) {
 // outweighs all that did not.
 var findings = []string{Hacked, Script, NoSuchUser, "", Forged}
 
+// take adds what was found of the same address elsewhere, or of another one of
+// the same account.
+func (t *Target) take(o Target) {
+	t.Count += o.Count
+	switch old, fresh := slices.Index(findings, t.Finding), slices.Index(findings, o.Finding); {
+	case fresh < old:
+		t.Finding, t.Evidence = o.Finding, o.Evidence
+	case fresh == old:
+		t.Evidence = slices.Concat(t.Evidence, o.Evidence)
+		slices.Sort(t.Evidence)
+		t.Evidence = slices.Compact(t.Evidence)
+	}
+}
+
 func mergeTargets(a, b []Target) []Target {
 	sum := slices.Clone(a)
 	for _, t := range b {
@@ -369,16 +406,7 @@ func mergeTargets(a, b []Target) []Target {
 			sum = append(sum, t)
 			continue
 		}
-		have := &sum[i]
-		have.Count += t.Count
-		switch old, fresh := slices.Index(findings, have.Finding), slices.Index(findings, t.Finding); {
-		case fresh < old:
-			have.Finding, have.Evidence = t.Finding, t.Evidence
-		case fresh == old:
-			have.Evidence = slices.Concat(have.Evidence, t.Evidence)
-			slices.Sort(have.Evidence)
-			have.Evidence = slices.Compact(have.Evidence)
-		}
+		sum[i].take(t)
 	}
 	slices.SortFunc(sum, func(a, b Target) int {
 		return Value{Value: a.Value, Count: a.Count}.larger(Value{Value: b.Value, Count: b.Count})

@@ -130,5 +130,5 @@ func readListAs(dir, name string, fn func(*judged)) (string, error) {
 }
 
 func damaged(f *os.File, err error) error {
-	return fmt.Errorf("the list of verdicts %s is damaged, so nothing is moved (begin anew with other rules, 'spoolsweep resume -e @rules.yaml', to write it again): %w", f.Name(), err)
+	return spool.Remedied(fmt.Errorf("the list of verdicts %s is damaged, so nothing is moved: %w", f.Name(), err), "give rules again, spoolsweep resume -e @rules.yaml, so that it is written anew")
 }

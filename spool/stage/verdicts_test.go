@@ -97,7 +97,7 @@ func TestVerdictList(t *testing.T) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := read(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "resume") {
+		if _, _, err := read(); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(spool.RemedyOf(err), "resume") {
 			t.Errorf("%s: got %v, want an error with path and remedy", what, err)
 		}
 	}

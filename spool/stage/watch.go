@@ -93,7 +93,7 @@ var watch = Row{
 		}
 		r := w.result()
 		if r.Source == Sending && args.RequireStopped {
-			return r, fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back (stop it, then 'spoolsweep resume %s')", r.Sources[0].Value, h.Run)
+			return r, spool.Remedied(fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back", r.Sources[0].Value), "stop it, then spoolsweep resume "+h.Run)
 		}
 		if r.Source == Sending {
 			emit("warn", map[string]string{"message": "the source still sends: " + r.Sources[0].Value})

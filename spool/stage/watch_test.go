@@ -90,7 +90,7 @@ func TestWatch(t *testing.T) {
 	if err != nil || r.(*Watched).Source != Sending || r.(*Watched).Sent != 1 {
 		t.Errorf("one more: %+v, %v", r, err)
 	}
-	if r, err = k.run("watch", `{"for": "0", "require_source_stopped": true}`); err == nil || !strings.Contains(err.Error(), "spoolsweep resume "+runID) || r.(*Watched).Source != Sending {
+	if r, err = k.run("watch", `{"for": "0", "require_source_stopped": true}`); err == nil || !strings.Contains(spool.RemedyOf(err), "spoolsweep resume "+runID) || r.(*Watched).Source != Sending {
 		t.Errorf("it must be stopped: %+v, %v", r, err)
 	}
 	// It waits until then, and not where the run was cancelled.

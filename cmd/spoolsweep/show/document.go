@@ -82,6 +82,9 @@ type Host struct {
 	Messages []stage.Judged  `json:"messages,omitempty"` // of classify --list
 	Notes    []string        `json:"notes,omitempty"`
 	Pushed   int64           `json:"pushed_bytes"` // of the agent
+	// Preflight is what was found before anything was done: all of it, where
+	// Error has but the first that is in the way.
+	Preflight *run.Preflight `json:"preflight,omitempty"`
 
 	told string // the error of a stage, printed when it failed
 }

@@ -161,6 +161,13 @@ func (p *Printer) stream(e wire.Event) {
 	_, _ = p.Out.Write(append(escapeJSON(text), '\n')) // who reads is gone: the work goes on
 }
 
+// Found streams what a host says of itself before a run begins.
+func (p *Printer) Found(host string, f *run.Preflight) {
+	if text, err := json.Marshal(f); err == nil {
+		p.stream(wire.Event{Host: host, Instance: "-", Time: time.Now().UTC(), Stage: "preflight", Index: -1, Kind: wire.Result, Data: text})
+	}
+}
+
 // Result prints the result of a stage that a command has asked for, line by line.
 // The zero Host stands for all hosts together.
 func (p *Printer) Result(h *Host, name string, data json.RawMessage) {

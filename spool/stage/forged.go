@@ -1,0 +1,135 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"spoolsweep/spool"
+)
+
+// bouncesFor is how long after mail was sent its bounces may come back, and so
+// how far back the mail log must be read before anybody says that an account sent
+// nothing: other servers try for five days, as a rule, before they return mail.
+const bouncesFor = 7 * 24 * time.Hour
+
+// errKnown ends the look at accounts: all of them have sent.
+var errKnown = errors.New("nothing more is to be found out")
+
+// accused tells what is to be thought of accounts that are to be disabled: what an
+// earlier suspects stage found, and for the rest what log and queues say. That is
+// cut at countLimit, since mail does not flow meanwhile: known is then false, and
+// so is it where the log has nothing to say.
+func (h *Host) accused(ctx context.Context, accounts []string, emit Emit) (found []Target, known bool) {
+	var earlier Suspects
+	if h.Last != nil {
+		h.Last("suspects", &earlier)
+	}
+	own := sightings{}
+	if h.Postfix != nil {
+		own.domains = h.Postfix.Domains
+	}
+	known = true
+	var left []string
+	for _, account := range accounts {
+		if t := own.accused(account, earlier.Backscatter); t.Finding != "" {
+			found = append(found, t)
+		} else {
+			left = append(left, account)
+		}
+	}
+	if len(left) == 0 || h.Postfix == nil {
+		return found, known
+	}
+	f, whole, err := h.seek(ctx, left, emit)
+	if err != nil {
+		emit("warn", map[string]string{"message": err.Error()})
+	}
+	for _, account := range left {
+		name := strings.ToLower(account)
+		var targets []Target
+		if t := f.target(Value{Value: name}, "", false); t.Finding != "" { // no bounce is needed for that
+			targets = append(targets, t)
+		}
+		for address, n := range f.bounces {
+			local, _, _ := strings.Cut(address, "@")
+			if f.isLoginOf(name, local, address) {
+				targets = append(targets, f.target(Value{Value: address, Count: *n}, "the last 7 days", whole))
+			}
+		}
+		t := f.accused(account, targets)
+		known = known && (whole || t.Finding != "")
+		found = append(found, t)
+	}
+	return found, known
+}
+
+// accused sums up what was found of all addresses of an account. It is forged
+// only where bounces come back, and nothing was sent by any of them.
+func (f *sightings) accused(account string, targets []Target) Target {
+	sum := Target{Value: account, Evidence: []string{}}
+	name := strings.ToLower(account)
+	for _, t := range targets {
+		local, _, _ := strings.Cut(t.Value, "@")
+		if !f.isLoginOf(name, local, t.Value) {
+			continue
+		}
+		t.Value = account
+		if len(sum.Evidence) == 0 {
+			sum = t
+		} else {
+			sum.take(t)
+		}
+	}
+	return sum
+}
+
+// seek reads log and queues until each of the accounts is seen to have sent.
+// whole says that all was read that there is, and that the log tells of anybody.
+func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sightings, whole bool, err error) {
+	f, accounts = newSightings(h.Postfix), slices.Clone(accounts)
+	limit := countLimit
+	if h.Step.Timeout > 0 {
+		limit = min(limit, h.Step.Timeout/2) // the command is to have its time
+	}
+	ctx, cut := context.WithTimeoutCause(ctx, limit, errCut)
+	defer cut()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	f.sent = func(login string) {
+		accounts = slices.DeleteFunc(accounts, func(account string) bool {
+			account = strings.ToLower(account)
+			local, _, _ := strings.Cut(account, "@")
+			return f.isLoginOf(login, local, account)
+		})
+		if len(accounts) == 0 {
+			end(errKnown)
+		}
+	}
+	places, err := h.places(nil)
+	if err != nil {
+		return f, false, err
+	}
+	if len(places) == 0 {
+		places = livePlaces()
+	}
+	logged, err := f.gather(ctx, h, places, time.Now().Add(-bouncesFor), emit)
+	if why := context.Cause(ctx); errors.Is(why, errKnown) || errors.Is(why, errCut) || errors.Is(why, context.DeadlineExceeded) {
+		return f, false, nil
+	}
+	if err = errors.Join(logged, err); err != nil {
+		return f, false, err
+	}
+	return f, f.log.events > 0, nil
+}
+
+// livePlaces are the queues where nothing is aside.
+func livePlaces() []place {
+	var all []place
+	for _, name := range liveQueues {
+		all = append(all, place{dir: name, queue: spool.Queue(name)})
+	}
+	return all
+}
