@@ -19,6 +19,8 @@ import (
 )
 
 func putbackCommand() *cli.Command {
+	row, _ := stage.Find("putback")
+	defaults := row.New().(*stage.PutbackArgs)
 	return &cli.Command{
 		Name: "putback", Usage: "send back what a run still has aside", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep putback 20261123T231500Z-ab12
@@ -33,7 +35,7 @@ over all hosts. Without RUN: the one with mail aside.`,
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"},
 			&cli.StringFlag{Name: "expired", Value: "leave", Usage: "mail past its lifetime: `WAY` leave, requeue (with a new lifetime) or send (Postfix returns it after one try)"},
 			&cli.StringFlag{Name: "rate", Value: "50/s", Usage: "`RATE` of messages at most; 0: no ceiling"},
-			&cli.Int64Flag{Name: "live-max", Value: 500, Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
+			&cli.Int64Flag{Name: "live-max", Value: int64(defaults.LiveMax), Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
 		),
 		OnUsageError: usageError,
 		Action:       putbackAction,

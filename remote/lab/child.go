@@ -27,6 +27,8 @@ func Main() {
 		err = sinkMain()
 	case "inject":
 		err = json.NewEncoder(os.Stdout).Encode(injectAll(bufio.NewReader(os.Stdin)))
+	case "trickle":
+		err = trickleMain()
 	default:
 		err = fmt.Errorf("unknown role %q", name)
 	}

@@ -498,7 +498,7 @@ func queueID(a lab.Audit, id string) string {
 
 // files are all files below a directory of the spool: their names alone, since
 // Postfix chooses the subdirectories.
-func files(t *testing.T, h *lab.Host, dir string) map[string]bool {
+func files(t testing.TB, h *lab.Host, dir string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	must(t, filepath.WalkDir(filepath.Join(h.Spool(), dir), func(path string, e fs.DirEntry, err error) error {

@@ -111,9 +111,9 @@ func TestParse(t *testing.T) {
 		{"command", `{"run": "do\u0000"}`, "error command: run: no command line has a null byte"},
 		{"restart", `{}`, `{"service":"auto"}`},
 		{"restart", `{"service": "-x"}`, `error restart: service: "-x" is neither`},
-		{"restore", `{}`, `{"rate":50,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"restore", `{}`, `{"rate":50,"live_max":30,"canary":50,"expired":"leave"}`},
 		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7,"canary":50,"expired":"leave"}`},
-		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":30,"canary":50,"expired":"leave"}`},
 		{"restore", `{"expired": "bounce"}`, `error restore: expired: "bounce" is none of leave, requeue, send`},
 		{"putback", `{"expect": -1}`, "error putback: -1 is no whole number from 0"},
 	} {
