@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"spoolsweep/remote/lab"
 )
 
@@ -106,4 +108,88 @@ func TestNewMailWaitsNoLonger(t *testing.T) {
 			t.Errorf("%d of 100 new messages are under way for up to %v on an idle server, for up to %v during a restore", percent, was, is)
 		}
 	}
+}
+
+// byHand sets queues aside as the wiki has it.
+const byHand = `set -e
+postfix stop
+cd /var/spool/postfix
+for queue in "$@"; do
+	mv $queue $queue.spamfull
+	mkdir $queue
+	chmod 700 $queue
+	chown postfix:postfix $queue
+done
+postfix start`
+
+// Somebody has set the flood aside by hand, and the server was booted since. The
+// next day's sweep leaves that alone; taken on, it is a run like any other: what is
+// ham goes back, with what Postfix knows of it, and what is spam is purged.
+func TestAdopted(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, few)
+	first := flooded(t, h, 1, map[string]int{"deferred": 100, "active": 60, "incoming": 60})
+	was, err := h.Audit(t.Context())
+	must(t, err)
+	why := reasons(t, h, "deferred")
+	_, err = h.Run(t.Context(), "sh", "-c", byHand, "sh", "incoming", "active", "deferred", "defer")
+	must(t, err)
+	must(t, h.PowerCut())
+	must(t, h.Restart(t.Context()))
+	lies := map[string]int{"deferred.spamfull": 100, "active.spamfull": 60, "incoming.spamfull": 60, "active": 60, "incoming": 40}
+	second := lab.Flood(account(h), 100, 2) // the limit of active is still the first day's
+	must(t, h.Flood(lab.Hold))
+	must(t, h.Inject(t.Context(), second))
+	await(t, h, lies)
+	all := append(slices.Clone(first), second...)
+
+	two := runIn(t, succeeds(t, f, sweepAway(t, h, "-e", "rate=0")...))
+	a, err := h.Audit(t.Context())
+	must(t, err)
+	checkPlaces(t, h, a, all, "aside", aside, slices.Sorted(slices.Values(append(ids(first), spams(second)...))))
+
+	adopt := []string{"putback", "--rate", "0", "--live-max", "0", "-y", "--adopt"}
+	r := ends(t, 2, f, append(adopt, "incoming.spamfull.2", "--expect", "0")...)
+	if !strings.Contains(r.err, "is what run "+two+" has set aside: 'spoolsweep putback "+two+"'") {
+		t.Errorf("the other run's: %v", r)
+	}
+	// With a wrong number nothing moves; but the run is there.
+	before := a
+	r = ends(t, 1, f, append(adopt, "incoming.spamfull", "--adopt", "active.spamfull", "--adopt", "deferred.spamfull", "--expect", "1000")...)
+	id := runIn(t, r)
+	a, err = h.Audit(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(before, a); diff != "" {
+		t.Errorf("--adopt changed places:\n%s", diff)
+	}
+	health := succeeds(t, f, "health").out
+	for _, name := range []string{"incoming", "active", "deferred", "defer"} {
+		if name != "defer" && !strings.Contains(health, name+".spamfull: ") || strings.Count(health, id) < 4 {
+			t.Errorf("health does not say whose %s.spamfull is: %s", name, health)
+		}
+	}
+	succeeds(t, f, "resume", id, "-y", "-e", rulesFile(t, floodRules(h)), "-e", "rate=0", "-e", "live_max=0")
+	a, err = h.Audit(t.Context())
+	must(t, err)
+	checkPlaces(t, h, a, all, "aside", aside, slices.Sorted(slices.Values(append(spams(first), spams(second)...))))
+	now := reasons(t, h, "deferred")
+	for _, ham := range hams(first) {
+		if name := queueID(was, ham); was.Found[ham][0].Dir == "deferred" && !cmp.Equal(now[name], why[name]) {
+			t.Errorf("%s: Postfix tells %q, before %q", ham, now[name], why[name])
+		}
+	}
+	succeeds(t, f, "purge", id, "-y", "--expect", fmt.Sprint(len(spams(first))))
+	if left := asideDirs(t, h); slices.ContainsFunc(left, func(d string) bool { return !strings.HasSuffix(d, ".2") }) {
+		t.Errorf("left %q", left)
+	}
+	a, err = h.Audit(t.Context())
+	must(t, err)
+	if lost := a.Lost(ids(all)); len(lost) != len(spams(first)) {
+		t.Errorf("%d messages are gone, want the %d of the first day's spam", len(lost), len(spams(first)))
+	}
+	// A run of its own, which put back ends too.
+	n := putBackCount(t, f, two, "--include-spam")
+	succeeds(t, f, "putback", two, "--include-spam", "-y", "--expect", fmt.Sprint(n), "--rate", "0", "--live-max", "0")
+	alive(t, h)
 }
