@@ -410,7 +410,7 @@ func TestPutBack(t *testing.T) {
 			id := runIn(t, ends(t, row.status, f, args...))
 
 			n := putBackCount(t, f, id)
-			succeeds(t, f, "putback", id, "-y", "--expect", strconv.Itoa(n), "--rate", "0")
+			succeeds(t, f, "putback", id, "-y", "--expect", strconv.Itoa(n), "--rate", "0", "--live-max", "0")
 			a, err := h.Audit(t.Context())
 			must(t, err)
 			sent := a.In(live...)
