@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -116,7 +115,7 @@ func BenchmarkSuspects(b *testing.B) {
 			}
 			slices.Sort(ratio)
 			slices.Sort(times[i])
-			b.Log(fmt.Sprintf("%-34s %6.3f s, %5.1f times the first's", w.name, times[i][len(times[i])/2], ratio[len(ratio)/2]))
+			b.Logf("%-34s %6.3f s, %5.1f times the first's", w.name, times[i][len(times[i])/2], ratio[len(ratio)/2])
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -107,6 +108,11 @@ func TestNewMailWaitsNoLonger(t *testing.T) {
 		if was, is := at(idle, percent), at(busy, percent); is > 2*max(was, 100*time.Millisecond) {
 			t.Errorf("%d of 100 new messages are under way for up to %v on an idle server, for up to %v during a restore", percent, was, is)
 		}
+	}
+	if t.Failed() { // where the time went is in the log: delays=before/in/connecting/delivering
+		log, err := os.ReadFile(filepath.Join(h.Dir, "upper/var/log/mail.log"))
+		must(t, err)
+		t.Logf("%s", bytes.Join(regexp.MustCompile(`(?m)^.* to=<(friend@quick|slow\.user\d+@domain).*$`).FindAll(log, -1), []byte("\n")))
 	}
 }
 
