@@ -93,6 +93,7 @@ const (
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
 	kindIntent   = "intent"    // batchRecord
 	kindOutcome  = "outcome"   // outcomeRecord
+	kindAdopted  = "adopted"   // want: a directory that was set aside by hand is this run's
 	kindRemoved  = "removed"   // Set: what was aside is empty and about to go, its inode anybody's from then on
 )
 
@@ -240,6 +241,13 @@ func (w *Work) replay(r Record) error {
 			return err
 		}
 		w.done[o.Intent], w.movedBefore = o, nil
+	case kindAdopted:
+		var k want
+		if err := json.Unmarshal(r.Data, &k); err != nil {
+			return err
+		}
+		// Before those of a section that has not ended, which are the last ones.
+		w.wants = slices.Insert(w.wants, len(w.wants)-w.open, k)
 	case kindRemoved:
 		var s Set
 		if err := json.Unmarshal(r.Data, &s); err != nil {

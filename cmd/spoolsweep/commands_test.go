@@ -46,7 +46,7 @@ func TestSlotsMaxFail(t *testing.T) {
 // hostVars replaces the fleet's inventory by one with variables.
 func (f *fleet) hostVars(all string, hosts ...string) {
 	f.t.Helper()
-	f.write(fleetInventory, "all:\n  vars: {queue_warn: 50, auth_service: none"+all+"}\n  hosts:\n    "+strings.Join(hosts, "\n    ")+"\n")
+	f.write(fleetInventory, "all:\n  vars: {queue_warn: 50, live_max: 0, auth_service: none"+all+"}\n  hosts:\n    "+strings.Join(hosts, "\n    ")+"\n")
 }
 
 func (f *fleet) read(name string) string {

@@ -8,7 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -19,21 +21,29 @@ import (
 )
 
 func putbackCommand() *cli.Command {
+	row, _ := stage.Find("putback")
+	defaults := row.New().(*stage.PutbackArgs)
 	return &cli.Command{
 		Name: "putback", Usage: "send back what a run still has aside", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep putback 20261123T231500Z-ab12
 spoolsweep putback 20261123T231500Z-ab12 -y --expect 614
-spoolsweep putback 20261123T231500Z-ab12 --include-spam -y --expect 2614`,
+spoolsweep putback 20261123T231500Z-ab12 --include-spam -y --expect 2614
+spoolsweep putback -l chavez --adopt incoming.spamfull --adopt active.spamfull`,
 		Description: `Message by message into the running Postfix, as restore does it. What was judged
 spam, or is the flood's, goes only with --include-spam. First it is shown how
 many would go; on a terminal that number is typed, under -y it is --expect N,
-over all hosts. Without RUN: the one with mail aside.`,
+over all hosts. Without RUN: the one with mail aside.
+
+--adopt DIR takes on a directory QUEUE.spamfull that was set aside by hand, with
+its logs: it becomes a run like any other, whose mail can be looked at, judged
+('spoolsweep resume RUN -e @rules.yaml'), put back and purged.`,
 		Flags: commonFlags(yesFlag(),
+			&cli.StringSliceFlag{Name: "adopt", Usage: "first take on `DIR`, such as incoming.spamfull, that was set aside by hand (repeatable)"},
 			&cli.BoolFlag{Name: "include-spam", Usage: "all of it, the flood too"},
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"},
 			&cli.StringFlag{Name: "expired", Value: "leave", Usage: "mail past its lifetime: `WAY` leave, requeue (with a new lifetime) or send (Postfix returns it after one try)"},
 			&cli.StringFlag{Name: "rate", Value: "50/s", Usage: "`RATE` of messages at most; 0: no ceiling"},
-			&cli.Int64Flag{Name: "live-max", Value: 500, Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
+			&cli.Int64Flag{Name: "live-max", Value: int64(defaults.LiveMax), Usage: "wait while incoming and active hold `N` more than before; 0: no limit"},
 		),
 		OnUsageError: usageError,
 		Action:       putbackAction,
@@ -56,6 +66,15 @@ func putbackAction(c *cli.Context) error {
 	if err := args.Rate.UnmarshalJSON([]byte(strconv.Quote(c.String("rate")))); err != nil {
 		return err
 	}
+	adopt := &stage.AdoptArgs{Directories: c.StringSlice("adopt")}
+	if c.IsSet("adopt") {
+		if c.Args().Present() {
+			return usageError(c, errors.New("--adopt makes a run of its own: it goes with no RUN"), false)
+		}
+		if err := adopt.Check(); err != nil {
+			return fmt.Errorf("--adopt: %w", err)
+		}
+	}
 	s, err := begin(c, nil)
 	if err != nil {
 		return err
@@ -65,7 +84,13 @@ func putbackAction(c *cli.Context) error {
 		return errors.New("there is no terminal to ask on: give -y --expect N")
 	}
 	ctx := c.Context
-	id, on, err := s.find(ctx, c.Args().First(), func(r *run.State) bool { return r.Aside > 0 && r.Phase != run.Working })
+	asked := c.Args().First()
+	if c.IsSet("adopt") {
+		if asked, err = s.adopt(ctx, adopt); err != nil || asked == "" {
+			return errors.Join(err, s.end(ctx))
+		}
+	}
+	id, on, err := s.find(ctx, asked, func(r *run.State) bool { return r.Aside > 0 && r.Phase != run.Working })
 	if err != nil {
 		return err
 	}
@@ -97,6 +122,89 @@ func putbackAction(c *cli.Context) error {
 	})
 	return s.end(ctx)
 }
+
+// adopt begins a run on every host that has one of the directories, whose first
+// stage takes them on. Its next one waits for rules, so that the run is one like
+// any other.
+func (s *sweep) adopt(ctx context.Context, args *stage.AdoptArgs) (id string, err error) {
+	var mu sync.Mutex // guards on
+	on := map[*member]*stage.AdoptArgs{}
+	s.eachOf(s.members, func(m *member) error {
+		var counts stage.Counts
+		text, err := s.fetch(ctx, m, 0, "count", &stage.CountArgs{}, "")
+		if err != nil {
+			return err
+		}
+		if !decode(text, &counts) {
+			return fmt.Errorf("%s: answers what cannot be read", m.host.Name)
+		}
+		m.Status = show.OK
+		here := new(stage.AdoptArgs)
+		for _, name := range args.Directories {
+			left, there := counts.SetAside[name]
+			switch {
+			case !there:
+				s.Note(m.host.Name, "has no %s", name)
+			case left.Run != "":
+				return fmt.Errorf("%s is what run %s has set aside: 'spoolsweep putback %s'", name, left.Run, left.Run)
+			default:
+				here.Directories = append(here.Directories, name)
+			}
+		}
+		if len(here.Directories) > 0 {
+			mu.Lock()
+			on[m] = here
+			mu.Unlock()
+		}
+		return nil
+	})
+	if len(on) == 0 {
+		s.nothing("nothing to adopt")
+		return "", nil
+	}
+	id = newRunID()
+	s.Note("", "run %s", id)
+	d := &driver{sweep: s, run: id, controller: newToken(), slots: newSlots(0, 0)}
+	var names []string
+	var going []*member
+	for _, m := range s.members {
+		if on[m] != nil {
+			names, going = append(names, m.host.Name), append(going, m)
+		}
+	}
+	s.eachAll(going, func(m *member) error { return d.adopt(ctx, m, names, on[m]) })
+	return id, nil
+}
+
+// adopt begins the run on one host.
+func (d *driver) adopt(ctx context.Context, m *member, hosts []string, args *stage.AdoptArgs) error {
+	text, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	row, _ := stage.Find("restore")
+	defaults := row.New().(*stage.RestoreArgs)
+	info := run.Info{
+		Run: d.run, Host: m.host.Name, Hosts: hosts, Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: "adopt",
+		Playbook: fmt.Sprintf(adoptPlaybook, float64(defaults.Rate), defaults.LiveMax, strings.Join(args.Directories, ", ")), Vars: m.vars,
+		Steps: []stage.Step{{Stage: "adopt", Args: text}},
+	}
+	if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
+		return err
+	}
+	return d.drive(ctx, m, 1)
+}
+
+// adoptPlaybook is the playbook of the record: with rules the run goes on as a
+// sweep does.
+const adoptPlaybook = `name: adopt
+vars: {spam: {}, ham: {}, rate: %v, live_max: %d, expired: leave}
+stages:
+  - adopt: {directories: [%s]}
+  - classify: {spam: "{{ .spam }}", ham: "{{ .ham }}"}
+  - confirm: {show: classify}
+  - restore: {rate: "{{ .rate }}", live_max: "{{ .live_max }}", expired: "{{ .expired }}"}
+`
 
 // preview counts on every host what would go, and shows it by verdict and source.
 func (s *sweep) preview(ctx context.Context, id string, members []*member, args *stage.PutbackArgs) (map[*member]int64, error) {

@@ -22,6 +22,7 @@ func suspectsCommand() *cli.Command {
 		UsageText: `spoolsweep suspects
 spoolsweep suspects -l chavez --since 2h --top 20
 spoolsweep suspects --aside 20261123T231500Z-ab12 -o json
+spoolsweep suspects --sample 5
 spoolsweep suspects --queue deferred --since 0`,
 		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
 what the one unfinished run of these hosts has aside, else the live queues.
@@ -32,12 +33,17 @@ the journal. Several Postfix on one host may share a log: each tells all of it.
 A login counts where a message was sent with it; failed logins are told apart.
 Each address to which bounces come back has a finding: hacked (logins or mail
 of it), script (mail of it was submitted on the host), no-such-user, or forged
-(nothing was sent by it: do not disable it).`,
+(nothing was sent by it: do not disable it). With more than 8,192 different
+values of a kind, such as recipients of spam, a count may be a little too low.
+
+--sample N also decodes N messages of each host for reading, as the command
+sample draws and shows them.`,
 		Flags: commonFlags(
 			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
 			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
 			&cli.StringFlag{Name: "since", Value: "24h", Usage: "read the mail log of the last `TIME`; 0: all there is"},
 			&cli.IntFlag{Name: "top", Value: 10, Usage: "list the `N` most frequent of each"},
+			&cli.IntFlag{Name: "sample", Usage: "show `N` messages of each host too, at most 20"},
 		),
 		OnUsageError: usageError,
 		Action:       suspectsAction,
@@ -60,6 +66,13 @@ func suspectsAction(c *cli.Context) error {
 	if err := args.Check(); err != nil {
 		return fmt.Errorf("--%w", err)
 	}
+	var sample *stage.SampleArgs
+	if c.IsSet("sample") {
+		sample = &stage.SampleArgs{Messages: stage.Number(c.Int("sample")), LiveQueues: args.LiveQueues}
+		if err := sample.Check(); err != nil {
+			return fmt.Errorf("--sample: %w", err)
+		}
+	}
 	if err := checkWhichMail(c); err != nil {
 		return err
 	}
@@ -81,6 +94,9 @@ func suspectsAction(c *cli.Context) error {
 			return nil
 		}
 		r, err := s.suspects(c.Context, m, args, aside)
+		if err == nil && sample != nil {
+			r.Sample, err = s.sample(c.Context, m, sample, aside)
+		}
 		if err == nil {
 			m.Status = show.OK
 			mu.Lock()
@@ -139,4 +155,17 @@ func (s *sweep) suspects(ctx context.Context, m *member, args *stage.SuspectsArg
 		e.Instance = m.Instance
 		s.Event(e)
 	})
+}
+
+// sample asks one host for messages to read.
+func (s *sweep) sample(ctx context.Context, m *member, args *stage.SampleArgs, aside string) (*stage.Sampled, error) {
+	text, err := s.fetch(ctx, m, 0, "sample", args, aside)
+	if err != nil {
+		return nil, err
+	}
+	r := new(stage.Sampled)
+	if !decode(text, r) {
+		return nil, fmt.Errorf("%s: its samples cannot be read", m.host.Name)
+	}
+	return r, nil
 }

@@ -47,6 +47,28 @@ func TestSuspectsCommand(t *testing.T) {
 	if all == nil || all.Read != 600 || len(all.Senders) != 2 || all.Logins[0].Count != sum {
 		t.Errorf("together: %+v", all)
 	}
+	// Messages to read, of each host, decoded; not of the fleet.
+	r = f.spoolsweep("suspects", "--sample", "4", "-o", "json")
+	r.want(t, 0)
+	if err := json.Unmarshal([]byte(r.out), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range doc.Hosts {
+		var s stage.Suspects
+		if err := json.Unmarshal(h.Result, &s); err != nil || s.Sample == nil || len(s.Sample.Samples) != 4 || s.Sample.Messages != 300 || s.Read != 300 {
+			t.Errorf("%s: %v, %+v", h.Host, err, s.Sample)
+		}
+	}
+	if doc.Summary.Suspects.Sample != nil {
+		t.Error("the fleet has a sample")
+	}
+	r = f.spoolsweep("suspects", "--sample", "2", "-l", "chavez")
+	r.want(t, 0, "300 messages  2 of them shown", "1 of ")
+	if n := strings.Count(r.out, "| Subject: "); n != 2 {
+		t.Errorf("%d subjects are shown, want 2:\n%s", n, r.out)
+	}
+	f.spoolsweep("suspects", "--sample", "21").want(t, statusUsage, "--sample: ", "from 1 to 20")
+
 	f.spoolsweep("suspects", "--queue", "hold").want(t, 0, "the live queues hold:", "0 messages  read")
 
 	run := runID.FindString(f.spoolsweep("run", "backscatter", "-y").err)

@@ -27,6 +27,8 @@ func Main() {
 		err = sinkMain()
 	case "inject":
 		err = json.NewEncoder(os.Stdout).Encode(injectAll(bufio.NewReader(os.Stdin), os.Args[1]))
+	case "trickle":
+		err = trickleMain()
 	default:
 		err = fmt.Errorf("unknown role %q", name)
 	}

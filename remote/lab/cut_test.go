@@ -46,7 +46,7 @@ func sweepAway(t *testing.T, h *lab.Host, more ...string) []string {
 }
 
 // eventually asks again and again: nothing tells what happens inside a host.
-func eventually(t *testing.T, limit time.Duration, what string, so func() bool) {
+func eventually(t testing.TB, limit time.Duration, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); !so(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -417,7 +417,7 @@ func TestPutBack(t *testing.T) {
 			id := runIn(t, ends(t, row.status, f, args...))
 
 			n := putBackCount(t, f, id)
-			succeeds(t, f, "putback", id, "-y", "--expect", strconv.Itoa(n), "--rate", "0")
+			succeeds(t, f, "putback", id, "-y", "--expect", strconv.Itoa(n), "--rate", "0", "--live-max", "0")
 			a, err := h.Audit(t.Context())
 			must(t, err)
 			sent := a.In(live...)
@@ -505,7 +505,7 @@ func queueID(a lab.Audit, id string) string {
 
 // files are all files below a directory of the spool: their names alone, since
 // Postfix chooses the subdirectories.
-func files(t *testing.T, h *lab.Host, dir string) map[string]bool {
+func files(t testing.TB, h *lab.Host, dir string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	must(t, filepath.WalkDir(filepath.Join(h.Spool(), dir), func(path string, e fs.DirEntry, err error) error {

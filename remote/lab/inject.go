@@ -28,42 +28,62 @@ const (
 type injected struct {
 	IDs   []string
 	Error string
+	Began []time.Time // of a trickle: when each was begun to be sent
 }
 
 // Inject sends the messages to the host's Postfix by SMTP, over four
 // connections, waiting for its port first. It returns when all are queued; after
 // an error some may be, and Injected tells which.
 func (h *Host) Inject(ctx context.Context, messages []Message) error {
-	cmd, err := h.helper("inject", h.smtp())
+	_, err := h.inject(ctx, messages, "inject", h.smtp())
+	return err
+}
+
+// Trickle sends a message each so often, over a connection of its own, as users
+// do: none waits for the one before. It returns when each was begun to be sent.
+func (h *Host) Trickle(ctx context.Context, messages []Message, every time.Duration) (map[string]time.Time, error) {
+	done, err := h.inject(ctx, messages, "trickle", h.smtp(), every.String())
 	if err != nil {
-		return err
+		return nil, err
+	}
+	began := map[string]time.Time{}
+	for i, m := range messages {
+		began[m.ID] = done.Began[i]
+	}
+	return began, nil
+}
+
+func (h *Host) inject(ctx context.Context, messages []Message, role string, args ...string) (injected, error) {
+	var done injected
+	cmd, err := h.helper(role, args...)
+	if err != nil {
+		return done, err
 	}
 	order, err := json.Marshal(messages)
 	if err != nil {
-		return err
+		return done, err
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(order), &stdout, &stderr
 	if err := cmd.Start(); err != nil {
-		return err
+		return done, err
 	}
 	// nsenter dies by the signal; the helper ends when it has nobody to read it.
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
 	defer stop()
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("inject into %s: %w: %s", h.Name, errors.Join(err, ctx.Err()), tail(stderr.Bytes(), 500))
+		return done, fmt.Errorf("inject into %s: %w: %s", h.Name, errors.Join(err, ctx.Err()), tail(stderr.Bytes(), 500))
 	}
-	var done injected
 	if err := json.Unmarshal(stdout.Bytes(), &done); err != nil {
-		return fmt.Errorf("inject into %s: %w", h.Name, err)
+		return done, fmt.Errorf("inject into %s: %w", h.Name, err)
 	}
 	if err := h.remember(done.IDs); err != nil {
-		return err
+		return done, err
 	}
 	if done.Error != "" {
-		return fmt.Errorf("inject into %s: %s", h.Name, done.Error)
+		return done, fmt.Errorf("inject into %s: %s", h.Name, done.Error)
 	}
-	return nil
+	return done, nil
 }
 
 // Injected returns the ids of all messages that the host's Postfix has taken
@@ -128,6 +148,48 @@ feed:
 	close(next)
 	workers.Wait()
 	return done
+}
+
+// trickleMain is the helper "trickle ADDRESS EVERY".
+func trickleMain() error {
+	if len(os.Args) != 3 {
+		return errors.New("usage: trickle ADDRESS EVERY")
+	}
+	every, err := time.ParseDuration(os.Args[2])
+	if err != nil {
+		return err
+	}
+	var messages []Message
+	if err := json.NewDecoder(os.Stdin).Decode(&messages); err != nil {
+		return err
+	}
+	var (
+		all  sync.WaitGroup
+		mu   sync.Mutex // guards IDs and Error
+		done = injected{Began: make([]time.Time, len(messages))}
+	)
+	first := time.Now()
+	for i, m := range messages {
+		time.Sleep(time.Until(first.Add(time.Duration(i) * every)))
+		done.Began[i] = time.Now()
+		all.Go(func() {
+			one := make(chan Message, 1)
+			one <- m
+			close(one)
+			err := injectSome(os.Args[1], one, func(id string) {
+				mu.Lock()
+				defer mu.Unlock()
+				done.IDs = append(done.IDs, id)
+			})
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				done.Error = err.Error()
+			}
+		})
+	}
+	all.Wait()
+	return json.NewEncoder(os.Stdout).Encode(done)
 }
 
 func injectSome(address string, messages <-chan Message, queued func(id string)) error {

@@ -107,9 +107,11 @@ func (h *Host) smtp() string {
 	return fmt.Sprintf("127.0.0.1:%d", h.port)
 }
 
+// sink is where the sink listens: the first instance's on every address of the
+// loopback net, each of which is a destination of its own to the queue manager.
 func (h *Host) sink() string {
 	if h.Instance == "" {
-		return "127.0.0.1:9"
+		return ":9"
 	}
 	return fmt.Sprintf("127.0.0.1:%d", h.port+sinkAbove)
 }

@@ -32,7 +32,7 @@ func ssh(ctx context.Context, h *lab.Host, user string, argv ...string) (string,
 	return strings.TrimSpace(string(out)), err
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -55,7 +55,7 @@ type hostPool struct {
 // hosts lends a test n hosts, each as new: empty spool, Postfix and sshd
 // running, link up, nothing listening for the mail. They go back when the test
 // ends. Without SPOOLSWEEP_LAB the test is skipped.
-func hosts(t *testing.T, n int) []*lab.Host {
+func hosts(t testing.TB, n int) []*lab.Host {
 	t.Helper()
 	lent := pool.take(t, n)
 	t.Cleanup(func() {
@@ -81,7 +81,7 @@ func hosts(t *testing.T, n int) []*lab.Host {
 	return lent
 }
 
-func (p *hostPool) take(t *testing.T, n int) []*lab.Host {
+func (p *hostPool) take(t testing.TB, n int) []*lab.Host {
 	t.Helper()
 	p.changed.L.Lock()
 	defer p.changed.L.Unlock()
@@ -103,7 +103,7 @@ func (p *hostPool) take(t *testing.T, n int) []*lab.Host {
 }
 
 // open starts or finds the lab, at the first test that needs it.
-func (p *hostPool) open(t *testing.T) {
+func (p *hostPool) open(t testing.TB) {
 	switch where := os.Getenv("SPOOLSWEEP_LAB"); where {
 	case "":
 		t.Skip("needs real mail hosts: SPOOLSWEEP_LAB=require go test ./remote/lab as root, or the directory of a lab that runs (go run ./cmd/lab up chavez peltier)")
@@ -137,7 +137,7 @@ func (p *hostPool) down() error {
 
 // showLog prints the end of a host's mail log, where the reason of most failures
 // stands.
-func showLog(t *testing.T, h *lab.Host) {
+func showLog(t testing.TB, h *lab.Host) {
 	data, err := os.ReadFile(h.Dir + "/upper/var/log/mail.log")
 	if err != nil {
 		t.Log(err)

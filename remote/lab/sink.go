@@ -29,12 +29,16 @@ const (
 	// above qmgr_message_active_limit in incoming.
 	Hold State = "hold"
 	// Deliver: mail is taken and stored as files in the host's delivered directory,
-	// save for recipients whose address begins with "later." or "never.".
+	// save for recipients whose address begins with "later." or "never."; mail for
+	// one that begins with "slow." is taken only after a while.
 	Deliver State = "deliver"
 	// Bounce: every recipient is refused with 550; mail is returned to its sender,
 	// and what cannot be returned is dropped.
 	Bounce State = "bounce"
 )
+
+// slowAnswer is how long the sink thinks about mail for a "slow." recipient.
+const slowAnswer = 3 * time.Second
 
 // kickLimit is for postkick, which waits for ever where the queue manager dies.
 const kickLimit = 5 * time.Second
@@ -123,7 +127,7 @@ func sinkMain() error {
 	if len(os.Args) != 4 {
 		return errors.New("usage: sink STATE ADDRESS STORE")
 	}
-	listener, err := net.Listen("tcp", os.Args[2])
+	listener, err := net.Listen("tcp4", os.Args[2])
 	if err != nil {
 		return err
 	}
@@ -162,7 +166,7 @@ type mailStore struct {
 
 // serve speaks as much SMTP as Postfix's client needs.
 func (s *mailStore) serve(c *textproto.Conn) error {
-	reply, taken := "220 sink.lab.test ESMTP", 0
+	reply, taken, slow := "220 sink.lab.test ESMTP", 0, false
 	for {
 		if err := c.PrintfLine("%s", reply); err != nil {
 			return err
@@ -187,12 +191,15 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 			if err != nil {
 				return err
 			}
+			if slow {
+				time.Sleep(slowAnswer)
+			}
 			if err := s.keep(mail); err != nil {
 				return err
 			}
 			reply = "250 2.0.0 stored"
 		case "MAIL":
-			reply, taken = "250 2.1.0 ok", 0
+			reply, taken, slow = "250 2.1.0 ok", 0, false
 		case "RCPT":
 			address := strings.TrimPrefix(strings.ToLower(line[len(verb):]), " to:<")
 			switch {
@@ -205,6 +212,7 @@ func (s *mailStore) serve(c *textproto.Conn) error {
 			default:
 				reply = "250 2.1.5 ok"
 				taken++
+				slow = slow || strings.HasPrefix(address, "slow.")
 			}
 		case "QUIT":
 			return c.PrintfLine("221 2.0.0 bye")

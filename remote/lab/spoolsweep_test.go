@@ -85,10 +85,14 @@ type fleet struct {
 	known     string // file of host keys; "" is the lab's
 }
 
+// noLiveMax is for servers that never answer: what went back stays live there, and
+// a restore that waits for it would wait for ever.
+const noLiveMax = "    live_max: 0\n"
+
 // newFleet writes an inventory of the hosts. vars are lines such as
 // "queue_warn: 50", and hold for all of them; they come last, so that
 // "ansible_user: admin" has its way.
-func newFleet(t *testing.T, hosts []*lab.Host, vars ...string) *fleet {
+func newFleet(t testing.TB, hosts []*lab.Host, vars ...string) *fleet {
 	t.Helper()
 	f := &fleet{hosts: hosts, inventory: filepath.Join(t.TempDir(), "inventory.yaml")}
 	var b strings.Builder
@@ -102,6 +106,9 @@ func newFleet(t *testing.T, hosts []*lab.Host, vars ...string) *fleet {
 	}
 	if !slices.ContainsFunc(vars, func(v string) bool { return strings.HasPrefix(v, "watch:") }) {
 		b.WriteString("    watch: 0\n") // a minute's wait in every test
+	}
+	if !slices.ContainsFunc(vars, func(v string) bool { return strings.HasPrefix(v, "live_max:") }) {
+		b.WriteString(noLiveMax)
 	}
 	for _, v := range vars {
 		b.WriteString("    " + v + "\n")
@@ -137,19 +144,19 @@ func (r result) String() string {
 }
 
 // spoolsweep runs the program to its end.
-func spoolsweep(t *testing.T, f *fleet, args ...string) result {
+func spoolsweep(t testing.TB, f *fleet, args ...string) result {
 	t.Helper()
 	return start(t, f, args...).wait()
 }
 
 // succeeds is spoolsweep where nothing but success is right.
-func succeeds(t *testing.T, f *fleet, args ...string) result {
+func succeeds(t testing.TB, f *fleet, args ...string) result {
 	t.Helper()
 	return ends(t, 0, f, args...)
 }
 
 // ends is spoolsweep where only one exit status is right.
-func ends(t *testing.T, status int, f *fleet, args ...string) result {
+func ends(t testing.TB, status int, f *fleet, args ...string) result {
 	t.Helper()
 	r := spoolsweep(t, f, args...)
 	if r.status != status {
@@ -159,14 +166,14 @@ func ends(t *testing.T, status int, f *fleet, args ...string) result {
 }
 
 // spoolsweepJSON runs the program with -o json.
-func spoolsweepJSON(t *testing.T, f *fleet, args ...string) (*show.Document, result) {
+func spoolsweepJSON(t testing.TB, f *fleet, args ...string) (*show.Document, result) {
 	t.Helper()
 	r := spoolsweep(t, f, append(args, "-o", "json")...)
 	return document(t, r), r
 }
 
 // document decodes what -o json printed.
-func document(t *testing.T, r result) *show.Document {
+func document(t testing.TB, r result) *show.Document {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(r.out))
 	d.DisallowUnknownFields()
@@ -178,7 +185,7 @@ func document(t *testing.T, r result) *show.Document {
 }
 
 // hostIn finds one host's part of a document.
-func hostIn(t *testing.T, doc *show.Document, h *lab.Host) *show.Host {
+func hostIn(t testing.TB, doc *show.Document, h *lab.Host) *show.Host {
 	t.Helper()
 	instance := stdcmp.Or(h.Instance, "-")
 	i := slices.IndexFunc(doc.Hosts, func(s *show.Host) bool { return s.Host == h.Name && s.Instance == instance })
@@ -203,7 +210,7 @@ func runIn(t *testing.T, r result) string {
 // running is the program at work.
 type running struct {
 	*exec.Cmd
-	t    *testing.T
+	t    testing.TB
 	args string
 
 	mu     sync.Mutex // guards the rest
@@ -223,7 +230,7 @@ type said struct {
 }
 
 // commandLine is what to execute for a command of the program, and its environment.
-func commandLine(t *testing.T, f *fleet, args ...string) (argv, env []string) {
+func commandLine(t testing.TB, f *fleet, args ...string) (argv, env []string) {
 	t.Helper()
 	built.Store(true)
 	p, err := program()
@@ -237,7 +244,7 @@ func commandLine(t *testing.T, f *fleet, args ...string) (argv, env []string) {
 }
 
 // start starts the program. It is killed when the test ends.
-func start(t *testing.T, f *fleet, args ...string) *running {
+func start(t testing.TB, f *fleet, args ...string) *running {
 	t.Helper()
 	argv, env := commandLine(t, f, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)

@@ -167,6 +167,9 @@ func (c *Counts) Lines() []Line {
 			more = ""
 		} else {
 			more += ", since " + Age(left.Age)
+			if _, err := spool.ParseAside(name); err == nil && left.Run == "" {
+				more += " ('spoolsweep putback --adopt " + name + "' takes it on)"
+			}
 		}
 		add(name, left.Count, more)
 	}

@@ -32,8 +32,14 @@ const (
 	sendExpired    = "send"
 )
 
+// liveMax keeps new mail from waiting for what is restored, however slow the
+// servers are that it is for: of the 100 deliveries that Postfix makes at a time
+// (default_process_limit) most stay free for other servers, and of the 20 to one
+// server (default_destination_concurrency_limit) few are waited for.
+const liveMax = 30
+
 func newRestoreArgs() RestoreArgs {
-	return RestoreArgs{Rate: 50, LiveMax: 500, Canary: canarySize, Expired: leaveExpired}
+	return RestoreArgs{Rate: 50, LiveMax: liveMax, Canary: canarySize, Expired: leaveExpired}
 }
 
 // Check refuses an unknown way to treat what has expired: decoding has refused

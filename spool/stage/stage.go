@@ -67,7 +67,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &purge, &remove}
+var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {

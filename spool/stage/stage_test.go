@@ -111,10 +111,16 @@ func TestParse(t *testing.T) {
 		{"command", `{"run": "do\u0000"}`, "error command: run: no command line has a null byte"},
 		{"restart", `{}`, `{"service":"auto"}`},
 		{"restart", `{"service": "-x"}`, `error restart: service: "-x" is neither`},
-		{"restore", `{}`, `{"rate":50,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"restore", `{}`, `{"rate":50,"live_max":30,"canary":50,"expired":"leave"}`},
 		{"restore", `{"rate": "3000/m", "live_max": "7"}`, `{"rate":50,"live_max":7,"canary":50,"expired":"leave"}`},
-		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":500,"canary":50,"expired":"leave"}`},
+		{"putback", `{"include_spam": true, "expect": 5, "rate": 0}`, `{"include_spam":true,"expect":5,"rate":0,"live_max":30,"canary":50,"expired":"leave"}`},
 		{"restore", `{"expired": "bounce"}`, `error restore: expired: "bounce" is none of leave, requeue, send`},
+		{"adopt", `{"directories": ["hold.spamfull.2", "defer.spamfull"]}`, `{"directories":["hold.spamfull.2","defer.spamfull"]}`},
+		{"adopt", `{"directories": []}`, "error adopt: directories: none is named"},
+		{"adopt", `{"directories": ["incoming"]}`, `error adopt: directories: "incoming" is no QUEUE.spamfull`},
+		{"adopt", `{"directories": ["../incoming.spamfull"]}`, `error adopt: directories: "../incoming.spamfull" is no QUEUE.spamfull`},
+		{"adopt", `{"directories": ["corrupt.spamfull"]}`, "error adopt: directories: queue corrupt"},
+		{"adopt", `{"directories": ["hold.spamfull", "hold.spamfull.2"]}`, "error adopt: directories: two of hold"},
 		{"putback", `{"expect": -1}`, "error putback: -1 is no whole number from 0"},
 	} {
 		row, _ := Find(tt.stage)
@@ -327,6 +333,7 @@ func TestResultJSON(t *testing.T) {
 		"delete":  &Removed{Matched: 5, Removed: spool.Removed{Deleted: 5}},
 		"restore": &Restored{Moved: spool.Moved{Restored: 3, Collisions: 1, Failed: 1, ByQueue: map[string]int64{"incoming": 3}, SentMeanwhile: 2, Failures: []string{"incoming.spamfull/4XM: exists"}}, Left: 7, Unreadable: 1,
 			Expired: 1, Lapsed: []string{"incoming.spamfull/4XN"}, Canary: &Confirm{Reasons: []string{"of the 50 messages that went first 23 were refused (5xx), such as 4XP (5.1.1)"}, Ham: 5, Spam: 2, List: "canary of abc"}},
+		"adopt":   &Aside{Queues: map[spool.Queue]AsideQueue{spool.Hold: {Messages: 7, To: "hold.spamfull.2"}}},
 		"putback": &Restored{Moved: spool.Moved{ByQueue: map[string]int64{}}, Left: 1, Kept: []string{"incoming.spamfull"}},
 	}
 	var b strings.Builder

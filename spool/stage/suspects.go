@@ -283,9 +283,12 @@ type Suspects struct {
 	// Log is where logins and submissions stand, of a host with several instances:
 	// they may have one log, and then each tells all that is in it.
 	Log string `json:"log,omitempty"`
+	// Sample is what a command has drawn beside it. The stage never does, so that
+	// no mail enters the record of a run.
+	Sample *Sampled `json:"sample,omitempty"`
 }
 
-// Lines tells the most frequent of each.
+// Lines tells the most frequent of each, and the sample.
 func (s *Suspects) Lines() []Line {
 	var lines []Line
 	for _, l := range s.Logins {
@@ -330,7 +333,11 @@ func (s *Suspects) Lines() []Line {
 	if s.Partial {
 		read.Text = "not all: the counts are of a part of it"
 	}
-	return append(lines, read)
+	lines = append(lines, read)
+	if s.Sample != nil {
+		lines = append(lines, s.Sample.Lines()...)
+	}
+	return lines
 }
 
 // stampOfLine is a moment for people, in UTC.
