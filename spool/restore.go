@@ -103,6 +103,7 @@ const (
 type batchRecord struct {
 	Token string      `json:"token"`
 	Moves []intention `json:"moves"`
+	At    int64       `json:"at,omitempty"` // seconds since 1970
 
 	seq int64
 }
@@ -112,7 +113,9 @@ type intention struct {
 	To    string `json:"t,omitempty"` // incoming, deferred/B, incoming.name-collisions; "": it is to be removed
 	ID    string `json:"q"`
 	Inode uint64 `json:"i"`
-	Size  int64  `json:"z,omitempty"` // of what is to be removed, for the account
+	// Of what is to be removed, for the account: what nobody has any more.
+	Size int64  `json:"z,omitempty"`
+	Sum  []byte `json:"h,omitempty"` // SHA-256 of a message
 }
 
 // outcomeRecord closes a batch: the intentions, by index, that were not done.
@@ -552,7 +555,7 @@ func (r *restorer) batch(list []Mail) error {
 	// old one would not show what is taken in the new one.
 	r.close()
 	r.planned, r.moved = map[string]bool{}, r.moved[:0]
-	b := batchRecord{Token: r.opt.Token}
+	b := batchRecord{Token: r.opt.Token, At: time.Now().Unix()}
 	for _, m := range list {
 		r.spare()
 		moves, err := r.plan(m)

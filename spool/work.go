@@ -233,6 +233,9 @@ func (w *Work) replay(r Record) error {
 			return err
 		}
 		b.seq = r.Seq
+		for i := range b.Moves {
+			b.Moves[i].Sum = nil // for the account only, and a flood has many
+		}
 		w.moves, w.movedBefore = append(w.moves, b), nil
 	case kindOutcome:
 		var o outcomeRecord
