@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,6 +60,23 @@ func (p *Postfix) Holds(q Queue, id string) bool {
 	}
 	_, err := os.Lstat(filepath.Join(p.QueueDirectory, string(q), p.hashDir(q, id), id))
 	return err == nil
+}
+
+// HoldsFile is the live queue that has that very file, "" if none has.
+func (p *Postfix) HoldsFile(id string, inode uint64) Queue {
+	if !queuefile.ValidID(id) {
+		return ""
+	}
+	for _, q := range live {
+		s, err := os.Lstat(filepath.Join(p.QueueDirectory, string(q), p.hashDir(q, id), id))
+		if err != nil {
+			continue
+		}
+		if sys, ok := s.Sys().(*syscall.Stat_t); ok && sys.Ino == inode {
+			return q
+		}
+	}
+	return ""
 }
 
 // Options are the manners of a restore.

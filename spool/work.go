@@ -314,6 +314,9 @@ func (w *Work) moved(m Mail) bool {
 	return w.movedBefore[file{m.ID, m.Inode}]
 }
 
+// Batches is how many batches of moves and removals this run has journaled.
+func (w *Work) Batches() int { return len(w.moves) }
+
 // standing are the directories that this run has set aside and that still are
 // there. What has the name by now may be another run's: the inode tells.
 func (w *Work) standing() ([]want, error) {

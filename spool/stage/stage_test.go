@@ -288,6 +288,10 @@ func TestResultJSON(t *testing.T) {
 					Login: "ana", Arrived: time.Date(2026, 11, 23, 23, 15, 0, 0, time.UTC), Size: 1234, Run: runID, Verdict: "spam"},
 				{Where: "hold/4XL", As: []string{"recipient"}, Recipients: []string{"ana@here.test"}},
 			},
+			Gone: 2, AtLeast: true, Ledger: []FoundMail{
+				{Where: "deferred.spamfull/4XM", As: []string{"recipient"}, Recipients: []string{"ana@here.test"}, Run: runID, Verdict: "ham",
+					Fate: FateRestored, To: "deferred/A", Time: moment, By: "bob@laptop"},
+			},
 		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},
 		"set-aside": &Aside{Queues: map[spool.Queue]AsideQueue{spool.Incoming: {Messages: 7, To: "incoming.spamfull"}, spool.Defer: {To: "defer.spamfull"}}},
