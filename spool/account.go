@@ -132,3 +132,63 @@ func eachRecord(r io.Reader, fn func(Record) error) error {
 		}
 	}
 }
+
+// Forget writes the journal in dir anew, without the messages that its batches
+// name. It is for a run that has nothing aside any more, and that nobody works on:
+// what was moved cannot be looked up after that.
+func Forget(dir string) error {
+	path := filepath.Join(dir, journalName)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, err := bufio.NewReader(f).ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	lines := head
+	err = eachRecord(f, func(r Record) error {
+		var left any
+		switch r.Kind {
+		case kindIntent:
+			var b batchRecord
+			if err := json.Unmarshal(r.Data, &b); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+			left = batchRecord{Token: b.Token, At: b.At}
+		case kindOutcome:
+			var o outcomeRecord
+			if err := json.Unmarshal(r.Data, &o); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+			left = outcomeRecord{Intent: o.Intent}
+		default:
+			lines = append(lines, r.line()...)
+			return nil
+		}
+		text, err := json.Marshal(left)
+		lines = append(lines, Record{Seq: r.Seq, Kind: r.Kind, Data: text}.line()...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	fresh, err := openAppend(path + ".new")
+	if err != nil {
+		return err
+	}
+	if err = cutTail(fresh, 0); err == nil { // of an earlier try
+		err = appendSync(fresh, lines)
+	}
+	if err = errors.Join(err, fresh.Close()); err != nil {
+		return err
+	}
+	if err := replaceJournal(path+".new", path); err != nil {
+		return err
+	}
+	return syncPath(dir)
+}

@@ -150,55 +150,71 @@ func (e *Env) expire(ctx context.Context, p *spool.Postfix, v stage.Vars) error 
 }
 
 func (e *Env) expireOne(ctx context.Context, p *spool.Postfix, v stage.Vars, dir string) error {
-	before := time.Now().Add(-v.Keep())
-	// A look at one file is enough for nearly all.
-	journal, err := os.Stat(filepath.Join(dir, "journal"))
-	if err != nil || journal.ModTime().After(before) || !stage.HasLists(dir) {
+	// A look at a file or two is enough for nearly all.
+	if !stage.HasLists(dir) {
+		return nil
+	}
+	a, err := keptSums(dir) // of a try that died
+	if err != nil {
+		return err
+	}
+	if journal, err := os.Stat(filepath.Join(dir, "journal")); err != nil || a == nil && time.Since(journal.ModTime()) < v.Keep() {
 		return nil
 	}
 	folder, err := lockFolder(dir)
 	if errors.Is(err, spool.ErrBusy) {
-		return nil // somebody works on it
+		return nil // somebody works on it, as this very run does
 	}
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
+	if a == nil {
+		if a, err = e.lastSums(ctx, p, dir); err != nil || a == nil {
+			return err
+		}
+		if err := replaceJSON(dir, sumsName, a); err != nil {
+			return err
+		}
+	}
+	// The lists last: while there is one, whoever comes next goes on here.
+	if err := spool.Forget(dir); err != nil {
+		return err
+	}
+	return stage.RemoveLists(dir)
+}
+
+// lastSums are the sums of a run that has come to its end with nothing aside, nil
+// of any other.
+func (e *Env) lastSums(ctx context.Context, p *spool.Postfix, dir string) (*Account, error) {
 	info, err := readInfo(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	records, err := spool.ReadJournal(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	at, err := progressOf(records, len(info.Steps))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if at.failed == "" && at.next < len(info.Steps) {
-		return nil // it waits, or was broken off: its lists are wanted
+		return nil, nil // it waits, or was broken off: its lists are wanted
 	}
 	r, err := recordOf(p, dir, info)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a, err := keptSums(dir)
+	for _, set := range r.Sets {
+		if n, err := spool.CountIn(p, set.Aside); err != nil || n > 0 {
+			return nil, err
+		}
+	}
+	sums, err := stage.Ledger(ctx, p, *r, func(*stage.Entry) error { return nil }, func(error) {})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if a == nil {
-		sums, err := stage.Ledger(ctx, p, *r, func(*stage.Entry) error { return nil }, func(error) {})
-		if err != nil {
-			return err
-		}
-		if sums.Left > 0 {
-			return nil
-		}
-		now := time.Now().UTC()
-		if err := replaceJSON(dir, sumsName, Account{Sums: *sums, Removed: &now}); err != nil {
-			return err
-		}
-	}
-	return stage.RemoveLists(dir)
+	now := time.Now().UTC()
+	return &Account{Sums: *sums, Removed: &now}, nil
 }
