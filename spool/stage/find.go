@@ -67,16 +67,16 @@ var find = Row{
 
 // Found is the result of find.
 type Found struct {
-	Address  string      `json:"address"`
-	Messages int64       `json:"messages"` // that match
-	Looked   int64       `json:"messages_read"`
-	Unread   int64       `json:"unreadable"`
-	Mail     []FoundMail `json:"mail"` // the newest of them
+	Address  string       `json:"address"`
+	Messages int64        `json:"messages"` // that match
+	Looked   int64        `json:"messages_read"`
+	Unread   int64        `json:"unreadable"`
+	Mail     []*FoundMail `json:"mail"` // the newest of them
 	// Gone is how many more there are in the ledgers, which stand nowhere any more,
 	// and Ledger the newest of those. AtLeast says that there may be more.
-	Gone    int64       `json:"gone"`
-	AtLeast bool        `json:"at_least,omitempty"`
-	Ledger  []FoundMail `json:"ledger"`
+	Gone    int64        `json:"gone"`
+	AtLeast bool         `json:"at_least,omitempty"`
+	Ledger  []*FoundMail `json:"ledger"`
 }
 
 // FoundMail is one message, and what runs have said of it.
@@ -184,7 +184,7 @@ func findAll(ctx context.Context, h *Host, args *FindArgs, emit Emit) (*Found, e
 	for _, q := range spool.Queues {
 		dirs = append(dirs, string(q))
 	}
-	f := &Found{Address: args.Address, Mail: []FoundMail{}}
+	f := &Found{Address: args.Address, Mail: []*FoundMail{}}
 	judges := make([]*pattern.Judge, workers())
 	for i := range judges {
 		judges[i] = rules.Judge()
@@ -203,7 +203,8 @@ func findAll(ctx context.Context, h *Host, args *FindArgs, emit Emit) (*Found, e
 				case r.unreadable:
 					f.Unread++
 				case r.matches:
-					f.add(r.FoundMail)
+					m := r.FoundMail
+					f.add(&m)
 				}
 			}
 			if now := time.Now(); now.Sub(shown) >= progressEvery {
@@ -221,8 +222,8 @@ func findAll(ctx context.Context, h *Host, args *FindArgs, emit Emit) (*Found, e
 }
 
 // add keeps the newest; a message that moved on meanwhile is counted once.
-func (f *Found) add(m FoundMail) {
-	if i := slices.IndexFunc(f.Mail, func(o FoundMail) bool { return o.inode == m.inode && o.id == m.id }); i >= 0 {
+func (f *Found) add(m *FoundMail) {
+	if i := slices.IndexFunc(f.Mail, func(o *FoundMail) bool { return o.inode == m.inode && o.id == m.id }); i >= 0 {
 		f.Mail[i] = m
 		return
 	}
@@ -233,11 +234,14 @@ func (f *Found) add(m FoundMail) {
 	}
 }
 
-func (f *Found) trim() {
-	slices.SortFunc(f.Mail, func(a, b FoundMail) int {
+func (f *Found) trim() { f.Mail = newest(f.Mail) }
+
+// newest keeps the newest of messages, in that order.
+func newest(all []*FoundMail) []*FoundMail {
+	sortBy(all, func(a, b *FoundMail) int {
 		return cmp.Or(b.Arrived.Compare(a.Arrived), strings.Compare(a.Where, b.Where))
 	})
-	f.Mail = f.Mail[:min(len(f.Mail), foundKept)]
+	return all[:min(len(all), foundKept)]
 }
 
 // looked is what is kept of one message.
@@ -289,7 +293,7 @@ func brief(s string) string {
 // first, and adds what stands nowhere any more. The newest run that judged one
 // counts.
 func (f *Found) accounted(ctx context.Context, h *Host, args *FindArgs, emit Emit) error {
-	f.Ledger = []FoundMail{}
+	f.Ledger = []*FoundMail{}
 	if h.Records == nil {
 		return nil
 	}
@@ -307,14 +311,14 @@ func (f *Found) accounted(ctx context.Context, h *Host, args *FindArgs, emit Emi
 	}
 	defer l.Close()
 	s := &searching{Found: f, judge: rules.Judge(), fields: fields, looker: l, postfix: h.Postfix, seen: map[file]bool{}, at: map[file]*FoundMail{}}
-	for i := range f.Mail {
-		s.at[file{f.Mail[i].id, f.Mail[i].inode}] = &f.Mail[i]
+	for _, m := range f.Mail {
+		s.at[file{m.id, m.inode}] = m
 	}
 	for _, r := range records {
-		for i := range f.Mail {
-			dir, _, _ := strings.Cut(f.Mail[i].Where, "/")
-			if f.Mail[i].Run == "" && slices.ContainsFunc(r.Sets, func(s spool.Set) bool { return s.Aside == dir }) {
-				f.Mail[i].Run = r.Run
+		for _, m := range f.Mail {
+			dir, _, _ := strings.Cut(m.Where, "/")
+			if m.Run == "" && slices.ContainsFunc(r.Sets, func(s spool.Set) bool { return s.Aside == dir }) {
+				m.Run = r.Run
 			}
 		}
 		if err := s.search(ctx, &r); err != nil {
@@ -324,7 +328,7 @@ func (f *Found) accounted(ctx context.Context, h *Host, args *FindArgs, emit Emi
 			emit("warn", map[string]string{"message": fmt.Sprintf("run %s: %v", r.Run, err)})
 		}
 	}
-	s.trim()
+	s.gone = newest(s.gone)
 	f.Ledger = append(f.Ledger, s.gone...)
 	return nil
 }
@@ -338,7 +342,7 @@ type searching struct {
 	postfix *spool.Postfix
 	seen    map[file]bool
 	at      map[file]*FoundMail // what stands somewhere, of those that are listed
-	gone    []FoundMail
+	gone    []*FoundMail
 }
 
 // seenMax bounds what is remembered, so that a message that several lists have
@@ -380,7 +384,7 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 				s.Gone++
 				s.gone = append(s.gone, j.found(r.Run, as))
 				if len(s.gone) >= 2*foundKept {
-					s.trim()
+					s.gone = newest(s.gone)
 				}
 				return nil
 			})
@@ -389,8 +393,8 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 			}
 		}
 	}
-	for i := range s.gone {
-		if m := &s.gone[i]; m.Run == r.Run && m.Fate == "" {
+	for _, m := range s.gone {
+		if m.Run == r.Run && m.Fate == "" {
 			m.Fate = FateMissing
 			if live(m.Where) {
 				m.Fate = FateStayed
@@ -452,16 +456,9 @@ func (s *searching) matches(j *judged) []string {
 	return as
 }
 
-func (s *searching) trim() {
-	slices.SortFunc(s.gone, func(a, b FoundMail) int {
-		return cmp.Or(b.Arrived.Compare(a.Arrived), strings.Compare(a.Where, b.Where))
-	})
-	s.gone = s.gone[:min(len(s.gone), foundKept)]
-}
-
 // found is what a list has of a message.
-func (j *judged) found(run string, as []string) FoundMail {
-	m := FoundMail{
+func (j *judged) found(run string, as []string) *FoundMail {
+	m := &FoundMail{
 		Where: j.Aside + "/" + j.ID, As: as, Sender: j.Sender, Recipients: []string{}, Login: j.Login, Size: j.Size,
 		Arrived: time.Unix(j.Born, 0).UTC(), Run: run, Verdict: j.Verdict, id: j.ID, inode: j.Inode,
 	}

@@ -9,7 +9,6 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -312,12 +311,11 @@ func (l *ledger) listed(name string, fate func(*Entry, file)) error {
 
 // unlisted tells what was moved, and stands in no list.
 func (l *ledger) unlisted(moves map[file]*spool.Move, fate func(*Entry, file)) error {
-	for _, f := range slices.SortedFunc(maps.Keys(moves), func(a, b file) int { return int(moves[a].Seq - moves[b].Seq) }) {
+	for f, m := range moves {
 		if l.seen[f] {
 			continue
 		}
 		l.seen[f] = true
-		m := moves[f]
 		dir, sub, _ := strings.Cut(m.From, "/")
 		if err := l.tell(&judged{Mail: spool.Mail{Aside: dir, Sub: sub, ID: m.ID, Inode: m.Inode, Size: m.Size}}, nil, fate); err != nil {
 			return err

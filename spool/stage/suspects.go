@@ -365,7 +365,7 @@ func mergeTargets(a, b []Target) []Target {
 			have.Evidence = slices.Compact(have.Evidence)
 		}
 	}
-	slices.SortFunc(sum, func(a, b Target) int {
+	sortBy(sum, func(a, b Target) int {
 		return Value{Value: a.Value, Count: a.Count}.larger(Value{Value: b.Value, Count: b.Count})
 	})
 	return sum
