@@ -418,7 +418,10 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 		if from, _, _ := strings.Cut(v.From, "/"); from == dir && m.Fate == "" {
 			return nil // it stands there: it was not moved, or came there again
 		}
-		m.To, m.By = v.To, handOf(hands, v.Seq)
+		m.To = v.To
+		if i := handOf(hands, v.Seq); i >= 0 {
+			m.By = brief(hands[i].By)
+		}
 		if v.At > 0 {
 			m.Time = time.Unix(v.At, 0).UTC()
 		}

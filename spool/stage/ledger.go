@@ -3,12 +3,13 @@ package stage
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -113,16 +114,15 @@ type Hand struct {
 	By  string
 }
 
-// handOf is who had a run do what its journal has as record seq.
-func handOf(hands []Hand, seq int64) string {
-	by := ""
-	for _, h := range hands {
-		if h.Seq > seq {
-			break
+// handOf is which of them had a run do what its journal has as record seq, -1 if
+// nobody is known.
+func handOf(hands []Hand, seq int64) int {
+	for i, h := range slices.Backward(hands) {
+		if h.Seq <= seq {
+			return i
 		}
-		by = h.By
 	}
-	return brief(by)
+	return -1
 }
 
 // entryRules bounds the rules that an entry names.
@@ -130,7 +130,7 @@ const entryRules = 10
 
 // ledgerPart is how many messages of a ledger are held in memory at a time: a
 // larger run is gone through several times.
-const ledgerPart = 1 << 16
+const ledgerPart = 1 << 17
 
 // Ledger accounts for every message of a run: what its lists name, what its
 // journal says was moved or removed, and what stands in the directories that it
@@ -191,11 +191,10 @@ type ledger struct {
 	sums    Sums
 	again   int64 // messages that were moved back, and set aside once more
 
-	paths    map[string]string // one string for each
-	moves    map[file]*spool.Move
-	deleted  map[file]*spool.Move
-	standing map[file]spool.Mail
-	seen     map[file]bool
+	names  []string // of directories, of which many messages have one
+	number map[string]int32
+	moves  map[file]slot // of what was set aside
+	gone   map[file]slot // of what was deleted from a live queue
 }
 
 // file is one message's: an inode alone is given out again.
@@ -204,33 +203,44 @@ type file struct {
 	inode uint64
 }
 
-func (l *ledger) mine(id string) bool {
+// slot is what is known of a message in this part, in few bytes.
+type slot struct {
+	from, to     int32 // numbers of names
+	hand         int32
+	moved, open  bool
+	stands, seen bool
+	summed       bool
+	sum          [sha256.Size]byte
+	at, size     int64
+}
+
+func (l *ledger) mine(id []byte) bool {
 	sum := fnv.New32a()
-	io.WriteString(sum, id)
+	sum.Write(id)
 	return sum.Sum32()%l.parts == l.part
 }
 
-// path keeps one copy of a name that many messages have.
-func (l *ledger) path(name string) string {
-	if known, ok := l.paths[name]; ok {
-		return known
+func (l *ledger) name(dir string) int32 {
+	n, ok := l.number[dir]
+	if !ok {
+		n = int32(len(l.names))
+		l.names, l.number[dir] = append(l.names, dir), n
 	}
-	l.paths[name] = name
-	return name
+	return n
 }
 
 func (l *ledger) onePart() error {
-	l.paths, l.moves, l.deleted = map[string]string{}, map[file]*spool.Move{}, map[file]*spool.Move{}
-	l.standing, l.seen = map[file]spool.Mail{}, map[file]bool{}
+	l.names, l.number, l.moves, l.gone = nil, map[string]int32{}, map[file]slot{}, map[file]slot{}
 	err := spool.Moves(l.record.Dir, func(m spool.Move) error {
-		if !l.mine(m.ID) {
+		if !l.mine([]byte(m.ID)) {
 			return nil
 		}
-		m.From, m.To = l.path(m.From), l.path(m.To)
+		s := slot{from: l.name(m.From), to: l.name(m.To), hand: int32(handOf(l.hands, m.Seq)), moved: true, open: m.Open, at: m.At, size: m.Size}
+		s.summed = copy(s.sum[:], m.Sum) == sha256.Size
 		if live(m.From) {
-			l.deleted[file{m.ID, m.Inode}] = &m
+			l.gone[file{m.ID, m.Inode}] = s
 		} else {
-			l.moves[file{m.ID, m.Inode}] = &m
+			l.moves[file{m.ID, m.Inode}] = s
 		}
 		return l.ctx.Err()
 	}, nil)
@@ -240,7 +250,7 @@ func (l *ledger) onePart() error {
 	for _, dir := range l.dirs {
 		err := spool.Walk(l.postfix, dir, func(c spool.Chunk) error {
 			for _, id := range c.IDs {
-				if !l.mine(id) {
+				if !l.mine([]byte(id)) {
 					continue
 				}
 				m, err := c.Mail(dir, id)
@@ -250,8 +260,12 @@ func (l *ledger) onePart() error {
 				if err != nil {
 					return err
 				}
-				m.Sub = l.path(m.Sub)
-				l.standing[file{id, m.Inode}] = m
+				f := file{id, m.Inode}
+				s := l.moves[f]
+				if s.moved && !s.open {
+					l.again++
+				}
+				l.moves[f] = slot{from: l.name(path.Join(m.Aside, m.Sub)), stands: true, size: m.Size}
 			}
 			return l.ctx.Err()
 		})
@@ -259,44 +273,29 @@ func (l *ledger) onePart() error {
 			return err
 		}
 	}
-	if err := l.listed(verdictsName, l.aside); err != nil {
+	if err := l.all(verdictsName, l.moves, l.aside); err != nil {
 		return err
 	}
-	if err := l.unlisted(l.moves, l.aside); err != nil {
-		return err
-	}
-	for f, m := range l.standing { // since the last list, or without any
-		if !l.seen[f] {
-			if err := l.tell(&judged{Mail: m}, nil, l.aside); err != nil {
-				return err
-			}
-		}
-	}
-	l.seen = map[file]bool{} // what was restored may be deleted by the same run
-	if err := l.listed(doomedName, l.live); err != nil {
-		return err
-	}
-	return l.unlisted(l.deleted, l.live)
+	return l.all(doomedName, l.gone, l.live)
 }
 
-// live tells a live queue's directory from one that was set aside.
-func live(dir string) bool {
-	queue, _, _ := strings.Cut(dir, "/")
-	return slices.Contains(spool.Queues, spool.Queue(queue))
-}
-
-// listed tells what lists name, by the newest that names it.
-func (l *ledger) listed(name string, fate func(*Entry, file)) error {
+// all tells what lists name, each by the newest that names it, and then what is
+// in none: messages that were moved or came aside since, or without any.
+func (l *ledger) all(name string, known map[file]slot, fate func(*Entry, file, slot)) error {
 	for _, name := range listsAs(l.record.Dir, name) {
 		var rules []string
 		var failed error
-		_, err := eachListed(l.record.Dir, name, func(called []string) { rules = called }, func(j *judged) error {
+		err := eachOf(l.record.Dir, name, l.mine, func(called []string) { rules = called }, func(j *judged) error {
 			f := file{j.ID, j.Inode}
-			if !l.mine(j.ID) || l.seen[f] {
+			s := known[f]
+			if s.seen {
 				return nil
 			}
-			l.seen[f] = true
-			failed = cmp.Or(l.tell(j, rules, fate), l.ctx.Err())
+			e := j.entry(rules)
+			fate(e, f, s)
+			s.seen = true
+			known[f] = s
+			failed = cmp.Or(l.tell(e), l.ctx.Err())
 			return failed
 		})
 		if failed != nil {
@@ -306,34 +305,32 @@ func (l *ledger) listed(name string, fate func(*Entry, file)) error {
 			l.warn(fmt.Errorf("who sent some messages, and how they were judged, is not known: %w", err))
 		}
 	}
-	return nil
-}
-
-// unlisted tells what was moved, and stands in no list.
-func (l *ledger) unlisted(moves map[file]*spool.Move, fate func(*Entry, file)) error {
-	for f, m := range moves {
-		if l.seen[f] {
+	for f, s := range known {
+		if s.seen {
 			continue
 		}
-		l.seen[f] = true
-		dir, sub, _ := strings.Cut(m.From, "/")
-		if err := l.tell(&judged{Mail: spool.Mail{Aside: dir, Sub: sub, ID: m.ID, Inode: m.Inode, Size: m.Size}}, nil, fate); err != nil {
+		e := (&judged{Mail: spool.Mail{Aside: l.names[s.from], ID: f.id, Inode: f.inode, Size: s.size}}).entry(nil)
+		fate(e, f, s)
+		if err := l.tell(e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *ledger) tell(j *judged, rules []string, fate func(*Entry, file)) error {
-	e := &Entry{ID: j.ID, Inode: j.Inode, Bytes: j.Size, Recipients: j.To, More: j.More, Login: j.Login, Verdict: j.Verdict, From: j.Aside}
+func (l *ledger) tell(e *Entry) error {
+	l.sums.add(e.Fate)
+	return l.each(e)
+}
+
+// entry is what a list has of a message.
+func (j *judged) entry(rules []string) *Entry {
+	e := &Entry{ID: j.ID, Inode: j.Inode, Bytes: j.Size, Recipients: j.To, More: j.More, Login: j.Login, Verdict: j.Verdict, From: path.Join(j.Aside, j.Sub)}
 	if e.Recipients == nil {
 		e.Recipients = []string{}
 	}
 	if j.known() {
 		e.Sender = &j.Sender
-	}
-	if j.Sub != "" {
-		e.From += "/" + j.Sub
 	}
 	if j.Born > 0 {
 		e.Arrived = time.Unix(j.Born, 0).UTC()
@@ -343,49 +340,54 @@ func (l *ledger) tell(j *judged, rules []string, fate func(*Entry, file)) error 
 			e.Rules = append(e.Rules, brief(rules[i]))
 		}
 	}
-	fate(e, file{j.ID, j.Inode})
-	l.sums.add(e.Fate)
-	return l.each(e)
+	return e
+}
+
+// live tells a live queue's directory from one that was set aside.
+func live(dir string) bool {
+	queue, _, _ := strings.Cut(dir, "/")
+	return slices.Contains(spool.Queues, spool.Queue(queue))
 }
 
 // aside says what became of a message that was set aside.
-func (l *ledger) aside(e *Entry, f file) {
-	m := l.moves[f]
-	_, stands := l.standing[f]
+func (l *ledger) aside(e *Entry, f file, s slot) {
 	switch {
-	case stands:
+	case s.stands:
 		e.Fate = FateLeft
-		if m != nil && !m.Open {
-			l.again++
-		}
-	case m != nil && m.To == "":
-		e.Fate = FatePurged
-	case m != nil && m.Collided():
-		e.Fate = FateCollision
-	case m != nil:
+	case s.moved:
 		e.Fate = FateRestored
-	case l.postfix.HoldsFile(f.id, f.inode) != "":
-		e.Fate, e.To = FateSent, string(l.postfix.HoldsFile(f.id, f.inode))
+		if to := l.names[s.to]; to == "" {
+			e.Fate = FatePurged
+		} else if (spool.Move{To: to}).Collided() {
+			e.Fate = FateCollision
+		}
+		l.done(e, s)
 	default:
-		e.Fate = FateMissing
-	}
-	if !stands && m != nil {
-		l.done(e, m)
+		e.Fate, e.To = FateSent, string(l.postfix.HoldsFile(f.id, f.inode))
+		if e.To == "" {
+			e.Fate = FateMissing
+		}
 	}
 }
 
 // live says what became of a message that was to be deleted from a live queue.
-func (l *ledger) live(e *Entry, f file) {
+func (l *ledger) live(e *Entry, f file, s slot) {
 	e.Fate = FateStayed
-	if m := l.deleted[f]; m != nil && !(m.Open && l.postfix.HoldsFile(f.id, f.inode) != "") {
+	if s.moved && !(s.open && l.postfix.HoldsFile(f.id, f.inode) != "") {
 		e.Fate = FateDeleted
-		l.done(e, m)
+		l.done(e, s)
 	}
 }
 
-func (l *ledger) done(e *Entry, m *spool.Move) {
-	e.From, e.To, e.SHA256, e.By = m.From, m.To, hex.EncodeToString(m.Sum), handOf(l.hands, m.Seq)
-	if m.At > 0 {
-		e.Time = time.Unix(m.At, 0).UTC()
+func (l *ledger) done(e *Entry, s slot) {
+	e.From, e.To = l.names[s.from], l.names[s.to]
+	if s.summed {
+		e.SHA256 = hex.EncodeToString(s.sum[:])
+	}
+	if s.hand >= 0 {
+		e.By = brief(l.hands[s.hand].By)
+	}
+	if s.at > 0 {
+		e.Time = time.Unix(s.at, 0).UTC()
 	}
 }

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -231,29 +232,69 @@ func readListAs(dir, name string, fn func(*judged)) (string, error) {
 // eachListed reads a list a line at a time, until fn returns an error. What its
 // rules are called is told to head, which may be nil, before the first line.
 func eachListed(dir, name string, head func(rules []string), fn func(*judged) error) (string, error) {
-	f, err := os.Open(filepath.Join(dir, name))
+	sum := sha256.New()
+	err := eachLine(dir, name, sum, nil, head, fn)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// eachOf is eachListed for the lines of some ids: the others are not decoded.
+func eachOf(dir, name string, wanted func(id []byte) bool, head func(rules []string), fn func(*judged) error) error {
+	if err := eachLine(dir, name, nil, wanted, head, fn); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// idMark is what stands before the id of a line, which comes before all that is
+// the mail's own.
+var idMark = []byte(`"q":"`)
+
+func eachLine(dir, name string, sum io.Writer, wanted func(id []byte) bool, head func(rules []string), fn func(*judged) error) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
 	defer f.Close()
 	gz, err := gzip.NewReader(bufio.NewReader(f))
 	if err != nil {
-		return "", damaged(f, err)
+		return damaged(f, err)
 	}
-	sum := sha256.New()
-	d := json.NewDecoder(io.TeeReader(gz, sum))
+	in := bufio.NewReaderSize(gz, 64<<10)
 	for {
+		text, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			var rest []byte
+			text = bytes.Clone(text)
+			rest, err = in.ReadBytes('\n')
+			text = append(text, rest...)
+		}
+		if errors.Is(err, io.EOF) && len(text) == 0 {
+			return nil
+		}
+		if err != nil {
+			return damaged(f, err)
+		}
+		if sum != nil {
+			sum.Write(text)
+		}
+		if wanted != nil {
+			_, id, ok := bytes.Cut(text, idMark)
+			if id, _, _ = bytes.Cut(id, []byte(`"`)); ok && !wanted(id) {
+				continue
+			}
+		}
 		var line struct {
 			judged
 			listHead
 		}
-		if err := d.Decode(&line); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return "", damaged(f, err)
+		if err := json.Unmarshal(text, &line); err != nil {
+			return damaged(f, err)
 		}
 		if line.ID == "" {
 			if head != nil {
@@ -262,10 +303,9 @@ func eachListed(dir, name string, head func(rules []string), fn func(*judged) er
 			continue
 		}
 		if err := fn(&line.judged); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 func damaged(f *os.File, err error) error {
