@@ -188,6 +188,14 @@ func appendSync(f *os.File, lines []byte) error {
 	return f.Sync()
 }
 
+// replaceJournal puts a journal that was written anew in the place of the old one.
+func replaceJournal(from, to string) error {
+	if err := step("replace the journal"); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
 // cutTail removes what a crash left behind the last whole line of a journal.
 func cutTail(f *os.File, size int64) error {
 	if err := step("cut the journal's tail"); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -353,7 +354,7 @@ func OpenMessage(p *Postfix, name, sub, id string, fn func(*MailFile, Stat) erro
 
 // eachPlace calls fn for the places, opening each subdirectory once.
 func eachPlace(dir *os.File, places []place, fn func(in *os.File, id string) error) error {
-	slices.SortFunc(places, func(a, b place) int { return strings.Compare(a.sub, b.sub) })
+	sort.Slice(places, func(i, k int) bool { return places[i].sub < places[k].sub })
 	for len(places) > 0 {
 		sub := places[0].sub
 		end := slices.IndexFunc(places, func(p place) bool { return p.sub != sub })

@@ -108,11 +108,17 @@ func (r *restorer) deleteBatch(ctx context.Context, device uint64, q Queue, list
 			h.f.Close()
 		}
 	}()
-	b := batchRecord{Token: r.opt.Token}
+	b := batchRecord{Token: r.opt.Token, At: time.Now().Unix()}
 	var ids []byte
 	for _, m := range list {
 		r.spare()
 		f, err := r.hold(q, m, device)
+		var sum []byte
+		if err == nil && f != nil {
+			if sum, err = contentSum(f, m.Size); err != nil {
+				f.Close()
+			}
+		}
 		if err != nil {
 			if isFatal(err) {
 				return err
@@ -124,7 +130,7 @@ func (r *restorer) deleteBatch(ctx context.Context, device uint64, q Queue, list
 			continue // by an earlier try: counted there
 		}
 		open = append(open, held{f, m.ID})
-		b.Moves = append(b.Moves, intention{From: r.w.home(q, m.ID), ID: m.ID, Inode: m.Inode, Size: m.Size})
+		b.Moves = append(b.Moves, intention{From: r.w.home(q, m.ID), ID: m.ID, Inode: m.Inode, Size: m.Size, Sum: sum})
 		ids = append(ids, m.ID+"\n"...)
 	}
 	if len(open) == 0 {

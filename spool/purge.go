@@ -2,12 +2,15 @@ package spool
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"spoolsweep/spool/queuefile"
 )
@@ -133,31 +136,39 @@ type unlinking struct {
 func (p *purger) batch(list []Mail) error {
 	p.close() // see restorer.batch
 	p.removing = map[string]bool{}
-	var going []Mail
+	type sealed struct {
+		Mail
+		sum []byte
+	}
+	var going []sealed
 	for _, m := range list {
 		p.spare()
 		stands, err := p.check(m)
+		var sum []byte
+		if err == nil && stands {
+			sum, err = p.sum(m)
+		}
 		switch {
 		case isFatal(err):
 			return err
 		case err != nil:
 			p.done.fail(m.Aside+"/"+m.ID, err)
 		case stands:
-			going = append(going, m)
+			going = append(going, sealed{m, sum})
 			p.removing[m.path()+"/"+m.ID] = true
 		}
 	}
 	// Companions go first, as with postsuper: once a message is gone its inode is
 	// free, and with it its name, and a log of that name could be another's.
 	var all []unlinking
-	b := batchRecord{Token: p.opt.Token}
+	b := batchRecord{Token: p.opt.Token, At: time.Now().Unix()}
 	for _, m := range going {
 		p.spare()
-		some, err := p.companions(m)
+		some, err := p.companions(m.Mail)
 		if err != nil {
 			return err
 		}
-		some = append(some, unlinking{intention{From: m.path(), ID: m.ID, Inode: m.Inode, Size: m.Size}, m.Mtime})
+		some = append(some, unlinking{intention{From: m.path(), ID: m.ID, Inode: m.Inode, Size: m.Size, Sum: m.sum}, m.Mtime})
 		for _, u := range some {
 			all, b.Moves = append(all, u), append(b.Moves, u.intention)
 		}
@@ -194,6 +205,38 @@ func (p *purger) batch(list []Mail) error {
 		return errors.Join(fatal, err)
 	}
 	return errors.Join(fatal, p.w.write(kindOutcome, o))
+}
+
+// sum is the SHA-256 of a message that is about to be removed.
+func (p *purger) sum(m Mail) ([]byte, error) {
+	dir, err := p.dir(m.path())
+	if err != nil {
+		return nil, err
+	}
+	f, s, err := openMail(dir, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if s.Inode != m.Inode || !s.Regular() {
+		return nil, errors.New("is not the file that was listed any more")
+	}
+	return contentSum(f, m.Size)
+}
+
+// contentSum is the SHA-256 of a queue file, which has size bytes: neither more,
+// however long somebody goes on writing to it, nor less.
+func contentSum(f *os.File, size int64) ([]byte, error) {
+	h := sha256.New()
+	n, err := io.Copy(h, io.NewSectionReader(f, 0, size+1))
+	if err != nil {
+		// Only this one stays, also where a sector of the disk is bad.
+		return nil, fmt.Errorf("cannot be read: %v", err)
+	}
+	if n != size {
+		return nil, errors.New("is not the file that was listed any more")
+	}
+	return h.Sum(nil), nil
 }
 
 // path is the directory that m was listed in.
@@ -300,7 +343,7 @@ func (p *purger) log(path, id string) ([]unlinking, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (!s.Regular() || s.UID != p.w.Postfix.Owner) {
 		return nil, nil
 	}
-	return []unlinking{{intention{From: path, ID: id, Inode: s.Inode, Size: s.Size}, 0}}, err
+	return []unlinking{{intention: intention{From: path, ID: id, Inode: s.Inode, Size: s.Size}}}, err
 }
 
 // shared says whether a message that stays has the id of m in one of the

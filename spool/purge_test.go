@@ -1,7 +1,10 @@
 package spool
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -105,18 +108,121 @@ func TestPurge(t *testing.T) {
 	}
 }
 
-// What the journal says was removed is what was: id, inode and size.
+// What the journal says was removed is what was: id, inode, size and content.
 func TestPurgeIsJournaled(t *testing.T) {
 	h, w := swept(t)
 	spam := h.mail("deferred.spamfull/D", "DAAAA4")
 	log := h.mail("defer.spamfull/D", "DAAAA4")
+	content, err := os.ReadFile(h.at("deferred.spamfull/D/DAAAA4"))
+	h.must(err)
+	sum := sha256.Sum256(content)
 	h.purge(w, spam)
 	records, err := ReadJournal(h.state())
 	h.must(err)
-	want := `{"token":"purge","moves":[{"f":"defer.spamfull/D","q":"DAAAA4","i":` + fmt.Sprint(log.Inode) + `,"z":` + fmt.Sprint(log.Size) +
-		`},{"f":"deferred.spamfull/D","q":"DAAAA4","i":` + fmt.Sprint(spam.Inode) + `,"z":` + fmt.Sprint(spam.Size) + `}]}`
-	if !slices.ContainsFunc(records, func(r Record) bool { return r.Kind == kindIntent && string(r.Data) == want }) {
-		t.Errorf("no record %s", want)
+	var got []batchRecord
+	for _, r := range records {
+		if r.Kind == kindIntent {
+			var b batchRecord
+			h.must(json.Unmarshal(r.Data, &b))
+			got = append(got, b)
+		}
+	}
+	want := []intention{
+		{From: "defer.spamfull/D", ID: "DAAAA4", Inode: log.Inode, Size: log.Size},
+		{From: "deferred.spamfull/D", ID: "DAAAA4", Inode: spam.Inode, Size: spam.Size, Sum: sum[:]},
+	}
+	last := got[len(got)-1]
+	if diff := cmp.Diff(want, last.Moves); diff != "" || last.Token != "purge" || time.Since(time.Unix(last.At, 0)) > time.Minute {
+		t.Errorf("%+v (-want +got):\n%s", last, diff)
+	}
+	moves := h.moves()
+	if len(moves) == 0 || moves[len(moves)-1].ID != "DAAAA4" || !bytes.Equal(moves[len(moves)-1].Sum, sum[:]) || moves[len(moves)-1].Open {
+		t.Errorf("moves %+v", moves)
+	}
+	if slices.ContainsFunc(moves, func(m Move) bool { return strings.HasPrefix(m.From, "defer.") }) {
+		t.Errorf("a log among the messages: %+v", moves)
+	}
+}
+
+// moves are what the journal tells of messages.
+func (h *host) moves() []Move {
+	h.t.Helper()
+	var all []Move
+	h.must(Moves(h.state(), func(m Move) error { all = append(all, m); return nil }, nil))
+	return all
+}
+
+// A file that became longer, or shorter, is not what was listed.
+func TestContentSum(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size, ok := range map[int64]bool{4: false, 5: true, 6: false} {
+		got, err := contentSum(f, size)
+		want := sha256.Sum256([]byte("hello"))
+		if (err == nil) != ok || ok && !bytes.Equal(got, want[:]) {
+			t.Errorf("%d bytes: %x, %v", size, got, err)
+		}
+	}
+}
+
+// A batch that a death left open is told as open, and a torn line not at all;
+// records come in their order.
+func TestMovesOfABrokenJournal(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := OpenJournal(dir, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		kind string
+		data any
+	}{
+		{"stage-begin", map[string]int{"index": 0}},
+		{kindIntent, batchRecord{At: 7, Moves: []intention{{From: "incoming.spamfull", To: "incoming", ID: "A1"}, {From: "incoming.spamfull", To: "incoming", ID: "A2"}}}},
+		{kindOutcome, outcomeRecord{Intent: 2, Not: []int{0}}},
+		{kindIntent, batchRecord{At: 8, Moves: []intention{{From: "incoming.spamfull", To: "incoming.name-collisions", ID: "A1"}}}},
+	} {
+		if err := j.Write(r.kind, r.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.Close()
+	path := filepath.Join(dir, journalName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(text, text[len(text)-20:len(text)-3]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err = Moves(dir, func(m Move) error {
+		got = append(got, fmt.Sprintf("%s %d %t %t", m.ID, m.At, m.Open, m.Collided()))
+		return nil
+	}, func(r Record) error {
+		got = append(got, r.Kind)
+		return nil
+	})
+	want := []string{"stage-begin", "intent", "A2 7 false false", "outcome", "intent", "A1 8 true true"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	// In the middle a line that is not whole stops everything.
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(`"A2"`), []byte(`"A3"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Moves(dir, func(Move) error { return nil }, nil); err == nil || !strings.Contains(err.Error(), "line 3 is damaged") {
+		t.Errorf("damaged: %v", err)
+	}
+	if err := Moves(t.TempDir(), func(Move) error { t.Error("moved"); return nil }, nil); err != nil {
+		t.Errorf("none: %v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -143,7 +144,7 @@ func (r *restorer) later(m intention) error {
 }
 
 func (r *restorer) flush() error {
-	b := batchRecord{Token: "rest", Moves: r.pending}
+	b := batchRecord{Token: "rest", Moves: r.pending, At: time.Now().Unix()}
 	r.pending = nil
 	return r.do(b)
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,23 @@ func (p *Postfix) Holds(q Queue, id string) bool {
 	return err == nil
 }
 
+// HoldsFile is the live queue that has that very file, "" if none has.
+func (p *Postfix) HoldsFile(id string, inode uint64) Queue {
+	if !queuefile.ValidID(id) {
+		return ""
+	}
+	for _, q := range live {
+		s, err := os.Lstat(filepath.Join(p.QueueDirectory, string(q), p.hashDir(q, id), id))
+		if err != nil {
+			continue
+		}
+		if sys, ok := s.Sys().(*syscall.Stat_t); ok && sys.Ino == inode {
+			return q
+		}
+	}
+	return ""
+}
+
 // Options are the manners of a restore.
 type Options struct {
 	Rate    float64 // messages a second; 0: no ceiling
@@ -105,6 +123,7 @@ const (
 type batchRecord struct {
 	Token string      `json:"token"`
 	Moves []intention `json:"moves"`
+	At    int64       `json:"at,omitempty"` // seconds since 1970
 
 	seq int64
 }
@@ -114,7 +133,9 @@ type intention struct {
 	To    string `json:"t,omitempty"` // incoming, deferred/B, incoming.name-collisions; "": it is to be removed
 	ID    string `json:"q"`
 	Inode uint64 `json:"i"`
-	Size  int64  `json:"z,omitempty"` // of what is to be removed, for the account
+	// Of what is to be removed, for the account: what nobody has any more.
+	Size int64  `json:"z,omitempty"`
+	Sum  []byte `json:"h,omitempty"` // SHA-256 of a message
 }
 
 // outcomeRecord closes a batch: the intentions, by index, that were not done.
@@ -554,7 +575,7 @@ func (r *restorer) batch(list []Mail) error {
 	// old one would not show what is taken in the new one.
 	r.close()
 	r.planned, r.moved = map[string]bool{}, r.moved[:0]
-	b := batchRecord{Token: r.opt.Token}
+	b := batchRecord{Token: r.opt.Token, At: time.Now().Unix()}
 	for _, m := range list {
 		r.spare()
 		moves, err := r.plan(m)

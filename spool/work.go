@@ -234,6 +234,9 @@ func (w *Work) replay(r Record) error {
 			return err
 		}
 		b.seq = r.Seq
+		for i := range b.Moves {
+			b.Moves[i].Sum = nil // for the account only, and a flood has many
+		}
 		w.moves, w.movedBefore = append(w.moves, b), nil
 	case kindOutcome:
 		var o outcomeRecord
@@ -318,6 +321,9 @@ func (w *Work) moved(m Mail) bool {
 	}
 	return w.movedBefore[file{m.ID, m.Inode}]
 }
+
+// Batches is how many batches of moves and removals this run has journaled.
+func (w *Work) Batches() int { return len(w.moves) }
 
 // standing are the directories that this run has set aside and that still are
 // there. What has the name by now may be another run's: the inode tells.

@@ -424,6 +424,11 @@ func (s *sweep) end(ctx context.Context) error {
 	if err := s.Document(s.doc); err != nil {
 		return err
 	}
+	return s.status(ctx)
+}
+
+// status is the exit status of a command whose document is finished.
+func (s *sweep) status(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return exit(statusInterrupted)
 	}

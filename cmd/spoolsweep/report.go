@@ -20,10 +20,21 @@ func reportCommand() *cli.Command {
 		Name: "report", Usage: "tell one run from its beginning: what was asked for, done and found", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep report
 spoolsweep report 20261123T231500Z-ab12 -l chavez
-spoolsweep report 20261123T231500Z-ab12 -o json`,
+spoolsweep report 20261123T231500Z-ab12 -o json
+spoolsweep report 20261123T231500Z-ab12 --ledger`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
-laptop. No mail is quoted in it but the sources that classify names.`,
-		Flags: commonFlags(), OnUsageError: usageError,
+laptop. No mail is quoted in it but the sources that classify names.
+
+--ledger accounts for every message of the run: its queue id, inode and size,
+sender and recipients (the first ten), how it was judged, by which rules, and
+what became of it, from where to where, when, and by whom; of what was removed
+the SHA-256 of its queue file, too. The sums come last: set aside = restored +
+collisions + left + purged + sent meanwhile + missing. Where a message is missing,
+which is neither aside nor live nor moved by the run, the exit status is 2. As
+JSON each host has them under "ledger"; as a stream each is an event "account".
+ledger_keep (90d, a host variable) after the run's last message left, the sums
+alone are kept.`,
+		Flags: commonFlags(&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"}), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			s, id, on, err := theRun(c)
 			if err != nil || id == "" {
@@ -31,6 +42,9 @@ laptop. No mail is quoted in it but the sources that classify names.`,
 			}
 			ctx := c.Context
 			s.doc.Run = id
+			if c.Bool("ledger") {
+				return s.ledgers(ctx, id, on)
+			}
 			s.eachInOrder(membersOf(s.members, on), func(m *member) (func(), error) { return s.report(c, m, id) })
 			return s.end(ctx)
 		},

@@ -227,7 +227,7 @@ func TestTerminalSafe(t *testing.T) {
 		{"run", "backscatter", "-y"}, {"attach"}, {"classify"}, {"classify", "-o", "json"}, {"attach", "-o", "json"},
 		{"attach", evil}, {"resume", evil}, {evil}, {"ping", "-l", evil}, {"run", evil, "-y"},
 		{"health"}, {"health", "--exit-status"}, {"health", "-o", "jsonl", "-v"}, {"find", "@*"}, {"find", "@*", "-o", "json"}, {"find", evil}, {"sample"}, {"sample", "--raw", "-o", "json"}, {"runs"}, {"report"},
-		{"report", "-o", "jsonl"}, {"report", evil}, {"stages", evil}, {"uninstall", evil}, {"health", "-l", evil}, {"health", "-l", evil, "--exit-status"},
+		{"report", "-o", "jsonl"}, {"report", "--ledger"}, {"report", "--ledger", "-o", "json"}, {"report", "--ledger", "-o", "jsonl"}, {"report", evil}, {"stages", evil}, {"uninstall", evil}, {"health", "-l", evil}, {"health", "-l", evil, "--exit-status"},
 		{"run", "backscatter", "-y", "-e", evil + "=1"},
 		{"classify", "-m", "body:nothing", "--text"}, {"classify", "-m", "body:ev", "--list"}, {"classify", "-m", "subject:" + evil},
 	} {

@@ -238,7 +238,7 @@ type (
 		Vars  stage.Vars   `json:"vars"`
 		Steps []stage.Step `json:"steps"`
 	}
-	// RunCall is the data of "info", "report", "preview" and of a tail.
+	// RunCall is the data of "info", "report", "ledger", "preview" and of a tail.
 	RunCall struct {
 		Vars stage.Vars `json:"vars"`
 		Run  string     `json:"run"`
@@ -294,6 +294,9 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 			return f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: e})
 		})
 	}),
+	"ledger": handle(func(f *front, ctx context.Context, id int, c RunCall) (any, error) {
+		return f.ledger(ctx, id, c)
+	}),
 	"idle": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
 		return struct{}{}, f.env.Idle(ctx, c.Vars)
 	}),
@@ -338,6 +341,56 @@ func (f *front) call(ctx context.Context, frame wire.Frame) (any, error) {
 		return nil, spool.Remedied(fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name), "give --agent the one that belongs to it, or none")
 	}
 	return do(f, ctx, frame.ID, frame.Data)
+}
+
+// accountMax is how many bytes of a ledger go into one frame, but for its last
+// entry: a fraction of wire.MaxFrame.
+const accountMax = wire.MaxFrame / 4
+
+// Account is the data of an event of that kind.
+type Account struct {
+	Entries []json.RawMessage `json:"entries"` // each a stage.Entry
+}
+
+// ledger sends the entries of a run's ledger, a frame of them at a time, and
+// answers with the sums.
+func (f *front) ledger(ctx context.Context, id int, c RunCall) (*run.Account, error) {
+	var some Account
+	size := 0
+	news := func(kind string, data any) error {
+		text, err := json.Marshal(data)
+		if err != nil {
+			return err
+		}
+		return f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: &wire.Event{
+			Run: c.Run, Instance: "-", Time: time.Now().UTC(), Stage: "report", Index: -1, Kind: kind, Data: text,
+		}})
+	}
+	flush := func() error {
+		if len(some.Entries) == 0 {
+			return nil
+		}
+		err := news(wire.Account, some)
+		some.Entries, size = some.Entries[:0], 0
+		return err
+	}
+	sums, err := f.env.Ledger(ctx, c.Vars, c.Run, func(e *stage.Entry) error {
+		text, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		some.Entries = append(some.Entries, text)
+		if size += len(text); size < accountMax {
+			return nil
+		}
+		return flush()
+	}, func(err error) {
+		_ = news(wire.Warn, map[string]string{"message": err.Error()}) // a link that is gone is seen by the next entry
+	})
+	if err == nil {
+		err = flush()
+	}
+	return sums, err
 }
 
 // tail sends a run's events; what it has come to is its answer.

@@ -67,6 +67,7 @@ const (
 	Warn     = "warn"     // {"message": ...}
 	Ask      = "ask"      // the run waits for an answer
 	Judged   = "judged"   // the verdicts of some messages, in a call that wants them listed
+	Account  = "account"  // some entries of a ledger, in a call that wants it
 	End      = "end"      // a stage, or with stage "" the run, has ended
 )
 

@@ -169,6 +169,16 @@ func (j *Judge) Read(src io.ReaderAt, m Message) Finding {
 	return *f
 }
 
+// Envelope judges what was kept of an envelope, when the queue file is gone: by
+// rules on its addresses alone, since all others are undecided.
+func (j *Judge) Envelope(e *queuefile.Envelope) Finding {
+	f := &j.finding
+	*f = Finding{Verdict: Ham, Rules: f.Rules[:0], Near: f.Near[:0], Ham: f.Ham[:0], Envelope: e}
+	j.readEnvelope(&Message{}, e)
+	j.conclude(f)
+	return *f
+}
+
 func unreadable(err error) Finding { return Finding{Verdict: Unreadable, Why: err} }
 
 // readEnvelope decides the leaves that are on no text, and searches the values

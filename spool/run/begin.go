@@ -331,7 +331,8 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	// A slot that was given and not used may be another host's by now.
 	slot := at.ask != nil && at.ask.Kind == "slot"
-	if next != at.next || waiting || slot || at.failed != "" {
+	added := len(steps) > len(info.Steps) // as purge and putback are: the account says by whom
+	if next != at.next || waiting || slot || at.failed != "" || added {
 		// Before the plan: a death between the two leaves a run that would be
 		// judged by its old rules again, not one with new rules and old verdicts.
 		if err := w.Journal.Write(kindGoto, gotoRecord{Index: next, By: q.By, At: now}); err != nil {

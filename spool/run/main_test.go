@@ -351,6 +351,27 @@ func (h *host) swept() {
 	if left := a.Elsewhere(practice.Ham, settled); len(left) > 0 {
 		h.t.Errorf("%d ham messages are neither live nor delivered: %s", len(left), left[0])
 	}
+	h.balanced()
+}
+
+// balanced looks that the run's ledger accounts for every message.
+func (h *host) balanced() (map[string]stage.Entry, *Account) {
+	h.t.Helper()
+	all := map[string]stage.Entry{}
+	s, err := h.Ledger(h.t.Context(), h.vars, runID, func(e *stage.Entry) error {
+		if _, twice := all[e.ID]; twice {
+			h.t.Errorf("%s stands in the ledger twice", e.ID)
+		}
+		all[e.ID] = *e
+		return nil
+	}, func(err error) { h.t.Error(err) })
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if s.SetAside != s.Restored+s.Collisions+s.Left+s.Purged+s.SentMeanwhile || s.Missing != 0 || s.SentMeanwhile != 0 {
+		h.t.Errorf("the ledger does not balance: %+v", s)
+	}
+	return all, s
 }
 
 // allAside looks that no message is anywhere else.

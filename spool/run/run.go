@@ -7,7 +7,9 @@
 //	run.json      what was asked for: the plan, who, from where, for which hosts
 //	journal       what is being done, written before it is done (package spool)
 //	events.jsonl  what happened, one event a line, for whoever watches
-//	verdicts.gz   the judgement of every message that was set aside
+//	verdicts.gz   every message that was set aside, and how it was judged; earlier
+//	              such lists are verdicts.1.gz and so on
+//	sums.json     what is left of the ledger when it was removed, see ledger_keep
 //	worker.log    what should be empty
 //
 // Three processes share the work. The front, which SSH starts, owns nothing and
@@ -123,13 +125,15 @@ func readInfo(dir string) (*Info, error) {
 	return info, nil
 }
 
-// writeInfo replaces run.json in one step that survives a power loss.
-func writeInfo(dir string, info *Info) error {
-	text, err := json.MarshalIndent(info, "", " ")
+func writeInfo(dir string, info *Info) error { return replaceJSON(dir, "run.json", info) }
+
+// replaceJSON replaces a file in one step that survives a power loss.
+func replaceJSON(dir, name string, v any) error {
+	text, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "run.json.new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -137,7 +141,7 @@ func writeInfo(dir string, info *Info) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, "run.json")); err != nil {
+	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
 		return err
 	}
 	return syncDir(dir)
@@ -494,6 +498,7 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken}
 		if err == nil {
 			r.Phase, r.Began, r.Finished = s.Phase, s.Began, s.Phase == Finished
+			r.Hands = func() ([]stage.Hand, error) { return hands(dir, s.Who) }
 			if s.Ask != nil {
 				r.Asks = s.Ask.Kind
 			}

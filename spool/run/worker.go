@@ -23,7 +23,14 @@ import (
 // Worker runs a plan on this host, from where its journal ends to its end or
 // its next question. It is what startWorker executes.
 func (e *Env) Worker(state, id string) error {
-	return e.inherit(state, id, func(r *runner) error { return r.plan(context.Background()) })
+	return e.inherit(state, id, func(r *runner) error {
+		err := r.plan(context.Background())
+		// After its work: nobody's mail waits for it.
+		if old := e.expire(context.Background(), r.pf, r.info.Vars); old != nil {
+			r.record.emit("", -1, evWarn, map[string]string{"message": old.Error()})
+		}
+		return err
+	})
 }
 
 // Section does stop..start and nothing else, to its end, whoever dies.

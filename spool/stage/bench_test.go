@@ -24,6 +24,7 @@ import (
 
 	"spoolsweep/remote/lab/needs"
 	"spoolsweep/spool"
+	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/practice"
 )
 
@@ -153,6 +154,16 @@ func benchProcess(args []string) (code int, mine bool) {
 			return errors.Join(err, f.Close())
 		case "read":
 			return readBare(filepath.Join(args[2], "incoming.spamfull"))
+		case "ledger":
+			r := Record{Dir: args[2], Hands: func() ([]Hand, error) { return nil, nil }}
+			sums, err := Ledger(context.Background(), &spool.Postfix{}, r, func(e *Entry) error {
+				_, err := json.Marshal(e)
+				return err
+			}, func(err error) { fmt.Fprintln(os.Stderr, err) })
+			if err == nil && (sums.Purged == 0 || sums.Missing > 0) {
+				err = fmt.Errorf("sums %+v", sums)
+			}
+			return err
 		}
 		return fmt.Errorf("no benchmark %q", args[1])
 	}()
@@ -344,5 +355,66 @@ func BenchmarkLinear(b *testing.B) {
 			}
 			b.Logf("%9d messages: %5.2f µs each, at most %d MiB", n, median(each), peak>>10)
 		}
+	}
+}
+
+// BenchmarkLedger shows what a message costs in the ledger of a run that has sent
+// back a tenth of a flood and purged the rest, and how much memory that needs.
+func BenchmarkLedger(b *testing.B) {
+	for b.Loop() {
+		for _, n := range []int{*floodSize / 10, *floodSize} {
+			dir := b.TempDir()
+			recorded(b, dir, n)
+			var each []float64
+			var peak int64
+			for range *rounds {
+				t := once(b, self(b, "ledger", dir)...)
+				each = append(each, t.wall.Seconds()/float64(n)*1e6)
+				peak = max(peak, t.peak)
+			}
+			b.Logf("%9d messages: %5.2f µs each, at most %d MiB", n, median(each), peak>>10)
+		}
+	}
+}
+
+// recorded makes the record of such a run.
+func recorded(b *testing.B, dir string, n int) {
+	b.Helper()
+	l, err := newListAs(dir, verdictsName, []string{"sasl_user:spam-account"}, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.drop()
+	j, _, err := spool.OpenJournal(dir, "bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer j.Close()
+	sum := make([]byte, 32)
+	var moves []map[string]any
+	for i := range n {
+		m := spool.Mail{Aside: "incoming.spamfull", ID: fmt.Sprintf("%X", 1<<40+i*7), Inode: uint64(100000 + i), Size: 2400, Mtime: 1764025200123456789 + int64(i), Born: 1764025200, Dest: uint32(i)}
+		line := judged{Mail: m, Verdict: pattern.Spam, Rules: []int{0}, envelope: envelope{
+			Sender: "spam-account@chavez.example.org", To: []string{fmt.Sprintf("somebody%d@far.example.net", i)}, Login: "spam-account"}}
+		move := map[string]any{"f": m.Aside, "q": m.ID, "i": m.Inode, "z": m.Size, "h": sum}
+		if i%10 == 0 {
+			line.Verdict, line.Rules = pattern.Ham, nil
+			move = map[string]any{"f": m.Aside, "t": "incoming", "q": m.ID, "i": m.Inode}
+		}
+		if err := l.add(&line); err != nil {
+			b.Fatal(err)
+		}
+		if moves = append(moves, move); len(moves) == 1000 || i == n-1 {
+			if err := j.Write("intent", map[string]any{"token": "x", "at": 1764025200, "moves": moves}); err != nil {
+				b.Fatal(err)
+			}
+			if err := j.Write("outcome", map[string]any{"intent": 2*(i/1000) + 1}); err != nil {
+				b.Fatal(err)
+			}
+			moves = nil
+		}
+	}
+	if _, err := l.commit(); err != nil {
+		b.Fatal(err)
 	}
 }

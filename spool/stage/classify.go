@@ -211,7 +211,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 	var list *listWriter
 	if c.host.Work != nil {
 		var err error
-		if list, err = newList(c.host.Dir); err != nil {
+		if list, err = newListAs(c.host.Dir, verdictsName, c.rules.Spam(), c.host.Work.Batches()); err != nil {
 			return nil, err
 		}
 		defer list.drop()
@@ -221,6 +221,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 	for i := range tallies {
 		tallies[i] = newTally(c.host.Postfix.Networks)
 	}
+	kept := list != nil || c.host.seen != nil
 	p := &pass[reading]{
 		postfix: c.host.Postfix, dirs: dirs(places),
 		read: func(w int, m *mail, one *reading) error {
@@ -229,6 +230,9 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 					tallies[w].add(m.Aside, m.ID, f.Envelope)
 				}
 				c.samples.offer(c.judges[w], m.Aside, m.ID, f)
+				if kept {
+					one.take(f.Envelope)
+				}
 			})
 			return nil
 		},
@@ -243,7 +247,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 					c.host.seen(&one.judged)
 				}
 				if c.rules.Empty() && one.Verdict == pattern.Ham {
-					continue // nobody judged it: a list that says ham is what restore and putback send
+					one.Verdict = "" // nobody judged it: a list that says ham is what restore and putback send
 				}
 				if err := list.add(&one.judged); err != nil {
 					return err
@@ -314,7 +318,7 @@ func (r *reading) lines() int {
 // read judges a message. of says what the file does not, but for its size. seen
 // is called, while the file is open, for what is whole.
 func (r *reading) read(j *pattern.Judge, m *mail, of pattern.Message, seen func(*pattern.Finding)) {
-	*r = reading{judged: judged{Mail: m.Mail, Rules: r.Rules[:0]}, place: m.Place, hits: r.hits[:0], ham: r.ham[:0]}
+	*r = reading{judged: judged{Mail: m.Mail, Rules: r.Rules[:0], envelope: envelope{To: r.To[:0], Original: r.Original[:0]}}, place: m.Place, hits: r.hits[:0], ham: r.ham[:0]}
 	switch {
 	case m.Broken != nil:
 		r.Verdict, r.why = pattern.Unreadable, m.Broken.Error()

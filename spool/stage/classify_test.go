@@ -26,11 +26,16 @@ const (
 	loginRule     = `{"spam": {"sasl_user": "spam-account"}}`
 )
 
-// verdicts reads the list of a run: the verdict of each queue id.
+// verdicts reads the list of a run: the verdict of each queue id that was judged.
 func (k *work) verdicts() map[string]pattern.Verdict {
 	k.t.Helper()
 	all := map[string]pattern.Verdict{}
-	if _, err := readList(k.Dir, func(j *judged) { all[j.ID] = j.Verdict }); err != nil {
+	_, err := readList(k.Dir, func(j *judged) {
+		if j.Verdict != "" {
+			all[j.ID] = j.Verdict
+		}
+	})
+	if err != nil {
 		k.t.Fatal(err)
 	}
 	return all

@@ -115,7 +115,11 @@ func (a *DeleteArgs) list(ctx context.Context, h *Host, emit Emit) (name string,
 		}
 		n = 0
 	}
-	l, err := newListAs(h.Dir, doomedName)
+	rules, err := a.Rules()
+	if err != nil {
+		return "", 0, err
+	}
+	l, err := newListAs(h.Dir, doomedName, rules.Spam(), h.Work.Batches())
 	if err != nil {
 		return "", 0, err
 	}

@@ -144,7 +144,7 @@ func (s *submissions) top(n int) []Login {
 			all = append(all, Login{User: user, Failed: *failed, Addresses: []string{}})
 		}
 	}
-	slices.SortFunc(all, Login.larger)
+	sortBy(all, Login.larger)
 	return all[:min(n, len(all))]
 }
 
@@ -191,7 +191,7 @@ func mergeLogins(a, b []Login) []Login {
 			have.Last = l.Last
 		}
 	}
-	slices.SortFunc(sum, Login.larger)
+	sortBy(sum, Login.larger)
 	return sum
 }
 

@@ -126,7 +126,7 @@ const (
 )
 
 var kindOf = map[pattern.Verdict]string{
-	pattern.Spam: kindSpam, pattern.Ham: kindHam, pattern.Unreadable: kindUnreadable, pattern.Incomplete: kindIncomplete,
+	pattern.Spam: kindSpam, pattern.Ham: kindHam, pattern.Unreadable: kindUnreadable, pattern.Incomplete: kindIncomplete, "": kindUnjudged,
 }
 
 // find sorts what is aside, by the run's list of verdicts: a file that is not

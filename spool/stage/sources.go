@@ -143,7 +143,7 @@ func (t *tally) over(limit int64) []Source {
 			}
 		}
 	}
-	slices.SortFunc(all, larger)
+	sortBy(all, larger)
 	return all
 }
 
@@ -166,7 +166,7 @@ func (t *tally) largest() []Source {
 			all = append(all, *most)
 		}
 	}
-	slices.SortFunc(all, larger)
+	sortBy(all, larger)
 	return all
 }
 

@@ -279,7 +279,10 @@ type Vars struct {
 	QueueWarn int64  `json:"queue_warn,omitempty"` // messages; 0: the default, 500
 	QueueCrit int64  `json:"queue_crit,omitempty"` // messages; 0: the default, 5000
 	// LeftoverWarn is how old what is set aside may get; 0: the default, 7d.
-	LeftoverWarn   time.Duration `json:"leftover_warn,omitempty"`
+	LeftoverWarn time.Duration `json:"leftover_warn,omitempty"`
+	// LedgerKeep is how long a run's lists are kept after its last message left;
+	// 0: the default, 90d.
+	LedgerKeep     time.Duration `json:"ledger_keep,omitempty"`
 	StateDirectory string        `json:"state_directory,omitempty"`
 	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
 	DisableAccount string        `json:"disable_account,omitempty"`
@@ -322,6 +325,7 @@ const (
 	DefaultQueueWarn    = 500
 	DefaultQueueCrit    = 5000
 	DefaultLeftoverWarn = 7 * 24 * time.Hour
+	DefaultLedgerKeep   = 90 * 24 * time.Hour
 )
 
 // Warn is how many messages a queue may hold before it counts as full.
@@ -348,6 +352,14 @@ func (v Vars) Leftover() time.Duration {
 	return DefaultLeftoverWarn
 }
 
+// Keep is how long lists are kept after the last message of a run left.
+func (v Vars) Keep() time.Duration {
+	if v.LedgerKeep > 0 {
+		return v.LedgerKeep
+	}
+	return DefaultLedgerKeep
+}
+
 // Record is what this host knows of one run, its own or an earlier one.
 type Record struct {
 	Run      string
@@ -357,6 +369,10 @@ type Record struct {
 	Finished bool
 	Asks     string      // what it waits for
 	Sets     []spool.Set // what it has aside
+	// Counted is how many messages were counted when they were set aside.
+	Counted int64
+	// Hands reads who had it go on, in the order of its journal.
+	Hands func() ([]Hand, error)
 }
 
 // Host is what a stage works on.

@@ -289,10 +289,14 @@ func TestResultJSON(t *testing.T) {
 		},
 		"find": &Found{
 			Address: "ana@here.test", Messages: 3, Looked: 1000, Unread: 1,
-			Mail: []FoundMail{
+			Mail: []*FoundMail{
 				{Where: "incoming.spamfull/4XK", As: []string{"sender"}, Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, More: 2,
 					Login: "ana", Arrived: time.Date(2026, 11, 23, 23, 15, 0, 0, time.UTC), Size: 1234, Run: runID, Verdict: "spam"},
 				{Where: "hold/4XL", As: []string{"recipient"}, Recipients: []string{"ana@here.test"}},
+			},
+			Gone: 2, AtLeast: true, Ledger: []*FoundMail{
+				{Where: "deferred.spamfull/4XM", As: []string{"recipient"}, Recipients: []string{"ana@here.test"}, Run: runID, Verdict: "ham",
+					Fate: FateRestored, To: "deferred/A", Time: moment, By: "bob@laptop"},
 			},
 		},
 		"stop":      &Stopped{spool.Stopped{Seconds: 0.5, Ended: []string{"12 smtpd"}, MayDouble: []string{}, WasRunning: true}},

@@ -415,7 +415,7 @@ func mergeTargets(a, b []Target) []Target {
 		}
 		sum[i].take(t)
 	}
-	slices.SortFunc(sum, func(a, b Target) int {
+	sortBy(sum, func(a, b Target) int {
 		return Value{Value: a.Value, Count: a.Count}.larger(Value{Value: b.Value, Count: b.Count})
 	})
 	return sum

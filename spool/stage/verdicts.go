@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,10 +14,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
+	"spoolsweep/spool/queuefile"
 )
 
 // verdictsName is the list of verdicts in a run's folder: one JSON object a
@@ -26,11 +30,77 @@ const verdictsName = "verdicts.gz"
 // doomedName is the list that delete was agreed to delete, in the same form.
 const doomedName = "doomed.gz"
 
-// judged is one line of the list.
+// A list that takes the place of another one does not take its account away: see
+// keepList. verdicts.1.gz is the first of a run.
+
+// HasLists says whether the folder of a run has any list.
+func HasLists(dir string) bool {
+	for _, name := range []string{verdictsName, doomedName} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// RemoveLists removes all lists from the folder of a run.
+func RemoveLists(dir string) error {
+	for _, name := range []string{verdictsName, doomedName} {
+		// The newest last: while it is there the others are looked for.
+		all := listsAs(dir, name)
+		for _, list := range append(all[1:], all[0]) {
+			if err := os.Remove(filepath.Join(dir, list)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// judged is one line of the list. Its first line holds only what the rules are
+// called.
 type judged struct {
 	spool.Mail
-	Verdict pattern.Verdict `json:"v"`
+	Verdict pattern.Verdict `json:"v"`           // "": there were no rules
 	Rules   []int           `json:"r,omitempty"` // the spam rules that matched
+	envelope
+}
+
+// envelope is what the account of a message says of its sender and recipients,
+// for when the message is gone. Of one that is unreadable it is empty.
+type envelope struct {
+	Sender string   `json:"f,omitempty"` // empty with Mail.Null: the null sender
+	To     []string `json:"t,omitempty"` // the first listedRecipients
+	// Original are those of them before aliasing, where they differ.
+	Original []string `json:"o,omitempty"`
+	More     int      `json:"tn,omitempty"` // recipients that are not listed
+	Login    string   `json:"l,omitempty"`
+}
+
+// listedRecipients bounds a line: mail to a whole list of people is of one kind.
+const listedRecipients = 10
+
+func (l *envelope) take(e *queuefile.Envelope) {
+	l.Sender, l.Login = brief(e.Sender), brief(e.Login)
+	for i := range e.Recipients {
+		if i == listedRecipients {
+			l.More = len(e.Recipients) - i
+			return
+		}
+		to := &e.Recipients[i]
+		l.To = append(l.To, brief(to.Address))
+		if to.Original != "" && to.Original != to.Address {
+			l.Original = append(l.Original, brief(to.Original))
+		}
+	}
+}
+
+// known says that the envelope was read.
+func (j *judged) known() bool { return j.Null || j.Sender != "" || len(j.To) > 0 }
+
+// listHead is the first line of a list.
+type listHead struct {
+	Called []string `json:"rules"`
 }
 
 // listWriter writes a list beside the old one; commit puts it in its place. A
@@ -43,17 +113,67 @@ type listWriter struct {
 	sum hash.Hash
 }
 
-func newList(dir string) (*listWriter, error) { return newListAs(dir, verdictsName) }
-
-func newListAs(dir, name string) (*listWriter, error) {
+// newListAs begins a list in dir, judged by rules of these names. moves is how
+// often the run has moved anything yet.
+func newListAs(dir, name string, rules []string, moves int) (*listWriter, error) {
 	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	l := &listWriter{f: f, buf: bufio.NewWriterSize(f, 64<<10), sum: sha256.New()}
 	l.gz, _ = gzip.NewWriterLevel(l.buf, gzip.BestSpeed) // an unknown level is its only error
+	l.gz.Comment = listComment(moves)                    // not a part of the list: its name stays the same
 	l.enc = json.NewEncoder(io.MultiWriter(l.gz, l.sum))
+	if err := l.enc.Encode(listHead{rules}); err != nil {
+		l.drop()
+		return nil, err
+	}
 	return l, nil
+}
+
+func listComment(moves int) string { return "moves " + strconv.Itoa(moves) }
+
+// keepList keeps a list that another one is about to take the place of, as
+// NAME.1.gz and so on: what was moved by it stands in no later one. Where nothing
+// was, the later one has all that it has, save what vanished: for that the first
+// list of a run is kept.
+func keepList(dir, name, comment string) error {
+	path := filepath.Join(dir, name)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kept := listsAs(dir, name)[1:]
+	if gz, err := gzip.NewReader(f); err == nil && gz.Comment == comment && len(kept) > 0 {
+		return nil
+	}
+	for n := len(kept) + 1; ; n++ {
+		// A second name: at no moment is there no list.
+		err := os.Link(path, filepath.Join(dir, keptName(name, n)))
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+func keptName(name string, n int) string {
+	return strings.TrimSuffix(name, ".gz") + "." + strconv.Itoa(n) + ".gz"
+}
+
+// listsAs are the names of a run's lists, the newest first.
+func listsAs(dir, name string) []string {
+	all := []string{name}
+	for n := 1; ; n++ {
+		kept := keptName(name, n)
+		if _, err := os.Lstat(filepath.Join(dir, kept)); err != nil {
+			return all
+		}
+		all = slices.Insert(all, 1, kept)
+	}
 }
 
 func (l *listWriter) add(j *judged) error {
@@ -69,9 +189,12 @@ func (l *listWriter) commit() (string, error) {
 		return "", nil
 	}
 	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
-	dir := filepath.Dir(l.f.Name())
+	dir, name := filepath.Split(strings.TrimSuffix(l.f.Name(), ".new"))
 	if err == nil {
-		err = os.Rename(l.f.Name(), strings.TrimSuffix(l.f.Name(), ".new"))
+		err = keepList(dir, name, l.gz.Comment)
+	}
+	if err == nil {
+		err = os.Rename(l.f.Name(), filepath.Join(dir, name))
 	}
 	if err == nil {
 		err = syncDir(dir) // else a power loss could bring the old list back
@@ -103,30 +226,86 @@ func (l *listWriter) drop() {
 func readList(dir string, fn func(*judged)) (string, error) { return readListAs(dir, verdictsName, fn) }
 
 func readListAs(dir, name string, fn func(*judged)) (string, error) {
-	f, err := os.Open(filepath.Join(dir, name))
+	return eachListed(dir, name, nil, func(j *judged) error { fn(j); return nil })
+}
+
+// eachListed reads a list a line at a time, until fn returns an error. What its
+// rules are called is told to head, which may be nil, before the first line.
+func eachListed(dir, name string, head func(rules []string), fn func(*judged) error) (string, error) {
+	sum := sha256.New()
+	err := eachLine(dir, name, sum, nil, head, fn)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// eachOf is eachListed for the lines of some ids: the others are not decoded.
+func eachOf(dir, name string, wanted func(id []byte) bool, head func(rules []string), fn func(*judged) error) error {
+	if err := eachLine(dir, name, nil, wanted, head, fn); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// idMark is what stands before the id of a line, which comes before all that is
+// the mail's own.
+var idMark = []byte(`"q":"`)
+
+func eachLine(dir, name string, sum io.Writer, wanted func(id []byte) bool, head func(rules []string), fn func(*judged) error) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
 	defer f.Close()
 	gz, err := gzip.NewReader(bufio.NewReader(f))
 	if err != nil {
-		return "", damaged(f, err)
+		return damaged(f, err)
 	}
-	sum := sha256.New()
-	d := json.NewDecoder(io.TeeReader(gz, sum))
+	in := bufio.NewReaderSize(gz, 64<<10)
 	for {
-		var j judged
-		if err := d.Decode(&j); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return "", damaged(f, err)
+		text, err := in.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			var rest []byte
+			text = bytes.Clone(text)
+			rest, err = in.ReadBytes('\n')
+			text = append(text, rest...)
 		}
-		fn(&j)
+		if errors.Is(err, io.EOF) && len(text) == 0 {
+			return nil
+		}
+		if err != nil {
+			return damaged(f, err)
+		}
+		if sum != nil {
+			sum.Write(text)
+		}
+		if wanted != nil {
+			_, id, ok := bytes.Cut(text, idMark)
+			if id, _, _ = bytes.Cut(id, []byte(`"`)); ok && !wanted(id) {
+				continue
+			}
+		}
+		var line struct {
+			judged
+			listHead
+		}
+		if err := json.Unmarshal(text, &line); err != nil {
+			return damaged(f, err)
+		}
+		if line.ID == "" {
+			if head != nil {
+				head(line.listHead.Called)
+			}
+			continue
+		}
+		if err := fn(&line.judged); err != nil {
+			return err
+		}
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 func damaged(f *os.File, err error) error {

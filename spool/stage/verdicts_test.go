@@ -18,7 +18,7 @@ import (
 
 func writeList(t *testing.T, dir string, lines []judged) string {
 	t.Helper()
-	l, err := newList(dir)
+	l, err := newListAs(dir, verdictsName, []string{"a", "b", "c"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestVerdictList(t *testing.T) {
 	if err != nil || again != name || len(name) != 64 {
 		t.Errorf("read back: %q, %v, want %q", again, err, name)
 	}
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.AllowUnexported(spool.Mail{})); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.AllowUnexported(spool.Mail{}, judged{})); d != "" {
 		t.Errorf("read back (-want +got): %s", d)
 	}
 	// The name is that of the lines: the same list, the same name.
@@ -69,7 +69,7 @@ func TestVerdictList(t *testing.T) {
 	}
 
 	// A list that was begun and not committed leaves the old one.
-	l, err := newList(dir)
+	l, err := newListAs(dir, verdictsName, []string{"a", "b", "c"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

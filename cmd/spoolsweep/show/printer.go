@@ -186,6 +186,11 @@ func (p *Printer) Lines(host, name string, data json.RawMessage) {
 		p.Alert(host, "%s: unreadable result: %v", Clean(name), err)
 		return
 	}
+	p.LinesOf(host, name, r)
+}
+
+// LinesOf prints a result line by line, for people only.
+func (p *Printer) LinesOf(host, name string, r stage.Result) {
 	for _, l := range r.Lines() {
 		p.Line(host, "%s", stageLine(name, l))
 	}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+// ledgers tells the ledger of a run on one host after the other: a ledger may
+// have more entries than memory, and so is printed while it comes.
+func (s *sweep) ledgers(ctx context.Context, id string, on map[*member]*run.State) error {
+	out := s.Ledgers()
+	for _, m := range s.members {
+		if on[m] != nil {
+			m.fail(s.ledger(ctx, m, id, out))
+		}
+		if err := out.Host(m.Host); err != nil {
+			return err
+		}
+	}
+	s.close()
+	if err := out.Document(s.doc); err != nil {
+		return err
+	}
+	return s.status(ctx)
+}
+
+// ledger tells the ledger of one host.
+func (s *sweep) ledger(ctx context.Context, m *member, id string, out *show.Ledgers) error {
+	var account run.Account
+	var failed error
+	err := m.link.CallEvents(ctx, "ledger", agent.RunCall{Vars: m.vars, Run: id}, &account, func(e wire.Event) {
+		if e.Kind != wire.Account {
+			s.Event(e)
+			return
+		}
+		var some struct{ Entries []stage.Entry }
+		if !decode(e.Data, &some) {
+			return
+		}
+		for i := range some.Entries {
+			if err := out.Entry(m.host.Name, &some.Entries[i]); err != nil {
+				failed = err // whoever reads is gone
+			}
+		}
+	})
+	if failed != nil {
+		return failed
+	}
+	if err != nil {
+		return err
+	}
+	m.Status = show.OK
+	if m.Result, err = json.Marshal(account); err != nil {
+		return err
+	}
+	if account.Removed != nil {
+		s.Line(m.host.Name, "the ledger was removed %s, after ledger_keep; its sums are", account.Removed.Local().Format("2006-01-02 15:04:05"))
+	}
+	s.LinesOf(m.host.Name, "ledger", &account.Sums)
+	if n := account.Missing; n > 0 {
+		return fmt.Errorf("%s of run %s are missing: neither aside nor live, and the run did not move them; the mail log tells of their ids, if somebody else did", messages(n), id)
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package spool
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Move is what a run did with one message, as its journal has it.
+type Move struct {
+	From  string // incoming.spamfull or deferred.spamfull/A; of a delete a live queue
+	To    string // incoming, deferred/B, incoming.name-collisions; "": it was removed
+	ID    string
+	Inode uint64
+	Size  int64  // bytes; 0 where it was not removed
+	Sum   []byte // SHA-256 of the queue file that was removed; nil in an older journal
+	At    int64  // seconds since 1970; 0 in an older journal
+	Seq   int64  // of the record
+	// Open says that a death left the batch without an outcome: the message was
+	// moved if it stands at From no more.
+	Open bool
+}
+
+// Collided says that its id was taken, so that it went out of the way.
+func (m Move) Collided() bool {
+	queue, _, _ := strings.Cut(m.To, "/")
+	return strings.HasSuffix(queue, collisions)
+}
+
+// Moves reads the journal in dir without lock or change, one record at a time:
+// every message that was moved or removed goes to moved, in order, and every
+// record to other, which may be nil. Logs are no messages. A journal that is not
+// there has none.
+func Moves(dir string, moved func(Move) error, other func(Record) error) error {
+	f, err := os.Open(filepath.Join(dir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var open *batchRecord
+	tell := func(o outcomeRecord, unsure bool) error {
+		for i, m := range open.Moves {
+			if m.isLog() || slices.Contains(o.Not, i) {
+				continue
+			}
+			err := moved(Move{From: m.From, To: m.To, ID: m.ID, Inode: m.Inode, Size: m.Size, Sum: m.Sum, At: open.At, Seq: open.seq, Open: unsure})
+			if err != nil {
+				return err
+			}
+		}
+		open = nil
+		return nil
+	}
+	err = eachRecord(f, func(r Record) error {
+		switch r.Kind {
+		case kindIntent:
+			if open != nil { // of two that are open the first one's end is not known either
+				if err := tell(outcomeRecord{}, true); err != nil {
+					return err
+				}
+			}
+			open = &batchRecord{seq: r.Seq}
+			if err := json.Unmarshal(r.Data, open); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+		case kindOutcome:
+			var o outcomeRecord
+			if err := json.Unmarshal(r.Data, &o); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+			if open != nil && open.seq == o.Intent {
+				if err := tell(o, false); err != nil {
+					return err
+				}
+			}
+		}
+		if other == nil {
+			return nil
+		}
+		return other(r)
+	})
+	if err == nil && open != nil {
+		err = tell(outcomeRecord{}, true)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// eachRecord reads a journal as parseJournal does, and holds one record at a time.
+func eachRecord(r io.Reader, fn func(Record) error) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head, err := in.ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
+		return nil // not even the first line was written
+	}
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(head, []byte(journalMagic+" ")) {
+		return fmt.Errorf("begins with %.40q: written by another version, or no journal", head)
+	}
+	for n := int64(1); ; n++ {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil // torn, or the end
+		}
+		if err != nil {
+			return err
+		}
+		rec, ok := parseRecord(bytes.TrimSuffix(line, []byte("\n")))
+		if !ok || rec.Seq != n {
+			if _, err := in.Peek(1); errors.Is(err, io.EOF) {
+				return nil // the last line: torn
+			}
+			return fmt.Errorf("line %d is damaged", n+1)
+		}
+		if err := fn(rec); err != nil {
+			return err
+		}
+	}
+}
+
+// Forget writes the journal in dir anew, without the messages that its batches
+// name. It is for a run that has nothing aside any more, and that nobody works on:
+// what was moved cannot be looked up after that.
+func Forget(dir string) error {
+	path := filepath.Join(dir, journalName)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, err := bufio.NewReader(f).ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	lines := head
+	err = eachRecord(f, func(r Record) error {
+		var left any
+		switch r.Kind {
+		case kindIntent:
+			var b batchRecord
+			if err := json.Unmarshal(r.Data, &b); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+			left = batchRecord{Token: b.Token, At: b.At}
+		case kindOutcome:
+			var o outcomeRecord
+			if err := json.Unmarshal(r.Data, &o); err != nil {
+				return fmt.Errorf("record %d: %w", r.Seq, err)
+			}
+			left = outcomeRecord{Intent: o.Intent}
+		default:
+			lines = append(lines, r.line()...)
+			return nil
+		}
+		text, err := json.Marshal(left)
+		lines = append(lines, Record{Seq: r.Seq, Kind: r.Kind, Data: text}.line()...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	fresh, err := openAppend(path + ".new")
+	if err != nil {
+		return err
+	}
+	if err = cutTail(fresh, 0); err == nil { // of an earlier try
+		err = appendSync(fresh, lines)
+	}
+	if err = errors.Join(err, fresh.Close()); err != nil {
+		return err
+	}
+	if err := replaceJournal(path+".new", path); err != nil {
+		return err
+	}
+	return syncPath(dir)
+}
