@@ -91,6 +91,8 @@ const (
 	kindSwapped  = "swapped"   // Set: the names of one queue are right
 	kindStarted  = "started"   // Started
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
+	kindBack     = "back"      // backRecord: the names are about to be those from before the section, or forward again
+	kindKept     = "kept"      // want: what stood in a queue's place meanwhile is about to be set aside
 	kindIntent   = "intent"    // batchRecord
 	kindOutcome  = "outcome"   // outcomeRecord
 	kindRemoved  = "removed"   // Set: what was aside is empty and about to go, its inode anybody's from then on
@@ -98,6 +100,10 @@ const (
 
 type freshRecord struct {
 	Name string `json:"name"`
+}
+
+type backRecord struct {
+	Back bool `json:"back"`
 }
 
 type stopRecord struct {
@@ -124,6 +130,7 @@ type Work struct {
 	fresh   []string // empty directories that may be left over
 	wants   []want   // of every section of this run whose stop was proved, or is under way
 	open    int      // how many of them belong to a section that has not ended
+	back    bool     // their names shall be those from before the section
 	phase   phase
 	masters []int // that the section which has not ended found, or stopped
 	last    *commandRecord
@@ -199,7 +206,7 @@ func (w *Work) replay(r Record) error {
 		if w.phase == prepared { // prepared before, and died: that one never began
 			w.wants = w.wants[:len(w.wants)-w.open]
 		}
-		w.wants, w.open, w.phase = append(w.wants, more...), len(more), prepared
+		w.wants, w.open, w.phase, w.back = append(w.wants, more...), len(more), prepared, false
 	case kindRenamed:
 		var s Set
 		if err := json.Unmarshal(r.Data, &s); err != nil {
@@ -222,11 +229,23 @@ func (w *Work) replay(r Record) error {
 	case kindCommand:
 		w.last = new(commandRecord)
 		return json.Unmarshal(r.Data, w.last)
+	case kindBack:
+		var b backRecord
+		if err := json.Unmarshal(r.Data, &b); err != nil {
+			return err
+		}
+		w.back = b.Back
+	case kindKept:
+		var k want
+		if err := json.Unmarshal(r.Data, &k); err != nil {
+			return err
+		}
+		w.wants = slices.Insert(w.wants, len(w.wants)-w.open, k) // not of those whose section is open
 	case kindStarted:
-		w.phase, w.open, w.last = outside, 0, nil
+		w.phase, w.open, w.last, w.back = outside, 0, nil, false
 	case kindGivenUp:
 		w.wants = w.wants[:len(w.wants)-w.open]
-		w.phase, w.open, w.last = outside, 0, nil
+		w.phase, w.open, w.last, w.back = outside, 0, nil, false
 	case kindIntent:
 		var b batchRecord
 		if err := json.Unmarshal(r.Data, &b); err != nil {
