@@ -196,6 +196,20 @@ func cutTail(f *os.File, size int64) error {
 	return f.Truncate(size)
 }
 
+// putByte replaces one byte of a file, for good. Its own handle: what is written
+// through one that appends goes to the end, wherever it shall go (pwrite(2)).
+func putByte(path string, at int64, b byte) error {
+	if err := step("put a byte into " + path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte{b}, at)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 // send writes one byte to a socket or FIFO of Postfix's public directory.
 func send(fd int, b byte) error {
 	if err := step("trigger"); err != nil {
