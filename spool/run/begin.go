@@ -252,12 +252,12 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	lock, err := e.lock(ctx, p, info.Vars)
 	if err != nil {
-		return err
+		return lateAnswer(dir, q, info, err)
 	}
 	defer lock.Close()
 	folder, err := lockFolder(dir)
 	if err != nil {
-		return err
+		return lateAnswer(dir, q, info, err)
 	}
 	defer folder.Close()
 	w, records, err := spool.OpenWork(p, info.Run, dir, e.Build, lock)
@@ -341,6 +341,27 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		return err
 	}
 	return e.startWorker(dir, info, lock, folder)
+}
+
+// lateAnswer says who has answered, where an answer comes while the run works on
+// by another one; else it is busy.
+func lateAnswer(dir string, q *ResumeRequest, info *Info, busy error) error {
+	if q.Answer == nil || !errors.Is(busy, spool.ErrBusy) {
+		return busy
+	}
+	records, err := spool.ReadJournal(dir)
+	if err != nil {
+		return errors.Join(busy, err)
+	}
+	at, err := progressOf(records, len(info.Steps))
+	if err != nil {
+		return errors.Join(busy, err)
+	}
+	var late *AnsweredError
+	if err := checkAnswer(at, q, info); errors.As(err, &late) {
+		return late
+	}
+	return busy // its question is open: it is another run that works
 }
 
 // finished refuses a run that has anything left to do but what may be added only
