@@ -85,6 +85,7 @@ const (
 	kindWants    = "wants"     // []want: the section is prepared
 	kindRenamed  = "renamed"   // Set: the name aside was taken, this is the new one
 	kindStopping = "stopping"  // stopRecord: the stop command is about to be issued
+	kindSection  = "section"   // commandRecord: the process that does stop..start
 	kindCommand  = "command"   // commandRecord: a command of the host runs
 	kindStopped  = "stopped"   // {}: proved, the lock on master.pid is held
 	kindStarting = "starting"  // {}: a start command is about to be issued
@@ -293,6 +294,33 @@ func Overdue(dir string) (bool, error) {
 		}
 	}
 	return stop != nil && boot()-stop.Boot > int64(SectionLimit), nil
+}
+
+// NoteSection journals that this process does stop..start, for EndSection.
+func (w *Work) NoteSection() error {
+	p, err := processOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return w.write(kindSection, commandRecord{Group: p.group, Started: p.started})
+}
+
+// EndSection kills the process that, by the journal in dir, does stop..start, if
+// it still is that one: for a guard that is not its parent.
+func EndSection(dir string) error {
+	records, err := ReadJournal(dir)
+	if err != nil {
+		return err
+	}
+	var section commandRecord
+	for _, r := range records {
+		if r.Kind == kindSection {
+			if err := json.Unmarshal(r.Data, &section); err != nil {
+				return err
+			}
+		}
+	}
+	return endGroup(section.Group, section.Started)
 }
 
 // LeftDown says, from a run's records, whether it ends between stop and start.

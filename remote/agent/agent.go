@@ -41,8 +41,8 @@ func System() (func(context.Context, stage.Vars) (*spool.Postfix, error), string
 	}, StateDirectory, nil
 }
 
-// Main is the agent: worker or section where the arguments say so, else the
-// front on standard input and output. It returns the exit status.
+// Main is the agent: worker, section or the timer's process where the arguments
+// say so, else the front on standard input and output. It returns the exit status.
 func Main(args []string, maker Maker) int {
 	postfix, state, err := maker()
 	if err != nil {
@@ -54,7 +54,7 @@ func Main(args []string, maker Maker) int {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
 		return 1
 	}
-	env := &run.Env{Postfix: postfix, StateDirectory: state, Build: Build(), Executable: file}
+	env := &run.Env{Postfix: postfix, StateDirectory: state, Build: Build(), Executable: file, Units: func(stage.Vars) *run.Units { return run.Systemd() }}
 	if len(args) == 3 {
 		return env.Main(args[0], args[1], args[2])
 	}

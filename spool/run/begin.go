@@ -183,7 +183,11 @@ func (e *Env) start(role, dir string, info *Info, lock, folder *os.File) (*exec.
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(e.Executable, role, filepath.Dir(filepath.Dir(dir)), info.Run)
+	argv := e.argv(role, dir)
+	if role == "worker" { // the section is its child, and there with it
+		argv = e.units(info.Vars).scope(argv)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{lock, folder}
