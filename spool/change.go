@@ -188,6 +188,37 @@ func appendSync(f *os.File, lines []byte) error {
 	return f.Sync()
 }
 
+// reserve sets blocks aside behind the end of a file.
+func reserve(f *os.File, from, n int64) error {
+	if err := step("reserve " + f.Name()); err != nil {
+		return err
+	}
+	return keepBlocks(int(f.Fd()), from, n)
+}
+
+// writeZeros makes a file, or makes it longer, that does nothing but fill space.
+func writeZeros(path string, n int64) error {
+	if err := step("zeros " + path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	for zeros := make([]byte, 64<<10); n > 0 && err == nil; n -= int64(len(zeros)) {
+		_, err = f.Write(zeros)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// removeFile removes a file of a run's record.
+func removeFile(path string) error {
+	if err := step("remove " + path); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
 // cutTail removes what a crash left behind the last whole line of a journal.
 func cutTail(f *os.File, size int64) error {
 	if err := step("cut the journal's tail"); err != nil {

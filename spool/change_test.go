@@ -15,11 +15,11 @@ import (
 var changing = map[string][]string{
 	"unix": {"Rename", "Renameat", "Renameat2", "RenameatxNp", "Unlink", "Unlinkat", "Rmdir", "Mkdir", "Mkdirat", "Link", "Linkat",
 		"Symlink", "Symlinkat", "Chmod", "Fchmod", "Fchmodat", "Chown", "Fchown", "Fchownat", "Lchown", "Truncate", "Ftruncate", "Write", "Pwrite",
-		"Utimes", "UtimesNanoAt", "Futimes", "Flock", "FcntlFlock", "Kill", "PidfdSendSignal", "Fsetxattr", "Setxattr", "Mknod", "Mkfifo", "Exec"},
+		"Utimes", "UtimesNanoAt", "Futimes", "Flock", "FcntlFlock", "Kill", "PidfdSendSignal", "Fsetxattr", "Setxattr", "Fallocate", "Mknod", "Mkfifo", "Exec"},
 	"syscall": {"Rename", "Unlink", "Rmdir", "Mkdir", "Kill", "Flock", "Write", "Exec", "ForkExec"},
 	"os": {"Rename", "Remove", "RemoveAll", "Mkdir", "MkdirAll", "MkdirTemp", "WriteFile", "Create", "CreateTemp", "OpenFile", "Chmod", "Chown",
 		"Lchown", "Chtimes", "Truncate", "Link", "Symlink", "StartProcess"},
-	"": {"renameNoReplace", "renameExchange", "signalChecked", "copyLabel"},
+	"": {"renameNoReplace", "renameExchange", "signalChecked", "copyLabel", "keepBlocks"},
 }
 
 // methods that change what they are called on.

@@ -200,9 +200,16 @@ func (j *Journal) Write(kind string, data any) error {
 		j.torn = false
 	}
 	line := Record{Seq: j.seq + 1, Kind: kind, Data: text}.line()
-	if err := appendSync(j.f, line); err != nil {
+	for {
+		err := appendSync(j.f, line)
+		if err == nil {
+			break
+		}
 		cut := cutTail(j.f, j.size)
 		j.torn = cut != nil
+		if cut == nil && GiveWay(filepath.Dir(j.f.Name()), err) {
+			continue
+		}
 		return fmt.Errorf("journal %s: %w", j.f.Name(), errors.Join(err, cut))
 	}
 	j.seq++

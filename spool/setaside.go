@@ -59,6 +59,7 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 		messages int64
 	}
 	var all []candidate
+	w.counted = 0
 	for _, q := range queues {
 		k, messages, err := w.prepare(q)
 		if errors.Is(err, fs.ErrNotExist) && q == Defer {
@@ -68,6 +69,12 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 			return fmt.Errorf("set aside %s: %w", q, err)
 		}
 		all = append(all, candidate{k, messages})
+		if q != Defer { // a log moves with its message
+			w.counted += messages
+		}
+	}
+	if err := w.Journal.Reserve(sectionSpace + w.counted*moveSpace); err != nil {
+		return err
 	}
 	if err := syncDir(w.root); err != nil {
 		return err
@@ -80,6 +87,10 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 	}
 	return w.write(kindWants, wants)
 }
+
+// Counted is how many messages Prepare found in what is to be set aside; of what
+// takes longer than ten seconds to count, at least so many.
+func (w *Work) Counted() int64 { return w.counted }
 
 func (w *Work) prepare(q Queue) (want, int64, error) {
 	old, err := openDir(w.root, string(q))

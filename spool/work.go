@@ -138,6 +138,7 @@ type Work struct {
 	moves   []batchRecord // every batch; few lack an outcome
 	done    map[int64]outcomeRecord
 
+	counted     int64         // see Counted
 	movedBefore map[file]bool // cache of moved
 }
 

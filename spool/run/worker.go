@@ -178,7 +178,7 @@ func (r *runner) plan(ctx context.Context) error {
 		}
 	}
 	r.record.emit("", -1, evEnd, Ended{Status: "ok"})
-	return nil
+	return errors.Join(r.work.Journal.Release(), r.record.release())
 }
 
 // leftOut says why a step is not done here, "" if it is.
@@ -334,6 +334,10 @@ func (r *runner) section(ctx context.Context, last int) error {
 	}
 	if err := r.work.Prepare(queues); err != nil {
 		return r.failed(i, began, err)
+	}
+	if err := errors.Join(r.record.reserve(), stage.ReserveVerdicts(r.dir, r.work.Counted())); err != nil {
+		_, e := r.work.Settle(ctx) // removes what was prepared
+		return r.failed(i, began, errors.Join(err, e))
 	}
 	if err := r.work.Close(); err != nil {
 		return r.failed(i, began, err)

@@ -45,8 +45,38 @@ type listWriter struct {
 
 func newList(dir string) (*listWriter, error) { return newListAs(dir, verdictsName) }
 
+// openNew opens the file beside a list that is to replace it, empty.
+func openNew(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// Only what a death left: it gives back what was reserved.
+	s, err := f.Stat()
+	if err == nil && s.Size() > 0 {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// verdictSpace is for one line of the list, packed.
+const verdictSpace = 64
+
+// ReserveVerdicts sets space aside for the list of so many verdicts.
+func ReserveVerdicts(dir string, messages int64) error {
+	f, err := openNew(dir, verdictsName)
+	if err != nil {
+		return err
+	}
+	return errors.Join(spool.Reserve(f, 64<<10+messages*verdictSpace), f.Close())
+}
+
 func newListAs(dir, name string) (*listWriter, error) {
-	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := openNew(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +98,11 @@ func (l *listWriter) commit() (string, error) {
 	if l == nil {
 		return "", nil
 	}
-	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
+	err := errors.Join(l.gz.Close(), l.buf.Flush())
+	if size, e := l.f.Seek(0, io.SeekCurrent); e == nil {
+		err = errors.Join(err, l.f.Truncate(size)) // what was reserved and not used
+	}
+	err = errors.Join(err, l.f.Sync(), l.f.Close())
 	dir := filepath.Dir(l.f.Name())
 	if err == nil {
 		err = os.Rename(l.f.Name(), strings.TrimSuffix(l.f.Name(), ".new"))
