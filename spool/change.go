@@ -23,7 +23,7 @@ var step = func(what string) error { return nil }
 
 // rename moves one name to another without ever replacing what is there.
 func rename(fromDir *os.File, from string, toDir *os.File, to string) error {
-	if err := step("rename " + from + " " + to); err != nil {
+	if err := step("rename " + from + " " + to + " in " + fromDir.Name() + " " + toDir.Name()); err != nil {
 		return err
 	}
 	err := renameNoReplace(int(fromDir.Fd()), from, int(toDir.Fd()), to)
@@ -35,7 +35,7 @@ func rename(fromDir *os.File, from string, toDir *os.File, to string) error {
 
 // exchange swaps two names of one directory in a single step.
 func exchange(dir *os.File, a, b string) error {
-	if err := step("exchange " + a + " " + b); err != nil {
+	if err := step("exchange " + a + " " + b + " in " + dir.Name()); err != nil {
 		return err
 	}
 	err := renameExchange(int(dir.Fd()), a, int(dir.Fd()), b)
@@ -56,7 +56,7 @@ func syncDir(dir *os.File) error {
 // makeDir makes a directory with the given owner, group and mode, and the
 // label of model. It is closed to all others until it is ready.
 func makeDir(parent *os.File, name string, uid, gid int, mode uint32, model *os.File) error {
-	if err := step("mkdir " + name); err != nil {
+	if err := step("mkdir " + name + " in " + parent.Name()); err != nil {
 		return err
 	}
 	if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
@@ -89,7 +89,7 @@ func makeDir(parent *os.File, name string, uid, gid int, mode uint32, model *os.
 
 // removeDir removes an empty directory.
 func removeDir(parent *os.File, name string) error {
-	if err := step("rmdir " + name); err != nil {
+	if err := step("rmdir " + name + " in " + parent.Name()); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR); err != nil {
@@ -100,7 +100,7 @@ func removeDir(parent *os.File, name string) error {
 
 // unlinkFile removes one name of a file: of a message, or of its log.
 func unlinkFile(dir *os.File, name string) error {
-	if err := step("unlink " + name); err != nil {
+	if err := step("unlink " + name + " in " + dir.Name()); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
@@ -113,7 +113,7 @@ func unlinkFile(dir *os.File, name string) error {
 // rename without replacing and exchange names.
 func probe(root *os.File, a, b string) (exchanges bool, err error) {
 	for _, name := range []string{a, b} {
-		if err := step("mkdir " + name); err != nil {
+		if err := step("mkdir " + name + " in " + root.Name()); err != nil {
 			return false, err
 		}
 		if err := unix.Mkdirat(int(root.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -523,7 +523,13 @@ func (r *restorer) target(path string) (*os.File, error) {
 			return nil, err
 		}
 	}
-	if err := syncDir(parent); err != nil {
+	// Both: else a power loss could bring it back under its first name, with the
+	// mail that was moved into it.
+	err = syncDir(parent)
+	if parent != r.w.root {
+		err = errors.Join(err, syncDir(r.w.root))
+	}
+	if err != nil {
 		return nil, err
 	}
 	return r.dir(path)
