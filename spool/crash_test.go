@@ -88,6 +88,53 @@ func TestCrashWalk(t *testing.T) {
 	}
 }
 
+// TestDiesAgain kills a run at some step, whoever carries it on a few steps on,
+// and so the next one: there is no state that a third cannot end.
+func TestDiesAgain(t *testing.T) {
+	stride := 11
+	if *every {
+		stride = 1
+	}
+	reached := true
+	for n := 1; reached && !t.Failed(); n += stride {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			h := newHost(t, []string{"deferred", "defer"}, 1)
+			h.flood(6)
+			before, names := h.account(), h.names()
+			h.start()
+			reached = false
+			for i, live := range []int{n, 1 + n%7, 1 + n%13, 1 + n%29} {
+				now := 0
+				step = func(what string) error {
+					if now++; now >= live {
+						panic(killed{what})
+					}
+					return nil
+				}
+				func() {
+					defer func() {
+						if _, is := recover().(killed); is {
+							reached = reached || i == 0
+						}
+					}()
+					if w, err := h.tryOpen(); err == nil && i > 0 {
+						_, _ = w.Settle(t.Context())
+					}
+					if i == 0 {
+						_ = h.carry()
+					}
+				}()
+				h.once(before)
+			}
+			step = func(string) error { return nil }
+			if err := h.carry(); err != nil {
+				t.Error(err)
+			}
+			h.ended(before, names, true)
+		})
+	}
+}
+
 func crashAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (reached bool) {
 	var at string
 	t.Run(fmt.Sprint(n), func(t *testing.T) {

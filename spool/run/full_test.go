@@ -61,6 +61,24 @@ func TestStateFull(t *testing.T) {
 	}
 }
 
+// The run's record is removed while Postfix is down: Postfix is started all the
+// same, and no mail is lost.
+func TestStateRemoved(t *testing.T) {
+	h := newHost(t, flood)
+	h.hold("stop")
+	h.begin(plan(rules))
+	h.awaitHeld("stop")
+	if err := os.RemoveAll(filepath.Join(h.State(), "runs")); err != nil {
+		t.Fatal(err)
+	}
+	h.letGo("stop")
+	h.await("Postfix", func() bool {
+		_, running := h.Running()
+		return running && len(h.processes("section"))+len(h.processes("worker")) == 0
+	})
+	h.allAside()
+}
+
 // Where what the run needs does not fit, nothing is stopped.
 func TestStateTooSmall(t *testing.T) {
 	h := newHost(t, flood)
