@@ -1,10 +1,13 @@
 package spool
 
 import (
+	"bytes"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -90,5 +93,37 @@ func TestEveryChangeIsAStep(t *testing.T) {
 	}
 	if seen < 15 {
 		t.Errorf("only %d calls found: does this test still look?", seen)
+	}
+}
+
+// The table of steps in the package comment names a test for each row, and there
+// is one.
+func TestTableOfSteps(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`Test[A-Z]\w*`).FindAllString(string(doc), -1)
+	var tests []byte
+	for _, pattern := range []string{"*_test.go", "run/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests = append(tests, text...)
+		}
+	}
+	for _, name := range named {
+		if !bytes.Contains(tests, []byte("func "+name+"(")) {
+			t.Errorf("the table names %s, which is not there", name)
+		}
+	}
+	if len(named) < 20 {
+		t.Errorf("only %d tests are named", len(named))
 	}
 }
