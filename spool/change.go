@@ -136,12 +136,12 @@ var errReplaced = errors.New("it replaced a directory")
 
 // touch gives a file the present as its time. The queue manager leaves a file
 // in incoming alone until its time has come (qmgr_active.c).
-func touch(dir *os.File, name string, now time.Time) error {
-	if err := step("touch " + name); err != nil {
+func touch(f *os.File, now time.Time) error {
+	if err := step("touch " + f.Name()); err != nil {
 		return err
 	}
-	t := unix.NsecToTimespec(now.UnixNano())
-	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	t := unix.NsecToTimeval(now.UnixNano())
+	return unix.Futimes(int(f.Fd()), []unix.Timeval{t, t})
 }
 
 // lockFile takes the exclusive flock of f without waiting.
