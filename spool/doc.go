@@ -83,7 +83,8 @@
 // within [SectionLimit]; the section, when its worker has died; the timer, where
 // systemd runs, when both have, or the one hangs that is left; a boot starts
 // Postfix by itself with whatever names stand; resume, and put back, in any case.
-// After whoever died while going on, the next does the same (TestDiesAgain). The
+// After whoever died while going on, the next does the same (TestDiesAgain, and with
+// processes that are really killed TestKilled). The
 // state's disk full from the stop on: TestFullDisk; the record gone: Postfix is
 // started, and what is aside is named by health as nobody's (TestStateRemoved of
 // spool/run). Time limits use monotonic clocks, and nothing that is decided after
