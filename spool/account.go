@@ -109,8 +109,8 @@ func eachRecord(r io.Reader, fn func(Record) error) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(head, []byte(journalMagic+" ")) {
-		return fmt.Errorf("begins with %.40q: written by another version, or no journal", head)
+	if _, err := versionOf(bytes.TrimSuffix(head, []byte("\n"))); err != nil {
+		return err
 	}
 	for n := int64(1); ; n++ {
 		line, err := in.ReadBytes('\n')

@@ -23,7 +23,7 @@ var step = func(what string) error { return nil }
 
 // rename moves one name to another without ever replacing what is there.
 func rename(fromDir *os.File, from string, toDir *os.File, to string) error {
-	if err := step("rename " + from + " " + to); err != nil {
+	if err := step("rename " + from + " " + to + " in " + fromDir.Name() + " " + toDir.Name()); err != nil {
 		return err
 	}
 	err := renameNoReplace(int(fromDir.Fd()), from, int(toDir.Fd()), to)
@@ -35,7 +35,7 @@ func rename(fromDir *os.File, from string, toDir *os.File, to string) error {
 
 // exchange swaps two names of one directory in a single step.
 func exchange(dir *os.File, a, b string) error {
-	if err := step("exchange " + a + " " + b); err != nil {
+	if err := step("exchange " + a + " " + b + " in " + dir.Name()); err != nil {
 		return err
 	}
 	err := renameExchange(int(dir.Fd()), a, int(dir.Fd()), b)
@@ -56,7 +56,7 @@ func syncDir(dir *os.File) error {
 // makeDir makes a directory with the given owner, group and mode, and the
 // label of model. It is closed to all others until it is ready.
 func makeDir(parent *os.File, name string, uid, gid int, mode uint32, model *os.File) error {
-	if err := step("mkdir " + name); err != nil {
+	if err := step("mkdir " + name + " in " + parent.Name()); err != nil {
 		return err
 	}
 	if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
@@ -89,7 +89,7 @@ func makeDir(parent *os.File, name string, uid, gid int, mode uint32, model *os.
 
 // removeDir removes an empty directory.
 func removeDir(parent *os.File, name string) error {
-	if err := step("rmdir " + name); err != nil {
+	if err := step("rmdir " + name + " in " + parent.Name()); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR); err != nil {
@@ -100,7 +100,7 @@ func removeDir(parent *os.File, name string) error {
 
 // unlinkFile removes one name of a file: of a message, or of its log.
 func unlinkFile(dir *os.File, name string) error {
-	if err := step("unlink " + name); err != nil {
+	if err := step("unlink " + name + " in " + dir.Name()); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
@@ -113,7 +113,7 @@ func unlinkFile(dir *os.File, name string) error {
 // rename without replacing and exchange names.
 func probe(root *os.File, a, b string) (exchanges bool, err error) {
 	for _, name := range []string{a, b} {
-		if err := step("mkdir " + name); err != nil {
+		if err := step("mkdir " + name + " in " + root.Name()); err != nil {
 			return false, err
 		}
 		if err := unix.Mkdirat(int(root.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -136,12 +136,12 @@ var errReplaced = errors.New("it replaced a directory")
 
 // touch gives a file the present as its time. The queue manager leaves a file
 // in incoming alone until its time has come (qmgr_active.c).
-func touch(dir *os.File, name string, now time.Time) error {
-	if err := step("touch " + name); err != nil {
+func touch(f *os.File, now time.Time) error {
+	if err := step("touch " + f.Name()); err != nil {
 		return err
 	}
-	t := unix.NsecToTimespec(now.UnixNano())
-	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	t := unix.NsecToTimeval(now.UnixNano())
+	return unix.Futimes(int(f.Fd()), []unix.Timeval{t, t})
 }
 
 // lockFile takes the exclusive flock of f without waiting.
@@ -196,12 +196,57 @@ func replaceJournal(from, to string) error {
 	return os.Rename(from, to)
 }
 
+// reserve sets blocks aside behind the end of a file.
+func reserve(f *os.File, from, n int64) error {
+	if err := step("reserve " + f.Name()); err != nil {
+		return err
+	}
+	return keepBlocks(int(f.Fd()), from, n)
+}
+
+// writeZeros makes a file, or makes it longer, that does nothing but fill space.
+func writeZeros(path string, n int64) error {
+	if err := step("zeros " + path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	for zeros := make([]byte, 64<<10); n > 0 && err == nil; n -= int64(len(zeros)) {
+		_, err = f.Write(zeros)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// removeFile removes a file of a run's record.
+func removeFile(path string) error {
+	if err := step("remove " + path); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
 // cutTail removes what a crash left behind the last whole line of a journal.
 func cutTail(f *os.File, size int64) error {
 	if err := step("cut the journal's tail"); err != nil {
 		return err
 	}
 	return f.Truncate(size)
+}
+
+// putByte replaces one byte of a file, for good. Its own handle: what is written
+// through one that appends goes to the end, wherever it shall go (pwrite(2)).
+func putByte(path string, at int64, b byte) error {
+	if err := step("put a byte into " + path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte{b}, at)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // send writes one byte to a socket or FIFO of Postfix's public directory.

@@ -1,10 +1,13 @@
 package spool
 
 import (
+	"bytes"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,11 +18,11 @@ import (
 var changing = map[string][]string{
 	"unix": {"Rename", "Renameat", "Renameat2", "RenameatxNp", "Unlink", "Unlinkat", "Rmdir", "Mkdir", "Mkdirat", "Link", "Linkat",
 		"Symlink", "Symlinkat", "Chmod", "Fchmod", "Fchmodat", "Chown", "Fchown", "Fchownat", "Lchown", "Truncate", "Ftruncate", "Write", "Pwrite",
-		"Utimes", "UtimesNanoAt", "Futimes", "Flock", "FcntlFlock", "Kill", "PidfdSendSignal", "Fsetxattr", "Setxattr", "Mknod", "Mkfifo", "Exec"},
+		"Utimes", "UtimesNanoAt", "Futimes", "Flock", "FcntlFlock", "Kill", "PidfdSendSignal", "Fsetxattr", "Setxattr", "Fallocate", "Mknod", "Mkfifo", "Exec"},
 	"syscall": {"Rename", "Unlink", "Rmdir", "Mkdir", "Kill", "Flock", "Write", "Exec", "ForkExec"},
 	"os": {"Rename", "Remove", "RemoveAll", "Mkdir", "MkdirAll", "MkdirTemp", "WriteFile", "Create", "CreateTemp", "OpenFile", "Chmod", "Chown",
 		"Lchown", "Chtimes", "Truncate", "Link", "Symlink", "StartProcess"},
-	"": {"renameNoReplace", "renameExchange", "signalChecked", "copyLabel"},
+	"": {"renameNoReplace", "renameExchange", "signalChecked", "copyLabel", "keepBlocks"},
 }
 
 // methods that change what they are called on.
@@ -90,5 +93,37 @@ func TestEveryChangeIsAStep(t *testing.T) {
 	}
 	if seen < 15 {
 		t.Errorf("only %d calls found: does this test still look?", seen)
+	}
+}
+
+// The table of steps in the package comment names a test for each row, and there
+// is one.
+func TestTableOfSteps(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`Test[A-Z]\w*`).FindAllString(string(doc), -1)
+	var tests []byte
+	for _, pattern := range []string{"*_test.go", "run/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests = append(tests, text...)
+		}
+	}
+	for _, name := range named {
+		if !bytes.Contains(tests, []byte("func "+name+"(")) {
+			t.Errorf("the table names %s, which is not there", name)
+		}
+	}
+	if len(named) < 20 {
+		t.Errorf("only %d tests are named", len(named))
 	}
 }

@@ -4,7 +4,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +89,119 @@ func TestCrashWalk(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// KilledIn names, to a child of these tests, the host whose run it carries on, and
+// KilledAt the step at which it kills itself.
+const KilledIn, KilledAt = "SPOOL_TEST_KILLED_IN", "SPOOL_TEST_KILLED_AT"
+
+// CarryAndDie is that child.
+func CarryAndDie(dir string) {
+	n, err := strconv.Atoi(os.Getenv(KilledAt))
+	if err != nil {
+		panic(err)
+	}
+	h := hostIn(new(testing.T), dir, []string{"deferred", "defer"}, 1)
+	h.settles = true
+	now := 0
+	step = func(string) error {
+		if now++; now == n {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		}
+		return nil
+	}
+	if err := h.carry(); err != nil || h.t.Failed() {
+		panic(fmt.Sprint("carried on, and failed: ", err))
+	}
+	os.Exit(0)
+}
+
+// TestKilled is TestCrashWalk with a process that is really killed: what the
+// kernel lets go of then is let go of, and no more. One is killed in what the one
+// before it has left, until one comes to the end.
+func TestKilled(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, more := 3, 17
+	if *every {
+		more = 1
+	}
+	for killed := true; killed && !t.Failed(); first += more {
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			h := newHost(t, []string{"deferred", "defer"}, 1)
+			h.flood(6)
+			before, names := h.account(), h.names()
+			h.start()
+			killed = false
+			for _, n := range []int{first, first / 2, first / 3} {
+				cmd := exec.Command(self)
+				cmd.Env = append(os.Environ(), KilledIn+"="+h.dir, fmt.Sprintf("%s=%d", KilledAt, n))
+				out, err := cmd.CombinedOutput()
+				h.once(before)
+				if err == nil {
+					break
+				}
+				if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+					t.Fatalf("a run to be killed at step %d: %v: %s", n, err, out)
+				}
+				killed = killed || n == first
+			}
+			h.settles = true // of what is restored already the lists are gone
+			if err := h.carry(); err != nil {
+				t.Error(err)
+			}
+			h.ended(before, names, true)
+		})
+	}
+}
+
+// TestDiesAgain kills a run at some step, whoever carries it on a few steps on,
+// and so the next one: there is no state that a third cannot end.
+func TestDiesAgain(t *testing.T) {
+	stride := 11
+	if *every {
+		stride = 1
+	}
+	reached := true
+	for n := 1; reached && !t.Failed(); n += stride {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			h := newHost(t, []string{"deferred", "defer"}, 1)
+			h.flood(6)
+			before, names := h.account(), h.names()
+			h.start()
+			reached = false
+			for i, live := range []int{n, 1 + n%7, 1 + n%13, 1 + n%29} {
+				now := 0
+				step = func(what string) error {
+					if now++; now >= live {
+						panic(killed{what})
+					}
+					return nil
+				}
+				func() {
+					defer func() {
+						if _, is := recover().(killed); is {
+							reached = reached || i == 0
+						}
+					}()
+					if w, err := h.tryOpen(); err == nil && i > 0 {
+						_, _ = w.Settle(t.Context())
+					}
+					if i == 0 {
+						_ = h.carry()
+					}
+				}()
+				h.once(before)
+			}
+			step = func(string) error { return nil }
+			if err := h.carry(); err != nil {
+				t.Error(err)
+			}
+			h.ended(before, names, true)
+		})
 	}
 }
 

@@ -39,5 +39,6 @@ func SampleAbove(limit int64, n int) (restore func()) {
 func init() {
 	// Postfix takes seconds where a practice host takes milliseconds.
 	proveStart, poll, startEvery = 5*time.Millisecond, 4*time.Millisecond, 5*time.Millisecond
+	startTries, turnBackAt = 40, 15
 	stopGrace, termGrace, killGrace = 2*time.Second, time.Second, time.Second
 }

@@ -26,6 +26,8 @@ type host struct {
 	lock *os.File
 	ham  []Mail
 	spam []Mail
+	// settles says that a part may have been moved by whoever died before.
+	settles bool
 }
 
 const idleStart = `cd "$0" || exit 1
@@ -54,12 +56,7 @@ func newHost(t *testing.T, hashed []string, depth int) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir}
-	spool := filepath.Join(dir, "q")
-	h.p = &Postfix{
-		Settings: Settings{QueueDirectory: spool, Owner: os.Geteuid(), HashNames: hashed, HashDepth: depth, LogFile: filepath.Join(dir, "log")},
-		Start:    []string{"sh", "-c", idleStart, spool}, Stop: []string{"sh", "-c", idleStop, spool},
-	}
+	h := hostIn(t, dir, hashed, depth)
 	for _, name := range []string{"q", "q/maildrop", "q/incoming", "q/active", "q/deferred", "q/hold", "q/corrupt", "q/defer", "q/pid", "q/public", "state"} {
 		h.must(os.Mkdir(filepath.Join(dir, name), 0o700))
 	}
@@ -76,6 +73,15 @@ func newHost(t *testing.T, hashed []string, depth int) *host {
 		}
 	})
 	return h
+}
+
+// hostIn is the host whose files are, or will be, in dir.
+func hostIn(t *testing.T, dir string, hashed []string, depth int) *host {
+	spool := filepath.Join(dir, "q")
+	return &host{t: t, dir: dir, p: &Postfix{
+		Settings: Settings{QueueDirectory: spool, Owner: os.Geteuid(), HashNames: hashed, HashDepth: depth, LogFile: filepath.Join(dir, "log")},
+		Start:    []string{"sh", "-c", idleStart, spool}, Stop: []string{"sh", "-c", idleStop, spool},
+	}}
 }
 
 func (h *host) must(err error) {
@@ -288,14 +294,14 @@ func (h *host) carry() error {
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if int(moved.Restored) != len(h.ham) || moved.Failed+moved.Collisions > 0 {
+	if !h.settles && int(moved.Restored) != len(h.ham) || moved.Failed+moved.Collisions > 0 {
 		h.t.Errorf("restored %+v of %d", moved, len(h.ham))
 	}
 	moved, left, err := w.PutBack(ctx, slices.Clone(h.spam), Options{Token: "spam"}, quiet)
 	if err != nil {
 		return fmt.Errorf("put back: %w", err)
 	}
-	if int(moved.Restored) != len(h.spam) || moved.Failed+moved.Collisions > 0 || len(left) > 0 {
+	if !h.settles && int(moved.Restored) != len(h.spam) || moved.Failed+moved.Collisions > 0 || len(left) > 0 {
 		h.t.Errorf("put back %+v of %d, left %v", moved, len(h.spam), left)
 	}
 	return nil

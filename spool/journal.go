@@ -16,16 +16,21 @@ import (
 
 const (
 	journalName  = "journal"
-	journalMagic = "spoolsweep-journal 1"
+	journalMagic = "spoolsweep-journal "
+	// journalVersion is raised with every kind of record without which the others
+	// mean something else. Version 2 brought kindBack and kindKept.
+	journalVersion = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Journal is the record on disk by which a run is carried on after any death:
 //
-//	spoolsweep-journal 1 BUILD
+//	spoolsweep-journal 2 BUILD
 //	SEQ KIND JSON CRC32C
 //
+// A newer agent reads an older version, and makes it its own when it opens it to
+// write; an older one refuses a newer, of which it might miss what it does not know.
 // A line is written and synced before what it announces is done. A torn last
 // line is cut off; a bad line before the last means that the file cannot be
 // trusted, and stops everything.
@@ -51,10 +56,10 @@ func OpenJournal(dir, build string) (*Journal, []Record, error) {
 		return nil, nil, err
 	}
 	j := &Journal{f: f}
-	records, whole, err := readJournal(f)
+	records, version, whole, err := readJournal(f)
 	if err == nil && whole == 0 {
 		if err = cutTail(f, 0); err == nil {
-			err = appendSync(f, []byte(journalMagic+" "+build+"\n"))
+			err = appendSync(f, fmt.Appendf(nil, "%s%d %s\n", journalMagic, journalVersion, build))
 		}
 		if err == nil {
 			err = syncPath(dir)
@@ -64,6 +69,10 @@ func OpenJournal(dir, build string) (*Journal, []Record, error) {
 			err = e
 		} else if size > whole {
 			err = cutTail(f, whole)
+		}
+		// Before anything is written that an older agent does not know.
+		if err == nil && version < journalVersion {
+			err = putByte(path, int64(len(journalMagic)), '0'+journalVersion)
 		}
 	}
 	if err != nil {
@@ -90,7 +99,7 @@ func ReadJournal(dir string) ([]Record, error) {
 		return nil, err
 	}
 	defer f.Close()
-	records, _, err := readJournal(f)
+	records, _, _, err := readJournal(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
@@ -106,29 +115,30 @@ func syncPath(dir string) error {
 	return syncDir(d)
 }
 
-// readJournal returns the records, and how many bytes of f are whole lines.
-func readJournal(f io.ReadSeeker) ([]Record, int64, error) {
+// readJournal returns the records, the version they were written in, and how
+// many bytes of f are whole lines.
+func readJournal(f io.ReadSeeker) (records []Record, version int, whole int64, err error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	text, err := io.ReadAll(f)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	return parseJournal(text)
 }
 
-func parseJournal(text []byte) (records []Record, whole int64, err error) {
+func parseJournal(text []byte) (records []Record, version int, whole int64, err error) {
 	head, rest, found := bytes.Cut(text, []byte("\n"))
 	if !found {
 		// Not even the first line was written; all else is not ours to cut.
-		if torn := strings.TrimRight(string(text), "\x00"); !strings.HasPrefix(torn, journalMagic+" ") && !strings.HasPrefix(journalMagic+" ", torn) {
-			return nil, 0, fmt.Errorf("begins with %.40q: no journal", text)
+		if torn := strings.TrimRight(string(text), "\x00"); !strings.HasPrefix(torn, journalMagic) && !strings.HasPrefix(journalMagic, torn) {
+			return nil, 0, 0, fmt.Errorf("begins with %.40q: no journal", text)
 		}
-		return nil, 0, nil
+		return nil, journalVersion, 0, nil
 	}
-	if !strings.HasPrefix(string(head), journalMagic+" ") {
-		return nil, 0, fmt.Errorf("begins with %.40q: written by another version, or no journal", head)
+	if version, err = versionOf(head); err != nil {
+		return nil, 0, 0, err
 	}
 	whole = int64(len(head)) + 1
 	for n := 2; len(rest) > 0; n++ {
@@ -139,13 +149,26 @@ func parseJournal(text []byte) (records []Record, whole int64, err error) {
 			records = append(records, r)
 			whole += int64(len(line)) + 1
 		case len(after) == 0:
-			return records, whole, nil // the last line: torn
+			return records, version, whole, nil // the last line: torn
 		default:
-			return nil, 0, fmt.Errorf("line %d is damaged", n)
+			return nil, 0, 0, fmt.Errorf("line %d is damaged", n)
 		}
 		rest = after
 	}
-	return records, whole, nil
+	return records, version, whole, nil
+}
+
+// versionOf reads the first line of a journal.
+func versionOf(head []byte) (int, error) {
+	number, build, _ := strings.Cut(strings.TrimPrefix(string(head), journalMagic), " ")
+	version, err := strconv.Atoi(number)
+	if !bytes.HasPrefix(head, []byte(journalMagic)) || err != nil || version < 1 || strconv.Itoa(version) != number {
+		return 0, fmt.Errorf("begins with %.40q: no journal", head)
+	}
+	if version > journalVersion {
+		return 0, fmt.Errorf("was written by a newer agent (%.40q, version %d; this one knows 1 to %d): resume with that one", build, version, journalVersion)
+	}
+	return version, nil
 }
 
 func parseRecord(line []byte) (Record, bool) {
@@ -185,9 +208,16 @@ func (j *Journal) Write(kind string, data any) error {
 		j.torn = false
 	}
 	line := Record{Seq: j.seq + 1, Kind: kind, Data: text}.line()
-	if err := appendSync(j.f, line); err != nil {
+	for {
+		err := appendSync(j.f, line)
+		if err == nil {
+			break
+		}
 		cut := cutTail(j.f, j.size)
 		j.torn = cut != nil
+		if cut == nil && GiveWay(filepath.Dir(j.f.Name()), err) {
+			continue
+		}
 		return fmt.Errorf("journal %s: %w", j.f.Name(), errors.Join(err, cut))
 	}
 	j.seq++

@@ -3,8 +3,12 @@ package spool
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -36,7 +40,7 @@ func written(t testing.TB, dir string) []byte {
 // writing goes on behind them.
 func TestJournalCutAnywhere(t *testing.T) {
 	whole := written(t, t.TempDir())
-	all, _, err := parseJournal(whole)
+	all, _, _, err := parseJournal(whole)
 	if err != nil || len(all) != 3 {
 		t.Fatalf("got %d records, %v", len(all), err)
 	}
@@ -71,7 +75,8 @@ func TestJournalDamagedInTheMiddle(t *testing.T) {
 		"a byte is another": append(append(bytes.Clone(whole[:second]), 'X'), whole[second+1:]...),
 		"a line is gone":    bytes.Join(append(bytes.SplitAfter(whole, []byte("\n"))[:2:2], bytes.SplitAfter(whole, []byte("\n"))[3:]...), nil),
 		"no journal":        []byte("something else\n1 kind {} 00000000\n"),
-		"another version":   bytes.Replace(whole, []byte(journalMagic), []byte("spoolsweep-journal 2"), 1),
+		"a newer version":   bytes.Replace(whole, []byte("journal 2 "), []byte("journal 3 "), 1),
+		"no version":        bytes.Replace(whole, []byte("journal 2 "), []byte("journal x "), 1),
 	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, journalName)
@@ -122,14 +127,113 @@ func TestJournalFullDisk(t *testing.T) {
 	}
 }
 
+// golden is a run that an agent of journal version 1 left behind when it was
+// killed: its journal, byte for byte, and what stood where. The directories and
+// files are made again here, and have other inodes, so that the records are
+// written again with these.
+func golden(t *testing.T, name string) (h *host, was []byte) {
+	t.Helper()
+	h = newHost(t, []string{"deferred", "defer"}, 1)
+	names, err := os.ReadFile("testdata/journal-1/" + name + ".names")
+	h.must(err)
+	inode := map[string]uint64{}
+	for line := range strings.Lines(string(names)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		mode, err := strconv.ParseUint(f[1], 8, 32)
+		h.must(err)
+		if f[3] == "-" {
+			h.must(os.MkdirAll(h.at(f[2]), os.FileMode(mode)))
+		} else {
+			h.write(filepath.Dir(f[2]), filepath.Base(f[2]), f[3], os.FileMode(mode))
+		}
+		var s unix.Stat_t
+		h.must(unix.Lstat(h.at(f[2]), &s))
+		inode[f[0]] = s.Ino
+	}
+	text, err := os.ReadFile("testdata/journal-1/" + name + ".journal")
+	h.must(err)
+	records, version, whole, err := parseJournal(text)
+	if err != nil || version != 1 || whole != int64(len(text)) || len(records) < 10 {
+		t.Fatalf("%d records of version %d, %d of %d bytes: %v", len(records), version, whole, len(text), err)
+	}
+	head, _, _ := bytes.Cut(text, []byte("\n"))
+	was = append(head, '\n')
+	number := regexp.MustCompile(`"(new|old|i)":(\d+)`)
+	for _, r := range records {
+		r.Data = number.ReplaceAllFunc(r.Data, func(field []byte) []byte {
+			m := number.FindSubmatch(field)
+			return fmt.Appendf(nil, "%q:%d", m[1], inode[string(m[2])])
+		})
+		was = append(was, r.line()...)
+	}
+	h.must(os.WriteFile(h.state()+"/"+journalName, was, 0o600))
+	return h, was
+}
+
+// A newer agent carries on what an older one has left: one between stop and
+// start, one in the middle of a batch.
+func TestOlderJournal(t *testing.T) {
+	h, _ := golden(t, "stopped")
+	before := h.account()
+	w := h.open()
+	if !w.Unsettled() {
+		t.Error("not known to be left")
+	}
+	done, err := w.Settle(t.Context())
+	h.must(err)
+	if len(done.Sets) != 4 || !h.running() {
+		t.Errorf("settled: %+v, running %t", done, h.running())
+	}
+	h.once(before)
+
+	h, was := golden(t, "restoring")
+	before = h.account()
+	if records, err := ReadJournal(h.state()); err != nil || len(records) != 27 {
+		t.Errorf("%d records, %v", len(records), err)
+	}
+	if text, _ := os.ReadFile(h.state() + "/" + journalName); !bytes.Equal(text, was) {
+		t.Error("who only reads has changed it")
+	}
+	h.start()
+	w = h.open()
+	moved, err := w.Restore(t.Context(), h.asideMail(w), Options{Token: "ham"}, quiet)
+	if err != nil || moved.Restored != 6 || moved.Failed+moved.Collisions+moved.SentMeanwhile > 0 {
+		t.Errorf("restored %+v, %v", moved, err)
+	}
+	h.once(before)
+	if text, _ := os.ReadFile(h.state() + "/" + journalName); !bytes.HasPrefix(text, []byte("spoolsweep-journal 2 test\n1 fresh ")) {
+		t.Errorf("begins with %.60q: an older agent would go on with it", text)
+	}
+}
+
+// An older agent refuses what a newer one wrote, and changes nothing.
+func TestNewerJournal(t *testing.T) {
+	h, was := golden(t, "stopped")
+	newer := bytes.Replace(was, []byte("journal 1 test"), []byte("journal 3 v9.9"), 1)
+	h.must(os.WriteFile(h.state()+"/"+journalName, newer, 0o600))
+	names := h.names()
+	_, read := ReadJournal(h.state())
+	_, open := h.tryOpen()
+	_, aside := AsideOf(h.p, h.state())
+	for _, err := range []error{read, open, aside} {
+		if err == nil || !strings.Contains(err.Error(), `"v9.9", version 3`) || !strings.Contains(err.Error(), "resume with that one") || !strings.Contains(err.Error(), h.state()) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if text, _ := os.ReadFile(h.state() + "/" + journalName); !bytes.Equal(text, newer) || !slices.Equal(h.names(), names) {
+		t.Error("something was changed")
+	}
+}
+
 // FuzzJournal: what is read is what was written, byte for byte, and nothing else.
 func FuzzJournal(f *testing.F) {
 	whole := written(f, f.TempDir())
 	f.Add(whole)
 	f.Add(whole[:len(whole)-7])
-	f.Add([]byte(journalMagic + " x\n1 a {} 00000000\n"))
+	f.Add([]byte(journalMagic + "2 x\n1 a {} 00000000\n"))
+	f.Add([]byte(journalMagic + "1 x\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		records, n, err := parseJournal(text)
+		records, _, n, err := parseJournal(text)
 		if err != nil || n == 0 {
 			return
 		}

@@ -380,6 +380,9 @@ func (p *Postfix) kick(root *os.File, service string, trigger byte) error {
 		fd, err = unix.Openat(int(public.Fd()), service, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			fd = -1
+		} else if kind, e := handleType(fd); e != nil || kind != unix.S_IFIFO {
+			unix.Close(fd) // put there since: what it is would be overwritten
+			return fmt.Errorf("trigger %s: is no FIFO any more", path)
 		}
 	default:
 		return fmt.Errorf("trigger %s: neither socket nor FIFO", path)

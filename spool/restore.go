@@ -419,18 +419,23 @@ func (i intention) toIncoming() bool {
 	return queue == string(Incoming)
 }
 
+// presentIn does so by the file's own handle: its name may be another's by then.
 func presentIn(dir *os.File, m intention) error {
+	due := func(s Stat) bool { return s.Inode == m.Inode && s.Mtime > time.Now().UnixNano() }
 	s, err := statAt(dir, m.ID)
+	if err == nil && due(s) {
+		var f *os.File
+		if f, s, err = openMail(dir, m.ID); err == nil {
+			defer f.Close()
+			if due(s) {
+				err = touch(f, time.Now())
+			}
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // taken by the queue manager already
 	}
-	if err != nil || s.Inode != m.Inode || s.Mtime <= time.Now().UnixNano() {
-		return err
-	}
-	if err := touch(dir, m.ID, time.Now()); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return nil
+	return err
 }
 
 func (w *Work) syncMoves(moves []intention) error {
@@ -546,7 +551,13 @@ func (r *restorer) target(path string) (*os.File, error) {
 			return nil, err
 		}
 	}
-	if err := syncDir(parent); err != nil {
+	// Both: else a power loss could bring it back under its first name, with the
+	// mail that was moved into it.
+	err = syncDir(parent)
+	if parent != r.w.root {
+		err = errors.Join(err, syncDir(r.w.root))
+	}
+	if err != nil {
 		return nil, err
 	}
 	return r.dir(path)

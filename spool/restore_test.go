@@ -55,7 +55,7 @@ func TestRestoreReplacedAtTheRename(t *testing.T) {
 	h, w := aside(t, nil, 0, func(h *host) { h.write("incoming", id, "old", 0o700) })
 	list := h.asideMail(w)
 	step = func(what string) error {
-		if what == "rename "+id+" "+id {
+		if strings.HasPrefix(what, "rename "+id+" "+id+" ") {
 			step = func(string) error { return nil }
 			h.must(os.Rename(filepath.Join(h.at("incoming.spamfull"), id), filepath.Join(h.dir, "kept")))
 			h.write("incoming.spamfull", id, "another", 0o700)
@@ -139,7 +139,8 @@ func TestRestoreOrderAndRate(t *testing.T) {
 	}
 	step = func(what string) error {
 		if strings.HasPrefix(what, "rename ") {
-			got = append(got, what)
+			name, _, _ := strings.Cut(what, " in ")
+			got = append(got, name)
 		}
 		return nil
 	}
@@ -272,6 +273,50 @@ func TestRestoreLogsFirst(t *testing.T) {
 	}
 }
 
+// The queue manager has taken and delivered what was moved before its batch was
+// closed: to whoever carries on it was restored, and nothing is done to whoever
+// has the name by now.
+func TestDeliveredBeforeClosed(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) {
+		h.write("incoming", testID(1), "gone first", 0o700)
+		h.write("incoming", testID(2), "waits", 0o700)
+	})
+	list := h.asideMail(w)
+	slices.SortFunc(list, func(a, b Mail) int { return strings.Compare(h.read(a), h.read(b)) })
+	moved := 0
+	step = func(what string) error {
+		if strings.HasPrefix(what, "rename ") {
+			if moved++; moved == 2 {
+				panic(killed{what})
+			}
+		}
+		return nil
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.Restore(t.Context(), slices.Clone(list), Options{Token: "ham"}, quiet)
+	}()
+	step = func(string) error { return nil }
+	h.stands("gone first", "incoming")
+	h.must(os.Remove(h.at("incoming/" + list[0].ID)))
+	h.write("incoming", list[0].ID, "new mail of that name", 0o700)
+	before := h.account()
+	done, err := h.open().Restore(t.Context(), slices.Clone(list), Options{Token: "ham"}, quiet)
+	if err != nil || done.Restored != 2 || done.SentMeanwhile+done.Collisions+done.Failed != 0 {
+		t.Errorf("%+v, %v, want both restored", done, err)
+	}
+	h.once(before)
+	h.stands("waits", "incoming")
+	h.stands("new mail of that name", "incoming")
+}
+
+func (h *host) read(m Mail) string {
+	h.t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.at(m.path()), m.ID))
+	h.must(err)
+	return string(text)
+}
+
 // A log that cannot go is no failed message, flat or hashed.
 func TestRestoreLogThatCannotGo(t *testing.T) {
 	for _, depth := range []int{0, 1} {
@@ -304,7 +349,7 @@ func TestRestoreHashDirectoryVanishes(t *testing.T) {
 	list := h.asideMail(w)
 	seen := map[string]bool{}
 	step = func(what string) error {
-		if (what == "rename "+a+" "+a || what == "rename "+b+" "+b) && !seen[what] {
+		if (strings.HasPrefix(what, "rename "+a+" "+a+" ") || strings.HasPrefix(what, "rename "+b+" "+b+" ")) && !seen[what] {
 			seen[what] = true
 			_ = os.Remove(filepath.Join(h.at("deferred"), a[:1])) // only while it is empty
 		}

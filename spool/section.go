@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,8 @@ const (
 	// command must have been, or the guard takes over.
 	SectionLimit = 60 * time.Second
 
-	startTries  = 30 // 5 minutes
-	tellEvery   = 6  // tries: the reason is told once a minute
-	settleTries = 3  // somebody else may start Postfix while we settle
+	tellEvery   = 6 // tries: the reason is told once a minute
+	settleTries = 3 // somebody else may start Postfix while we settle
 )
 
 // Variables for the sake of tests alone.
@@ -34,6 +34,11 @@ var (
 	proveStart = 2 * time.Second // the queue manager must live that long
 	startEvery = 10 * time.Second
 	poll       = 20 * time.Millisecond
+
+	startTries = 30 // 5 minutes
+	// turnBackAt is the try before which the queues are exchanged back: late,
+	// since with them the flood is live again, and what it sends is sent.
+	turnBackAt = 24
 )
 
 // Stopped is a Postfix that is proved stopped, and cannot be started by
@@ -133,7 +138,7 @@ func (w *Work) release() error {
 // giveUp leaves the section with the queues as they are and Postfix as it was.
 func (w *Work) giveUp(ctx context.Context, why error, s *Stopped) error {
 	if s.WasRunning {
-		if _, err := w.up(ctx, s); err != nil {
+		if _, _, err := w.up(ctx, s); err != nil {
 			return errors.Join(why, fmt.Errorf("and Postfix could not be started again: %w", err))
 		}
 	}
@@ -226,19 +231,26 @@ func describe(left []process, locked bool) string {
 
 // Start lets go of the lock, starts Postfix and proves it: the same queue
 // manager must be there two seconds later. While it is not, the start is tried
-// again every ten seconds for five minutes. ctx does not stop it: nothing may
-// end a section with Postfix down.
+// again every ten seconds for five minutes, in the last of them with the queues
+// exchanged back, should these be the cause: then it returns a Postfix that runs,
+// and an error. ctx does not stop it: nothing may end a section with Postfix down.
 func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 	ctx = context.WithoutCancel(ctx)
 	// Journaled for the guard, which waits no longer than SectionLimit for it.
 	note := errors.Join(w.write(kindStarting, struct{}{}), w.finish(), w.release())
-	r, err := w.up(ctx, s)
+	r, why, err := w.up(ctx, s)
 	if err != nil {
 		return Started{}, errors.Join(fmt.Errorf("start: %w", err), note)
 	}
 	// What is half done would be out of sight once the section has ended.
 	if err := w.finish(); err != nil {
 		return r, fmt.Errorf("start: Postfix runs, but the names are half set ('spoolsweep resume' sets them): %w", errors.Join(err, note))
+	}
+	if w.back {
+		if err := w.endBack(); err != nil {
+			return r, fmt.Errorf("start: Postfix runs, but the queues are not all exchanged back ('spoolsweep resume' does it): %w", errors.Join(err, note))
+		}
+		return r, fmt.Errorf("start: Postfix did not stay up with the queues set aside, so they were exchanged back: it runs, and all mail is live again (mend the cause, then 'spoolsweep resume'): %w", cmp.Or(why, errEarlier))
 	}
 	if err := w.write(kindStarted, r); err != nil {
 		return r, errors.Join(err, note)
@@ -247,26 +259,85 @@ func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 	return r, nil
 }
 
-// up starts Postfix until it stays up, or the tries are used up.
-func (w *Work) up(ctx context.Context, s *Stopped) (Started, error) {
-	var last error
+// errEarlier stands for a reason that a dead section took with it.
+var errEarlier = errors.New("see the mail log of then")
+
+// up starts Postfix until it stays up, or the tries are used up. why is the
+// reason of the last try that failed.
+func (w *Work) up(ctx context.Context, s *Stopped) (r Started, why, err error) {
 	logs := w.logSizes() // of all tries: a queue manager that is throttled says nothing in the next one
 	for try := range startTries {
 		if try > 0 {
 			time.Sleep(startEvery)
 		}
+		switch {
+		case try == turnBackAt && !w.back:
+			w.turn(ctx, true)
+		case try == startTries-1 && w.back:
+			// It was not the queues: once it is mended, no flood shall go out.
+			w.turn(ctx, false)
+		}
 		r, err := w.start(ctx, s)
 		if err == nil {
-			return r, nil
+			return r, why, nil
 		}
-		err = w.because(ctx, logs, err)
-		last = err
+		why = w.because(ctx, logs, err)
 		// Whoever looks on can mend it meanwhile.
-		if w.Tell != nil && try%tellEvery == 0 && try+1 < startTries {
-			w.Tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*startTries, err))
+		if try%tellEvery == 0 && try+1 < startTries {
+			w.tell(fmt.Sprintf("Postfix does not stay up; it is tried again every %v for %v: mend the cause meanwhile: %v", startEvery, startEvery*time.Duration(startTries), why))
 		}
 	}
-	return Started{}, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then '%s' and 'spoolsweep resume'): %w", startEvery*startTries, w.Postfix.typed("postfix", "start"), last)
+	return Started{}, why, fmt.Errorf("Postfix does not stay up (tried for %v; mend the cause, then '%s' and 'spoolsweep resume'): %w", startEvery*time.Duration(startTries), w.Postfix.typed("postfix", "start"), why)
+}
+
+func (w *Work) tell(message string) {
+	if w.Tell != nil {
+		w.Tell(message)
+	}
+}
+
+// turn exchanges the queues back to where they stood before the section, or
+// forward again, between two tries to start. The journal is turned first, so
+// that whoever settles after our death goes on in the same direction. Where
+// that fails the names stay, and the start is tried with them.
+func (w *Work) turn(ctx context.Context, back bool) {
+	due, err := w.due(back)
+	if err == nil && due {
+		err = w.write(kindBack, backRecord{back})
+	}
+	if err != nil {
+		w.tell("the queues cannot be exchanged: " + err.Error())
+	}
+	if err != nil || !due {
+		return
+	}
+	if back {
+		w.tell("Postfix does not stay up with the queues set aside: they are exchanged back, and it is tried with them")
+	}
+	err = w.makeSo(ctx, &Stopped{at: time.Now()})
+	err = errors.Join(err, w.finish(), w.write(kindStarting, struct{}{}), w.release())
+	if err != nil {
+		w.tell("the queues are not all exchanged: " + err.Error())
+		// Where none was, the journal must not want it of a Postfix that runs.
+		if changed, e := w.due(!back); e == nil && !changed {
+			_ = w.write(kindBack, backRecord{!back})
+		}
+	}
+}
+
+// due says whether a live queue would have to change to have the names set
+// aside, or exchanged back.
+func (w *Work) due(back bool) (bool, error) {
+	for _, k := range w.openWants() {
+		live, err := inodeAt(w.root, string(k.Queue))
+		if err != nil {
+			return false, err
+		}
+		if live == 0 || (live == k.Old) != back {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (w *Work) start(ctx context.Context, s *Stopped) (Started, error) {
@@ -396,13 +467,13 @@ func lastLine(path string, from int64, fits func(line string) bool) string {
 // Settled says what Settle found and did.
 type Settled struct {
 	Needed  bool     `json:"needed"`  // the run had been left between stop and start
-	Started *Started `json:"started"` // nil where Postfix was running and the names were right
+	Started *Started `json:"started"` // nil where Postfix could not be started
 	Sets    []Set    `json:"sets"`
 }
 
 // Settle leads a run that was left between stop and start to its end: every
-// name is made to have the inode the journal wants, and Postfix is started. It
-// touches no message. Called by the guard of a dead section and by whoever
+// name is made to have the inode the journal wants, those from before the
+// section where it was turned back, and Postfix is started. It touches no message. Called by the guard of a dead section and by whoever
 // finds such a run later; when there is nothing to settle it does nothing.
 func (w *Work) Settle(ctx context.Context) (Settled, error) {
 	if w.phase == prepared { // died before the stop: nothing has changed
@@ -430,10 +501,12 @@ func (w *Work) Settle(ctx context.Context) (Settled, error) {
 	}
 	done := Settled{Needed: true}
 	r, err := w.Start(ctx, s)
+	if r.Master != 0 {
+		done.Started = &r
+	}
 	if err != nil {
 		return done, errors.Join(failed, err)
 	}
-	done.Started = &r
 	if failed != nil {
 		return done, fmt.Errorf("settle: Postfix runs, but the queues may not be as they should be: %w", failed)
 	}
@@ -444,13 +517,9 @@ func (w *Work) Settle(ctx context.Context) (Settled, error) {
 // makeSo makes every name as the journal wants it, and stops Postfix for that
 // only where a live queue has to change.
 func (w *Work) makeSo(ctx context.Context, s *Stopped) error {
-	var due bool
-	for _, k := range w.openWants() {
-		d, err := w.exchangeDue(k)
-		if err != nil {
-			return err
-		}
-		due = due || d
+	due, err := w.due(w.back)
+	if err != nil {
+		return err
 	}
 	s.at = time.Now()
 	master, running := w.Postfix.Running()
@@ -470,7 +539,7 @@ func (w *Work) makeSo(ctx context.Context, s *Stopped) error {
 	}
 	var all error
 	for _, k := range w.openWants() {
-		all = errors.Join(all, w.swap(k))
+		all = errors.Join(all, w.set(k))
 	}
 	return all
 }

@@ -140,14 +140,21 @@ func TestSettleWhilePostfixRuns(t *testing.T) {
 	for name, row := range map[string]struct {
 		dieAt string // the step that is not reached
 		stops int
+		fresh string // where mail is in the end that came in after the boot
 	}{
-		"names right":           {"journal after exchange", 0},
-		"only the rename":       {"rename .incoming", 0},
-		"names wrong":           {"exchange", 1},
-		"died before the proof": {"lock again", 1},
+		"names right":           {"journal after exchange", 0, "incoming"},
+		"only the rename":       {"rename .incoming", 0, "incoming"},
+		"names wrong":           {"exchange", 1, "incoming.spamfull"}, // it came into the full one
+		"died before the proof": {"lock again", 1, "incoming.spamfull"},
+		"between two queues":    {"exchange .active", 1, "incoming"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h, w := ready(t, Incoming)
+			queues := []Queue{Incoming}
+			if name == "between two queues" {
+				queues = append(queues, Active)
+			}
+			h, w := ready(t, queues...)
+			h.write("active", testID(2), "active mail", 0o700)
 			locks, exchanged := 0, false
 			step = func(what string) error {
 				locks += strings.Count(what, "lock ")
@@ -174,7 +181,8 @@ func TestSettleWhilePostfixRuns(t *testing.T) {
 			step = func(string) error { return nil }
 			h.die()
 			await(t, func() bool { return !h.running() })
-			h.start() // a boot
+			h.start() // a boot, or somebody by hand
+			h.write("incoming", testID(3), "new mail", 0o700)
 			first, _ := h.p.Running()
 			stops := 0
 			step = func(what string) error {
@@ -196,6 +204,12 @@ func TestSettleWhilePostfixRuns(t *testing.T) {
 				t.Errorf("master %d, then %d", first, now)
 			}
 			h.stands("mail", "incoming.spamfull")
+			h.stands("new mail", row.fresh)
+			if len(queues) == 2 {
+				h.stands("active mail", "active.spamfull")
+			} else {
+				h.stands("active mail", "active")
+			}
 			step = func(what string) error { t.Errorf("settled twice: %s", what); return nil }
 			if again, err := w.Settle(t.Context()); err != nil || again.Needed {
 				t.Errorf("%+v, %v", again, err)

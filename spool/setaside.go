@@ -59,6 +59,7 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 		messages int64
 	}
 	var all []candidate
+	w.counted = 0
 	for _, q := range queues {
 		k, messages, err := w.prepare(q)
 		if errors.Is(err, fs.ErrNotExist) && q == Defer {
@@ -68,6 +69,12 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 			return fmt.Errorf("set aside %s: %w", q, err)
 		}
 		all = append(all, candidate{k, messages})
+		if q != Defer { // a log moves with its message
+			w.counted += messages
+		}
+	}
+	if err := w.Journal.Reserve(sectionSpace + w.counted*moveSpace); err != nil {
+		return err
 	}
 	if err := syncDir(w.root); err != nil {
 		return err
@@ -80,6 +87,10 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 	}
 	return w.write(kindWants, wants)
 }
+
+// Counted is how many messages Prepare found in what is to be set aside; of what
+// takes longer than ten seconds to count, at least so many.
+func (w *Work) Counted() int64 { return w.counted }
 
 func (w *Work) prepare(q Queue) (want, int64, error) {
 	old, err := openDir(w.root, string(q))
@@ -161,7 +172,7 @@ func (w *Work) freeName(q Queue) (string, error) {
 
 // swap makes the names of one queue so. It can be called from any state that
 // a death may leave, and does nothing when all is right. It is called only
-// while the lock on master.pid is held, unless exchangeDue is false.
+// while the lock on master.pid is held, unless no live queue is due to change.
 func (w *Work) swap(k want) error {
 	for range 8 { // each turn makes one step
 		live, err1 := inodeAt(w.root, string(k.Queue))
@@ -182,9 +193,7 @@ func (w *Work) swap(k want) error {
 			err = exchange(w.root, k.Fresh, string(k.Queue))
 			if err == nil {
 				err = syncDir(w.root)
-			} else if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP) {
-				// No exchange on this file system: two renames, and the lock
-				// on master.pid keeps anybody from seeing the state between.
+			} else if cannotExchange(err) {
 				if aside != 0 {
 					if k.Aside, err = w.freeName(k.Queue); err == nil {
 						err = w.write(kindRenamed, Set{Queue: k.Queue, Aside: k.Aside})
@@ -219,10 +228,113 @@ func (w *Work) renameSynced(from, to string) error {
 	return syncDir(w.root)
 }
 
-// exchangeDue says whether a live queue would have to change for k.
-func (w *Work) exchangeDue(k want) (bool, error) {
-	live, err := inodeAt(w.root, string(k.Queue))
-	return live == k.Old || live == 0, err
+// set makes the names of one queue as the journal wants them.
+func (w *Work) set(k want) error {
+	if w.back {
+		return w.swapBack(k)
+	}
+	return w.swap(k)
+}
+
+// swapBack makes the names of one queue what they were before swap, from any
+// state that a death in either may leave: the full directory has its own name,
+// what stood in its place the prepared one's. Only while the lock on master.pid
+// is held, unless no live queue is due to change.
+func (w *Work) swapBack(k want) error {
+	for range 8 { // each turn makes one step
+		live, err1 := inodeAt(w.root, string(k.Queue))
+		fresh, err2 := inodeAt(w.root, k.Fresh)
+		aside, err3 := inodeAt(w.root, k.Aside)
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return err
+		}
+		full := k.Aside // where the full one stands
+		if fresh == k.Old {
+			full = k.Fresh
+		}
+		var err error
+		switch {
+		case live == k.Old && aside == k.New:
+			err = w.renameSynced(k.Aside, k.Fresh)
+		case live == k.Old:
+			return nil
+		case aside != k.Old && fresh != k.Old:
+			return fmt.Errorf("%s: inode %d shall be %s again, but it is neither at %s nor at %s: somebody moved it", w.root.Name(), k.Old, k.Queue, k.Aside, k.Fresh)
+		case live == 0:
+			err = w.renameSynced(full, string(k.Queue))
+		default:
+			err = exchange(w.root, full, string(k.Queue))
+			if err == nil {
+				err = syncDir(w.root)
+			} else if fresh == 0 && cannotExchange(err) {
+				err = w.renameSynced(string(k.Queue), k.Fresh)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: the names of %s change while they are set back", w.root.Name(), k.Queue)
+}
+
+// cannotExchange tells a file system that has no exchange of names: two renames
+// do, since the lock on master.pid keeps anybody from seeing the state between.
+func cannotExchange(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP)
+}
+
+// endBack ends a section whose queues have been exchanged back. What Postfix has
+// accepted meanwhile lies in the directories that stood in their place: these
+// become what this run has set aside, to be judged or put back like the rest.
+func (w *Work) endBack() error {
+	var all error
+	for _, k := range slices.Clone(w.openWants()) {
+		live, err := inodeAt(w.root, string(k.Queue))
+		if err == nil && live != k.Old {
+			err = fmt.Errorf("%s is not what it was before", k.Queue)
+		}
+		if err == nil {
+			err = w.keep(k)
+		}
+		all = errors.Join(all, err)
+	}
+	if all != nil {
+		return all
+	}
+	if err := w.write(kindGivenUp, struct{}{}); err != nil {
+		return err
+	}
+	return w.removeFresh()
+}
+
+// keep sets aside what stood in a queue's place, if it holds anything.
+func (w *Work) keep(k want) error {
+	dir, err := openDir(w.root, k.Fresh)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	full, err := removeEmpty(dir, maxHashDepth)
+	if err != nil || !full {
+		return err // empty: removeFresh removes it
+	}
+	s, err := statFile(dir)
+	if err != nil {
+		return err
+	}
+	kept := want{Queue: k.Queue, Fresh: k.Fresh, Old: s.Inode, Depth: w.Postfix.depth(k.Queue), When: time.Now().Unix()}
+	if kept.Aside, err = w.freeName(k.Queue); err != nil {
+		return err
+	}
+	// First: a death between the two leaves a record of nothing, and Settle
+	// comes here again.
+	if err := w.write(kindKept, kept); err != nil {
+		return err
+	}
+	return w.renameSynced(k.Fresh, kept.Aside)
 }
 
 // asPrepared says that every name still is as Prepare has left it.
@@ -250,8 +362,8 @@ func (w *Work) finish() error {
 		live, err1 := inodeAt(w.root, string(k.Queue))
 		fresh, err2 := inodeAt(w.root, k.Fresh)
 		err := errors.Join(err1, err2)
-		if err == nil && (live == 0 || fresh == k.Old) {
-			err = w.swap(k)
+		if err == nil && (live == 0 || live == k.Old && w.back || fresh == k.Old && !w.back) {
+			err = w.set(k)
 		}
 		all = errors.Join(all, err)
 	}

@@ -1,33 +1,3 @@
-// Package spool is the only code that renames or unlinks mail, and that stops
-// or starts Postfix. Whoever wants to know whether a message can be lost reads
-// this package, and nothing else.
-//
-// The invariant: at every instant each message of a queue stands under exactly
-// one name, in a directory that is either Postfix's own or was set aside, until
-// it is deleted because a list names it, and nothing that has a name is ever
-// replaced. Postfix is never left stopped.
-//
-// A run's hand on one queue directory is a [Work]: it holds the lock on that
-// directory and the journal. The order of steps, and what a death leaves:
-//
-//	step                      synced before         a death leaves        who goes on, and how
-//	Prepare: .QUEUE.RUN made  its name, journaled   an empty directory    the next Prepare removes it
-//	stop is to be issued      the wanted inodes     Postfix up or down    Settle: stop proved again
-//	exchange, rename aside    the stop, proved      names half right      Settle: names made so
-//	start                     both names            Postfix down          Settle: started
-//	restore, a batch          its intents           some moved            resume: each looked at
-//	restore, batch closed     both directories      all moved             resume: the next batch
-//	purge, a batch            its intents           some unlinked         resume: each looked at
-//	purge, batch closed       the directories       all unlinked          resume: the next batch
-//	directory removed         that it is empty      it may be there       resume: removed
-//	delete, a batch           its intents           postsuper at work     resume: ended, each looked at
-//
-// To act, to finish after a death and to do nothing the second time are one
-// thing here: the journal says which inode shall stand at each name, and the
-// names are made so. A move whose intent has no outcome is settled by looking:
-// what is still aside was not moved, all else was. Nothing is unlinked but what a
-// list names, file by file, with inode, size and time. The tests of this package
-// stop at each step, settle, and look.
 package spool
 
 import (

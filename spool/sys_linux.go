@@ -23,6 +23,11 @@ func renameExchange(aDir int, a string, bDir int, b string) error {
 	return unix.Renameat2(aDir, a, bDir, b, unix.RENAME_EXCHANGE)
 }
 
+// keepBlocks gives a file blocks beyond its end, without making it longer.
+func keepBlocks(fd int, from, n int64) error {
+	return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, from, n)
+}
+
 // eachName calls fn for every entry of a directory that was just opened, by
 // getdents64 into buf: os.File.ReadDir makes three objects of each name, which
 // for a million of them takes longer than the system's own work. name is valid

@@ -47,6 +47,13 @@ func statFile(f *os.File) (Stat, error) {
 	return toStat(&s), nil
 }
 
+// handleType is the type of what a handle leads to, as unix.S_IFMT bits.
+func handleType(fd int) (uint32, error) {
+	var s unix.Stat_t
+	err := unix.Fstat(fd, &s)
+	return uint32(s.Mode) & unix.S_IFMT, err
+}
+
 // statAt looks at name in dir, never through a link.
 func statAt(dir *os.File, name string) (Stat, error) {
 	var s unix.Stat_t

@@ -85,12 +85,15 @@ const (
 	kindWants    = "wants"     // []want: the section is prepared
 	kindRenamed  = "renamed"   // Set: the name aside was taken, this is the new one
 	kindStopping = "stopping"  // stopRecord: the stop command is about to be issued
+	kindSection  = "section"   // commandRecord: the process that does stop..start
 	kindCommand  = "command"   // commandRecord: a command of the host runs
 	kindStopped  = "stopped"   // {}: proved, the lock on master.pid is held
 	kindStarting = "starting"  // {}: a start command is about to be issued
 	kindSwapped  = "swapped"   // Set: the names of one queue are right
 	kindStarted  = "started"   // Started
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
+	kindBack     = "back"      // backRecord: the names are about to be those from before the section, or forward again
+	kindKept     = "kept"      // want: what stood in a queue's place meanwhile is about to be set aside
 	kindIntent   = "intent"    // batchRecord
 	kindOutcome  = "outcome"   // outcomeRecord
 	kindAdopted  = "adopted"   // want: a directory that was set aside by hand is this run's
@@ -99,6 +102,10 @@ const (
 
 type freshRecord struct {
 	Name string `json:"name"`
+}
+
+type backRecord struct {
+	Back bool `json:"back"`
 }
 
 type stopRecord struct {
@@ -125,12 +132,14 @@ type Work struct {
 	fresh   []string // empty directories that may be left over
 	wants   []want   // of every section of this run whose stop was proved, or is under way
 	open    int      // how many of them belong to a section that has not ended
+	back    bool     // their names shall be those from before the section
 	phase   phase
 	masters []int // that the section which has not ended found, or stopped
 	last    *commandRecord
 	moves   []batchRecord // every batch; few lack an outcome
 	done    map[int64]outcomeRecord
 
+	counted     int64         // see Counted
 	movedBefore map[file]bool // cache of moved
 }
 
@@ -200,7 +209,7 @@ func (w *Work) replay(r Record) error {
 		if w.phase == prepared { // prepared before, and died: that one never began
 			w.wants = w.wants[:len(w.wants)-w.open]
 		}
-		w.wants, w.open, w.phase = append(w.wants, more...), len(more), prepared
+		w.wants, w.open, w.phase, w.back = append(w.wants, more...), len(more), prepared, false
 	case kindRenamed:
 		var s Set
 		if err := json.Unmarshal(r.Data, &s); err != nil {
@@ -223,11 +232,23 @@ func (w *Work) replay(r Record) error {
 	case kindCommand:
 		w.last = new(commandRecord)
 		return json.Unmarshal(r.Data, w.last)
+	case kindBack:
+		var b backRecord
+		if err := json.Unmarshal(r.Data, &b); err != nil {
+			return err
+		}
+		w.back = b.Back
+	case kindKept:
+		var k want
+		if err := json.Unmarshal(r.Data, &k); err != nil {
+			return err
+		}
+		w.wants = slices.Insert(w.wants, len(w.wants)-w.open, k) // not of those whose section is open
 	case kindStarted:
-		w.phase, w.open, w.last = outside, 0, nil
+		w.phase, w.open, w.last, w.back = outside, 0, nil, false
 	case kindGivenUp:
 		w.wants = w.wants[:len(w.wants)-w.open]
-		w.phase, w.open, w.last = outside, 0, nil
+		w.phase, w.open, w.last, w.back = outside, 0, nil, false
 	case kindIntent:
 		var b batchRecord
 		if err := json.Unmarshal(r.Data, &b); err != nil {
@@ -285,6 +306,33 @@ func Overdue(dir string) (bool, error) {
 		}
 	}
 	return stop != nil && boot()-stop.Boot > int64(SectionLimit), nil
+}
+
+// NoteSection journals that this process does stop..start, for EndSection.
+func (w *Work) NoteSection() error {
+	p, err := processOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return w.write(kindSection, commandRecord{Group: p.group, Started: p.started})
+}
+
+// EndSection kills the process that, by the journal in dir, does stop..start, if
+// it still is that one: for a guard that is not its parent.
+func EndSection(dir string) error {
+	records, err := ReadJournal(dir)
+	if err != nil {
+		return err
+	}
+	var section commandRecord
+	for _, r := range records {
+		if r.Kind == kindSection {
+			if err := json.Unmarshal(r.Data, &section); err != nil {
+				return err
+			}
+		}
+	}
+	return endGroup(section.Group, section.Started)
 }
 
 // LeftDown says, from a run's records, whether it ends between stop and start.

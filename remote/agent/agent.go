@@ -45,8 +45,8 @@ func System() (*run.Env, error) {
 	}, nil
 }
 
-// Main is the agent: worker or section where the arguments say so, else the
-// front on standard input and output. It returns the exit status.
+// Main is the agent: worker, section or the timer's process where the arguments
+// say so, else the front on standard input and output. It returns the exit status.
 func Main(args []string, maker Maker) int {
 	env, err := maker()
 	if err != nil {
@@ -59,6 +59,7 @@ func Main(args []string, maker Maker) int {
 		return 1
 	}
 	env.Build, env.Executable = Build(), file
+	env.Units = func(stage.Vars) *run.Units { return run.Systemd() }
 	if len(args) == 3 {
 		return env.Main(args[0], args[1], args[2])
 	}

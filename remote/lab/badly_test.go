@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -104,6 +105,44 @@ func TestStartIsMended(t *testing.T) {
 		checkSwept(t, h, messages[h])
 		alive(t, h)
 	}
+}
+
+var long = flag.Bool("long", false, "also the tests that take minutes")
+
+// A start that works with the old directories only: after four minutes they are
+// exchanged back. Postfix runs, the run has failed, and when the cause is mended
+// it begins again.
+func TestExchangedBack(t *testing.T) {
+	if !*long {
+		t.Skip("takes five minutes: -long")
+	}
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, few, `postfix_start: "[ -e /etc/mended ] || [ $(stat -c %i /var/spool/postfix/incoming) = $(cat /etc/old) ] || { echo not in this one; exit 1; }; postfix start"`)
+	messages := smallFlood(t, h)
+	_, err := h.Run(t.Context(), "sh", "-c", "stat -c %i /var/spool/postfix/incoming >/etc/old")
+	must(t, err)
+	r := start(t, f, sweepAway(t, h)...)
+	id := r.run()
+	r.waitFor("Postfix does not stay up with the queues set aside: they are exchanged back")
+	got := r.wait()
+	if got.status != 2 || !strings.Contains(got.err+got.out, "exchanged back: it runs") || !strings.Contains(got.err+got.out, "not in this one") {
+		t.Errorf("want exit status 2, what was done, and why; got %v", got)
+	}
+	if len(masters(t, h)) != 1 {
+		t.Error("Postfix does not run")
+	}
+	a, err := h.Audit(t.Context())
+	must(t, err)
+	checkPlaces(t, h, a, messages, "live", live, slices.Sorted(slices.Values(ids(messages))))
+	if dirs := asideDirs(t, h); len(dirs) > 0 {
+		t.Errorf("left %q", dirs)
+	}
+	_, err = h.Run(t.Context(), "touch", "/etc/mended")
+	must(t, err)
+	succeeds(t, f, "resume", id, "-y")
+	checkSwept(t, h, messages)
+	alive(t, h)
 }
 
 // Somebody starts Postfix while it is to be down. Before the queues are exchanged

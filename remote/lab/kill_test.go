@@ -102,6 +102,69 @@ func TestBothKilled(t *testing.T) {
 	})
 }
 
+// standIn is systemd-run(1) and systemctl(1) for a host whose process 1 is no
+// systemd: it records how it is called and does what the units would, the timer
+// after three seconds. That the real ones do so is not shown here.
+const standIn = `set -e
+mkdir -p /run/systemd/system
+cat >/usr/local/bin/systemd-run <<'EOF'
+#!/bin/sh
+echo "systemd-run $*" >>/etc/recorded
+scope= unit=
+while [ "$1" != -- ]; do
+	case "$1" in --scope) scope=y ;; --unit=*) unit=${1#--unit=} ;; esac
+	shift
+done
+shift
+[ -z "$scope" ] || exec "$@"
+touch "/etc/$unit.armed"
+setsid sh -c 'unit=$1; shift; sleep 3; [ ! -e "/etc/$unit.armed" ] || exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"' sh "$unit" "$@" >/dev/null 2>&1 </dev/null &
+EOF
+cat >/usr/local/bin/systemctl <<'EOF'
+#!/bin/sh
+echo "systemctl $*" >>/etc/recorded
+for name; do :; done
+rm -f "/etc/${name%.timer}.armed"
+EOF
+chmod 755 /usr/local/bin/systemd-run /usr/local/bin/systemctl`
+
+// Where systemd runs nobody has to come when both are killed: the timer does.
+func TestBothKilledUnderSystemd(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	_, err := h.Run(t.Context(), "sh", "-c", standIn)
+	must(t, err)
+	f := newFleet(t, []*lab.Host{h}, few, slowStop)
+	messages := smallFlood(t, h)
+	r := start(t, f, sweepAway(t, h)...)
+	id := r.run()
+	inStop(t, h, id)
+	kill9(t, h, workerForm, sectionForm)
+	awaitUp(t, h, 20*time.Second)
+	if got := r.wait(); !strings.Contains(got.err, "a timer of systemd") {
+		t.Errorf("the plan does not say that a timer guards it: %v", got)
+	}
+	awaitJournal(t, h, id, "started", 1)
+	eventually(t, 10*time.Second, "the timer's process ends", func() bool {
+		left, err := h.Pgrep("spoolsweep-agent-.* settle ")
+		must(t, err)
+		return len(left) == 0
+	})
+	a, err := h.Audit(t.Context())
+	must(t, err)
+	checkPlaces(t, h, a, messages, "aside", aside, slices.Sorted(slices.Values(ids(messages))))
+	succeeds(t, f, "resume", id, "-y")
+	checkSwept(t, h, messages)
+	alive(t, h)
+	said, err := h.Run(t.Context(), "cat", "/etc/recorded")
+	must(t, err)
+	for _, want := range []string{"systemd-run --scope --quiet --collect -- /", "--unit=spoolsweep-settle-" + id + " --on-active=90 ", " worker /var/lib/spoolsweep " + id, " settle /var/lib/spoolsweep " + id} {
+		if !strings.Contains(said, want) {
+			t.Errorf("systemd was not called with %q: %s", want, said)
+		}
+	}
+}
+
 // A section that does nothing at all is not waited for.
 func TestSectionStalls(t *testing.T) {
 	t.Parallel()

@@ -247,7 +247,11 @@ func commandLine(t testing.TB, f *fleet, args ...string) (argv, env []string) {
 func start(t testing.TB, f *fleet, args ...string) *running {
 	t.Helper()
 	argv, env := commandLine(t, f, args...)
-	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	limit := commandLimit
+	if *long {
+		limit *= 5
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	r := &running{Cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), t: t, args: strings.Join(argv[1:], " ")}
 	r.told = sync.NewCond(&r.mu)
 	r.Env, r.Dir = env, t.TempDir()

@@ -194,7 +194,11 @@ func (e *Env) start(role, dir string, info *Info, lock, folder *os.File) (*exec.
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(e.Executable, role, filepath.Dir(filepath.Dir(dir)), info.Run)
+	argv := e.argv(role, dir)
+	if role == "worker" { // the section is its child, and there with it
+		argv = e.units(info.Vars).scope(argv)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{lock, folder}
@@ -263,12 +267,12 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	lock, err := e.lock(ctx, p, info.Vars)
 	if err != nil {
-		return err
+		return lateAnswer(dir, q, info, err)
 	}
 	defer lock.Close()
 	folder, err := lockFolder(dir)
 	if err != nil {
-		return err
+		return lateAnswer(dir, q, info, err)
 	}
 	defer folder.Close()
 	w, records, err := spool.OpenWork(p, info.Run, dir, e.Build, lock)
@@ -353,6 +357,27 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		return err
 	}
 	return e.startWorker(dir, info, lock, folder)
+}
+
+// lateAnswer says who has answered, where an answer comes while the run works on
+// by another one; else it is busy.
+func lateAnswer(dir string, q *ResumeRequest, info *Info, busy error) error {
+	if q.Answer == nil || !errors.Is(busy, spool.ErrBusy) {
+		return busy
+	}
+	records, err := spool.ReadJournal(dir)
+	if err != nil {
+		return errors.Join(busy, err)
+	}
+	at, err := progressOf(records, len(info.Steps))
+	if err != nil {
+		return errors.Join(busy, err)
+	}
+	var late *AnsweredError
+	if err := checkAnswer(at, q, info); errors.As(err, &late) {
+		return late
+	}
+	return busy // its question is open: it is another run that works
 }
 
 // finished refuses a run that has anything left to do but what may be added only

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	if code, mine := practice.Main(args); mine {
 		os.Exit(code)
 	}
-	if len(args) == 3 && (args[0] == "worker" || args[0] == "section") {
+	if len(args) == 3 && slices.Contains([]string{"worker", "section", "settle"}, args[0]) {
 		os.Exit(environment().Main(args[0], args[1], args[2]))
 	}
 	// Most of the time of a run here is the two seconds in which the start of
@@ -46,7 +46,13 @@ func environment() *Env {
 	if err != nil {
 		panic(err)
 	}
-	return &Env{Build: "test", Executable: self, StateDirectory: "/nonexistent/state", Postfix: func(_ context.Context, v stage.Vars) (*spool.Postfix, error) {
+	units := func(v stage.Vars) *Units {
+		if _, err := os.Stat(filepath.Join(v.ConfigDirectory, "units")); err != nil {
+			return nil
+		}
+		return &Units{Run: filepath.Join(v.ConfigDirectory, "units/systemd-run"), Control: filepath.Join(v.ConfigDirectory, "units/systemctl")}
+	}
+	return &Env{Build: "test", Executable: self, StateDirectory: "/nonexistent/state", Units: units, Postfix: func(_ context.Context, v stage.Vars) (*spool.Postfix, error) {
 		p, err := practice.New(v.ConfigDirectory)
 		if err != nil {
 			return nil, err
@@ -96,7 +102,7 @@ func newHost(t *testing.T, messages int) *host {
 		for _, name := range []string{"stop", "start", "super"} {
 			h.letGo(name)
 		}
-		for _, role := range []string{"section", "worker"} {
+		for _, role := range []string{"section", "worker", "settle"} {
 			for _, pid := range h.processes(role) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}

@@ -170,7 +170,11 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		f.Notes = append(f.Notes, note)
 	}
 	if len(f.Aside) > 0 {
-		f.Notes = append(f.Notes, "no timer guards the time between stop and start: worker and section guard each other")
+		note := "worker and section guard each other between stop and start; no timer does, since no systemd runs here"
+		if e.units(v) != nil {
+			note = fmt.Sprintf("worker and section guard each other between stop and start, and a timer of systemd both: it starts Postfix after %v", timerAfter)
+		}
+		f.Notes = append(f.Notes, note)
 	}
 	return f, nil
 }

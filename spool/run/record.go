@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"spoolsweep/spool"
 )
 
 const eventsName = "events.jsonl"
@@ -78,7 +80,12 @@ func openRecord(dir, run, instance string) (*record, error) {
 		r.size += int64(len(line))
 		r.seq++
 	}
-	if err := f.Truncate(r.size); err != nil { // a line that a death cut
+	// A line that a death cut. Only then: it gives back what was reserved.
+	st, err := f.Stat()
+	if err == nil && st.Size() > r.size {
+		err = f.Truncate(r.size)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -93,12 +100,9 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 		var line []byte
 		line, err = json.Marshal(Event{Run: r.run, Instance: r.instance, Seq: r.seq + 1, Time: time.Now().UTC(), Stage: stage, Index: index, Kind: kind, Data: text})
 		if err == nil {
-			var n int
 			line = append(line, '\n')
-			if n, err = r.f.Write(line); err == nil {
-				r.size += int64(n)
-			} else if n > 0 { // half a line would spoil the next one
-				err = errors.Join(err, r.f.Truncate(r.size))
+			if err = r.append(line); err != nil && spool.GiveWay(filepath.Dir(r.f.Name()), err) {
+				err = r.append(line)
 			}
 		}
 	}
@@ -108,6 +112,25 @@ func (r *record) emit(stage string, index int, kind string, data any) {
 	}
 	r.seq++
 }
+
+func (r *record) append(line []byte) error {
+	n, err := r.f.Write(line)
+	switch {
+	case err == nil:
+		r.size += int64(n)
+	case n > 0: // half a line would spoil the next one
+		err = errors.Join(err, r.f.Truncate(r.size))
+	}
+	return err
+}
+
+// eventSpace is for the events of a run: a few hundred, and progress.
+const eventSpace = 1 << 20
+
+func (r *record) reserve() error { return spool.Reserve(r.f, eventSpace) }
+
+// release gives back what was reserved and not used.
+func (r *record) release() error { return r.f.Truncate(r.size) }
 
 // sync makes what was told outlast a power loss: later stages read it.
 func (r *record) sync() error { return r.f.Sync() }

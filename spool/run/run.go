@@ -12,7 +12,7 @@
 //	sums.json     what is left of the ledger when it was removed, see ledger_keep
 //	worker.log    what should be empty
 //
-// Three processes share the work. The front, which SSH starts, owns nothing and
+// Three processes share the work, and where systemd runs a timer. The front, which SSH starts, owns nothing and
 // may die at any time: it only starts a worker and reads the record. The worker
 // runs the plan stage by stage. The section, a child of the worker in a session
 // of its own, does stop..start; the two watch each other, and either alone gets
@@ -47,8 +47,10 @@ type Env struct {
 	// StateDirectory is used where the host variables name none.
 	StateDirectory string
 	Build          string
-	// Executable runs as worker and section.
+	// Executable runs as worker, section and what the timer starts.
 	Executable string
+	// Units is the host's service manager; nil, or where it returns nil, there is none.
+	Units func(v stage.Vars) *Units
 }
 
 func names(steps []stage.Step) []string {

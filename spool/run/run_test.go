@@ -331,6 +331,53 @@ func TestConfirm(t *testing.T) {
 }
 
 // A turn to stop Postfix is given once, by the controller that has the run.
+// Of two answers at the same time one counts, and the other is told by whom and
+// when it was answered: at once, while the run works on, and after its end.
+func TestAnsweredOnce(t *testing.T) {
+	h := newHost(t, flood)
+	info := h.info(plan(rules))
+	info.Yes = false
+	info.Steps[6].Args = []byte(`{"rate":20,"live_max":0,"canary":0}`) // so that it works for a while
+	if err := h.Begin(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
+	h.rest(Waiting)
+	list := result[stage.Classified](h, "classify").List
+	answers := make(chan error, 2)
+	for _, who := range []string{"bob@laptop", "cleo@laptop"} {
+		go func() {
+			q := h.request()
+			q.By = who
+			answer(1, "confirm", list)(q)
+			answers <- h.Resume(t.Context(), q)
+		}()
+	}
+	first, second := <-answers, <-answers
+	if first != nil {
+		first, second = second, first
+	}
+	var late *AnsweredError
+	if first != nil || !errors.As(second, &late) || late.Before == nil {
+		t.Fatalf("got %v and %v, want one that counts and one that is late", first, second)
+	}
+	winner := late.Before.By
+	for _, when := range []string{"while it works", "after its end"} {
+		if when == "after its end" {
+			h.rest(Finished)
+		} else if s := h.state(); s.Phase != Working {
+			t.Errorf("the run is %s: too fast for this test", s.Phase)
+		}
+		err := h.refused(answer(1, "confirm", list))
+		if !errors.As(err, &late) || !strings.Contains(err.Error(), "question 1 was answered by "+winner+" at 20") {
+			t.Errorf("%s: got %v, want that %s has answered", when, err, winner)
+		}
+	}
+	if s := h.state(); len(s.History) != 1 || s.History[0].By != winner {
+		t.Errorf("history: %+v, want the answer of %s", s.History, winner)
+	}
+	h.swept()
+}
+
 func TestSlot(t *testing.T) {
 	h := newHost(t, flood)
 	info := h.info(plan(rules))

@@ -53,14 +53,20 @@ type runner struct {
 	later  func() // what waits until Postfix runs again
 }
 
-// inherit takes over the locks, opens the record, and catches the signals that
-// a dying terminal or session sends. They are caught, not ignored: what is
-// ignored would stay ignored in Postfix, which is started from here.
+// catch takes the signals that a dying terminal or session sends. They are caught,
+// not ignored: what is ignored would stay ignored in Postfix, which is started
+// from here.
+func catch() (stop func()) {
+	caught := make(chan os.Signal, 8)
+	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)
+	return func() { signal.Stop(caught) }
+}
+
+// inherit takes over the locks, opens the record, and catches signals.
 func (e *Env) inherit(state, id string, do func(*runner) error) error {
 	unix.CloseOnExec(lockHandle) // before anything else: see spool.Inherited
 	unix.CloseOnExec(aliveHandle)
-	caught := make(chan os.Signal, 8)
-	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGQUIT)
+	defer catch()()
 
 	dir, err := e.dir(stage.Vars{StateDirectory: state}, id)
 	if err != nil {
@@ -139,7 +145,12 @@ func (r *runner) host() *stage.Host {
 // plan runs the stages. Whatever an earlier worker left between stop and start
 // is settled first.
 func (r *runner) plan(ctx context.Context) error {
-	if err := r.settle(ctx, "an earlier section of this run was left"); err != nil {
+	settle := func() error { return r.settle(ctx, "an earlier section of this run was left") }
+	if r.work.Unsettled() {
+		left := settle
+		settle = func() error { return r.guarded(left) }
+	}
+	if err := settle(); err != nil {
 		return err
 	}
 	for r.at.next < len(r.info.Steps) {
@@ -176,7 +187,7 @@ func (r *runner) plan(ctx context.Context) error {
 		}
 	}
 	r.record.emit("", -1, evEnd, Ended{Status: "ok"})
-	return nil
+	return errors.Join(r.work.Journal.Release(), r.record.release())
 }
 
 // leftOut says why a step is not done here, "" if it is.
@@ -343,17 +354,25 @@ func (r *runner) section(ctx context.Context, last int) error {
 	if err := r.work.Prepare(queues); err != nil {
 		return r.failed(i, began, err)
 	}
+	if err := errors.Join(r.record.reserve(), stage.ReserveVerdicts(r.dir, r.work.Counted())); err != nil {
+		_, e := r.work.Settle(ctx) // removes what was prepared
+		return r.failed(i, began, errors.Join(err, e))
+	}
 	if err := r.work.Close(); err != nil {
 		return r.failed(i, began, err)
 	}
-	died := r.guard(ctx)
-	if err := r.open(); err != nil {
-		return err
-	}
-	if died != nil {
-		r.record.emit("", -1, evWarn, map[string]string{"message": "the section " + died.Error()})
-	}
-	if err := r.settle(ctx, "the section died"); err != nil {
+	var died error
+	err = r.guarded(func() error {
+		died = r.guard(ctx)
+		if err := r.open(); err != nil {
+			return err
+		}
+		if died != nil {
+			r.record.emit("", -1, evWarn, map[string]string{"message": "the section " + died.Error()})
+		}
+		return r.settle(ctx, "the section died")
+	})
+	if err != nil {
 		return err
 	}
 	if r.at.failed != "" {
@@ -506,6 +525,7 @@ func (r *runner) inside(ctx context.Context) error {
 	if !ok || first != r.at.next {
 		return fmt.Errorf("stage %d is no beginning of a section", r.at.next+1)
 	}
+	_ = r.work.NoteSection() // without it the timer cannot end us, should we hang
 	h := r.host()
 	for i := first; i <= last; i++ {
 		err := r.stage(ctx, h, i)
@@ -535,8 +555,8 @@ func (r *runner) inside(ctx context.Context) error {
 	return nil
 }
 
-// Main is what the agent's executable does when it is started as worker or
-// section; its error has no other place than worker.log.
+// Main is what the agent's executable does when it is started as worker, as
+// section, or by the timer; its error has no other place than worker.log.
 func (e *Env) Main(role, state, id string) int {
 	var err error
 	switch role {
@@ -544,6 +564,8 @@ func (e *Env) Main(role, state, id string) int {
 		err = e.Worker(state, id)
 	case "section":
 		err = e.Section(state, id)
+	case "settle":
+		err = e.Settle(state, id)
 	default:
 		err = fmt.Errorf("no role %q", role)
 	}

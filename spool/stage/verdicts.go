@@ -113,10 +113,40 @@ type listWriter struct {
 	sum hash.Hash
 }
 
+// openNew opens the file beside a list that is to replace it, empty.
+func openNew(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// Only what a death left: it gives back what was reserved.
+	s, err := f.Stat()
+	if err == nil && s.Size() > 0 {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// verdictSpace is for one line of the list, packed.
+const verdictSpace = 64
+
+// ReserveVerdicts sets space aside for the list of so many verdicts.
+func ReserveVerdicts(dir string, messages int64) error {
+	f, err := openNew(dir, verdictsName)
+	if err != nil {
+		return err
+	}
+	return errors.Join(spool.Reserve(f, 64<<10+messages*verdictSpace), f.Close())
+}
+
 // newListAs begins a list in dir, judged by rules of these names. moves is how
 // often the run has moved anything yet.
 func newListAs(dir, name string, rules []string, moves int) (*listWriter, error) {
-	f, err := os.OpenFile(filepath.Join(dir, name+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := openNew(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +218,11 @@ func (l *listWriter) commit() (string, error) {
 	if l == nil {
 		return "", nil
 	}
-	err := errors.Join(l.gz.Close(), l.buf.Flush(), l.f.Sync(), l.f.Close())
+	err := errors.Join(l.gz.Close(), l.buf.Flush())
+	if size, e := l.f.Seek(0, io.SeekCurrent); e == nil {
+		err = errors.Join(err, l.f.Truncate(size)) // what was reserved and not used
+	}
+	err = errors.Join(err, l.f.Sync(), l.f.Close())
 	dir, name := filepath.Split(strings.TrimSuffix(l.f.Name(), ".new"))
 	if err == nil {
 		err = keepList(dir, name, l.gz.Comment)
