@@ -22,7 +22,7 @@ func renameExchange(aDir int, a string, bDir int, b string) error {
 	return unix.RenameatxNp(aDir, a, bDir, b, unix.RENAME_SWAP)
 }
 
-func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error) error {
+func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind, inode uint64) error) error {
 	for {
 		entries, err := dir.ReadDir(chunkNames)
 		for _, e := range entries {
@@ -33,7 +33,7 @@ func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error)
 			case e.IsDir():
 				kind = directory
 			}
-			if err := fn([]byte(e.Name()), kind); err != nil {
+			if err := fn([]byte(e.Name()), kind, 0); err != nil {
 				return err
 			}
 		}
