@@ -302,6 +302,12 @@ func TestMergeSuspects(t *testing.T) {
 	if d := cmp.Diff(want, a); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
+	// A further instance of a host, of which the log was taken in already.
+	want.Senders, want.Read = []Value{{Value: "b", Count: 9}, {Value: "a", Count: 5}, {Value: "c", Count: 1}}, 13
+	a.MergeInstance(&Suspects{Logins: b.Logins, UIDs: []Value{{Value: "33", Count: 5}}, Senders: []Value{{Value: "b", Count: 1}}, Read: 3})
+	if d := cmp.Diff(want, a); d != "" {
+		t.Errorf("with a further instance (-want +got):\n%s", d)
+	}
 	a.Cut(1)
 	if len(a.Logins) != 1 || len(a.Senders) != 1 || len(a.Backscatter) != 1 {
 		t.Errorf("the first of each: %+v", a)
