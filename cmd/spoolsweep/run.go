@@ -233,6 +233,11 @@ func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan
 		}
 		return nil
 	})
+	for _, m := range members {
+		if m.Status == show.Failed {
+			m.Error.Stage = "preflight"
+		}
+	}
 }
 
 // ready are the hosts where nothing is in the way.

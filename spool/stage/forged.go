@@ -24,8 +24,14 @@ var errKnown = errors.New("nothing more is to be found out")
 // so is it where the log has nothing to say.
 func (h *Host) accused(ctx context.Context, accounts []string, emit Emit) (found []Target, known bool) {
 	var earlier Suspects
+	var before CommandResult // of another command for the same accounts
 	if h.Last != nil {
 		h.Last("suspects", &earlier)
+		h.Last("command", &before)
+	}
+	for _, t := range before.Accounts {
+		t.Value = strings.ToLower(t.Value)
+		earlier.Backscatter = append(earlier.Backscatter, t)
 	}
 	own := sightings{}
 	if h.Postfix != nil {
