@@ -297,7 +297,7 @@ func TestSpoolFull(t *testing.T) {
 	checkPlaces(t, h, a, messages, "aside", aside, spams(messages))
 	checkPlaces(t, h, a, messages, "live", live, hams(messages))
 	r = ends(t, 2, f, "run", "backscatter", "-y", "-e", "queues=[hold]")
-	if !strings.Contains(r.err, "MB free, and") || !strings.Contains(r.err, "remedy: make room") {
+	if !strings.Contains(r.err, "MB free for new mail") || !strings.Contains(r.err, "remedy: make room") {
 		t.Errorf("a full spool is not refused before: %v", r)
 	}
 	if _, err := h.Run(t.Context(), "postfix", "status"); err != nil {
