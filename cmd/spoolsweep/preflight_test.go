@@ -60,7 +60,7 @@ func TestPreflightDocument(t *testing.T) {
 		t.Errorf("want each host's fingerprint once:\n%s", r.err)
 	}
 	f.spoolsweep("ping", "--known-hosts", none).want(t, 4, "unknown host keys, of 3 of 3 hosts:")
-	f.spoolsweep("run", "backscatter", "--check", "--known-hosts", none, "-l", "chavez").want(t, 4, "\nchavez | UNREACHABLE: chavez ", "\nchavez |   remedy: compare the fingerprint")
+	f.spoolsweep("run", "backscatter", "--check", "--known-hosts", none, "-l", "chavez").want(t, 4, "chavez | UNREACHABLE: chavez ", "\nchavez |   remedy: compare the fingerprint")
 
 	// A name that Postfix ends at, in each of two queues that stay.
 	for _, name := range []string{"hold/Z", "corrupt/Z"} {

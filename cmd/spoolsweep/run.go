@@ -245,6 +245,11 @@ func (s *sweep) preflight(ctx context.Context, plans map[*member]*playbooks.Plan
 		}
 		return nil
 	})
+	for _, m := range members {
+		if m.Status == show.Failed {
+			m.Error.Stage = "preflight"
+		}
+	}
 }
 
 // lookAgain is preflight of hosts that could not be reached before, with all their

@@ -325,7 +325,7 @@ func TestTwoAdmins(t *testing.T) {
 		if r.status != 2 || !strings.Contains(r.err, "another run works on this queue directory") {
 			t.Errorf("%s while a run works: want exit status 2 and why, got %v", second.name, r)
 		}
-		if second.f == f && !strings.Contains(r.err, "'spoolsweep attach "+id+"'") {
+		if second.f == f && !strings.Contains(r.err, "spoolsweep attach "+id+" follows it") {
 			t.Errorf("%s while run %s works does not say how to follow it: %v", second.name, id, r)
 		}
 	}

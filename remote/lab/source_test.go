@@ -142,7 +142,10 @@ func TestAccountCommandFails(t *testing.T) {
 	f := newFleet(t, two, queueWarn, `disable_account: "test $(hostname) = `+two[1].Name+` || { echo cannot lock the file; exit 7; }; :"`)
 	messages := floodAll(t, two, map[string]int{"active": 90})
 	args := []string{"run", "backscatter", "-y", "-e", "account=spam-account", "-e", rulesFile(t, floodRules(two...)), "-e", "rate=0"}
-	r := ends(t, 2, f, append(args, "-e", "require_source_stopped=true", "-e", "max_stopped=0")...)
+	doc, r := spoolsweepJSON(t, f, append(args, "-e", "require_source_stopped=true", "-e", "max_stopped=0")...)
+	if s := hostIn(t, doc, two[0]); r.status != 2 || s.Error == nil || s.Error.Stage != "command" || !strings.Contains(s.Error.Remedy, "spoolsweep resume "+doc.Run) {
+		t.Fatalf("want exit status 2, and a remedy: %+v: %v", s.Error, r)
+	}
 	if !strings.Contains(r.err, "exit status 7: cannot lock the file, and require_source_stopped is set: nothing was stopped") {
 		t.Errorf("it is not said why: %v", r)
 	}
@@ -294,7 +297,7 @@ func TestSpoolFull(t *testing.T) {
 	checkPlaces(t, h, a, messages, "aside", aside, spams(messages))
 	checkPlaces(t, h, a, messages, "live", live, hams(messages))
 	r = ends(t, 2, f, "run", "backscatter", "-y", "-e", "queues=[hold]")
-	if !strings.Contains(r.err, "MB free, and") || !strings.Contains(r.err, "remedy: make room") {
+	if !strings.Contains(r.err, "MB free for new mail") || !strings.Contains(r.err, "remedy: make room") {
 		t.Errorf("a full spool is not refused before: %v", r)
 	}
 	if _, err := h.Run(t.Context(), "postfix", "status"); err != nil {

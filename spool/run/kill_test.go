@@ -108,7 +108,7 @@ func TestNewPlanWhileDown(t *testing.T) {
 			h.letGo("start")
 			// What lies in the section is not changed any more.
 			err := h.refused(func(q *ResumeRequest) { q.Steps = plan(rules); q.Steps[2].Args = []byte(`{"queues":"hold"}`) })
-			if !strings.Contains(err.Error(), "begin a new run") {
+			if !strings.Contains(spool.RemedyOf(err), "begin a new run") {
 				t.Errorf("another set-aside: got %v", err)
 			}
 			h.resume(change)

@@ -107,8 +107,9 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		return nil, err
 	}
 	lock, err := e.lock(ctx, p, v)
+	busy := errors.Is(err, spool.ErrBusy)
 	switch {
-	case errors.Is(err, spool.ErrBusy):
+	case busy:
 		problem(err.Error(), spool.RemedyOf(err))
 	case err != nil:
 		return nil, err
@@ -120,7 +121,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		if note != "" {
 			f.Notes = append(f.Notes, note)
 		}
-		if f.Counts.Postfix == "stopped" {
+		if f.Counts.Postfix == "stopped" && !busy { // else it may be that run's stop
 			f.Notes = append(f.Notes, stoppedNote(p))
 		}
 		inspected, err := spool.Inspect(p, f.Aside, f.messages(), e.state(v))

@@ -240,7 +240,7 @@ func TestWhereto(t *testing.T) {
 		switch {
 		case tt.want < 0 && err == nil:
 			t.Errorf("%s: got %d, want an error", tt.name, got)
-		case tt.want < 0 && !strings.Contains(err.Error(), "begin a new run"):
+		case tt.want < 0 && !strings.Contains(spool.RemedyOf(err), "begin a new run"):
 			t.Errorf("%s: %v names no remedy", tt.name, err)
 		case tt.want >= 0 && (err != nil || got != tt.want):
 			t.Errorf("%s: got %d, %v, want %d", tt.name, got, err, tt.want)

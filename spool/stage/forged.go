@@ -24,8 +24,14 @@ var errKnown = errors.New("nothing more is to be found out")
 // so is it where the log has nothing to say.
 func (h *Host) accused(ctx context.Context, accounts []string, emit Emit) (found []Target, known bool) {
 	var earlier Suspects
+	var before CommandResult // of another command for the same accounts
 	if h.Last != nil {
 		h.Last("suspects", &earlier)
+		h.Last("command", &before)
+	}
+	for _, t := range before.Accounts {
+		t.Value = strings.ToLower(t.Value)
+		earlier.Backscatter = append(earlier.Backscatter, t)
 	}
 	own := sightings{}
 	if h.Postfix != nil {
@@ -43,7 +49,7 @@ func (h *Host) accused(ctx context.Context, accounts []string, emit Emit) (found
 	if len(left) == 0 || h.Postfix == nil {
 		return found, known
 	}
-	f, whole, err := h.seek(ctx, left, emit)
+	f, silent, whole, err := h.seek(ctx, left, emit)
 	if err != nil {
 		emit("warn", map[string]string{"message": err.Error()})
 	}
@@ -60,6 +66,9 @@ func (h *Host) accused(ctx context.Context, accounts []string, emit Emit) (found
 			}
 		}
 		t := f.accused(account, targets)
+		if (t.Finding == Forged || t.Finding == "") && !slices.Contains(silent, account) {
+			t.Finding, t.Evidence = Hacked, []string{"mail of it was sent, among that of very many others"}
+		}
 		known = known && (whole || t.Finding != "")
 		found = append(found, t)
 	}
@@ -86,10 +95,11 @@ func (f *sightings) accused(account string, targets []Target) Target {
 	return sum
 }
 
-// seek reads log and queues until each of the accounts is seen to have sent.
-// whole says that all was read that there is, and that the log tells of anybody.
-func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sightings, whole bool, err error) {
-	f, accounts = newSightings(h.Postfix), slices.Clone(accounts)
+// seek reads log and queues until each of the accounts is seen to have sent. It
+// returns those that were not; whole says that all was read that there is, and that
+// the log tells of anybody.
+func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sightings, silent []string, whole bool, err error) {
+	f, silent = newSightings(h.Postfix), slices.Clone(accounts)
 	limit := countLimit
 	if h.Step.Timeout > 0 {
 		limit = min(limit, h.Step.Timeout/2) // the command is to have its time
@@ -98,31 +108,31 @@ func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sight
 	defer cut()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	f.sent = func(login string) {
-		accounts = slices.DeleteFunc(accounts, func(account string) bool {
+	f.sent = func(name string) {
+		silent = slices.DeleteFunc(silent, func(account string) bool {
 			account = strings.ToLower(account)
 			local, _, _ := strings.Cut(account, "@")
-			return f.isLoginOf(login, local, account)
+			return f.isLoginOf(name, local, account)
 		})
-		if len(accounts) == 0 {
+		if len(silent) == 0 {
 			end(errKnown)
 		}
 	}
 	places, err := h.places(nil)
 	if err != nil {
-		return f, false, err
+		return f, silent, false, err
 	}
 	if len(places) == 0 {
 		places = livePlaces()
 	}
 	logged, err := f.gather(ctx, h, places, time.Now().Add(-bouncesFor), emit)
 	if why := context.Cause(ctx); errors.Is(why, errKnown) || errors.Is(why, errCut) || errors.Is(why, context.DeadlineExceeded) {
-		return f, false, nil
+		return f, silent, false, nil
 	}
 	if err = errors.Join(logged, err); err != nil {
-		return f, false, err
+		return f, silent, false, err
 	}
-	return f, f.log.events > 0, nil
+	return f, silent, f.log.events > 0, nil
 }
 
 // livePlaces are the queues where nothing is aside.

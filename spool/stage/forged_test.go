@@ -91,6 +91,14 @@ func TestForged(t *testing.T) {
 		t.Errorf("required: got %v", err)
 	}
 
+	// What the command before it has found is not looked up again.
+	again := &Host{Postfix: p, Last: func(stage string, into any) bool {
+		return stage == "command" && json.Unmarshal([]byte(`{"accounts":[{"value":"Spam-Account","count":3,"finding":"forged","evidence":["x"]}]}`), into) == nil
+	}}
+	if r, _, err = alone(t, again, "command", `{"run": "echo --", "for": ["Spam-Account", "victim"]}`); err != nil || len(r.Refused) != 2 {
+		t.Errorf("a second command: %+v, %v", r, err)
+	}
+
 	// Where there is no time to look, or nothing to see, nobody is refused.
 	hasty := host()
 	hasty.Step.Timeout = 1

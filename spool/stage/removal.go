@@ -77,7 +77,8 @@ func agree(h *Host, stage string, expect *Number, n int64, list string) error {
 	case h.Agreed != nil && n <= *h.Agreed: // the rest of what went before a death
 	case expect != nil && int64(*expect) == n:
 	case expect != nil:
-		return fmt.Errorf("%s: %d messages would be deleted, not the %d that were expected: nothing was deleted", stage, n, *expect)
+		return spool.Remedied(fmt.Errorf("%s: %d messages would be deleted, not the %d that were expected: nothing was deleted", stage, n, *expect),
+			"see whether that number is right, and begin again with it")
 	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == list:
 	default:
 		return &Ask{Kind: "confirm", Data: &Confirm{Delete: true, Reasons: []string{"what " + stage + " deletes cannot be taken back"}, Ham: n, List: list}}

@@ -97,12 +97,21 @@ func (f *sightings) gather(ctx context.Context, h *Host, places []place, since t
 			if err := f.log.add(e); err != nil {
 				return err
 			}
-			if f.sent != nil && e.Kind == maillog.Login {
-				user := strings.ToLower(string(e.User))
-				f.lock.Lock()
-				defer f.lock.Unlock()
-				f.sent(user)
+			if f.sent == nil {
+				return nil
 			}
+			var name string
+			switch e.Kind {
+			case maillog.Login:
+				name = strings.ToLower(string(e.User))
+			case maillog.Local, maillog.Sent:
+				name = strings.ToLower(string(e.Sender))
+			default:
+				return nil
+			}
+			f.lock.Lock()
+			defer f.lock.Unlock()
+			f.sent(name)
 			return nil
 		})
 	})
@@ -124,8 +133,9 @@ type sightings struct {
 	log     *submissions
 	own     []netip.Prefix
 	domains []string // this server's
-	// sent, if set, is told of each login that has sent; under lock.
-	sent func(login string)
+	// sent, if set, is told of each login, and of each envelope sender of what was
+	// sent by a login or from here; under lock. Counters forget what is rare.
+	sent func(name string)
 
 	lock                                  sync.Mutex // guards all below
 	messages                              int64
@@ -214,6 +224,7 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 	} else {
 		f.senders.add("<>", 1)
 	}
+	from := false // it was sent by somebody of this server's own
 	if e.Login != "" {
 		login := strings.ToLower(e.Login)
 		f.logins.add(login, 1)
@@ -221,15 +232,21 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 		if f.sent != nil {
 			f.sent(login)
 		}
+		from = true
 	}
 	switch a, err := netip.ParseAddr(e.ClientAddress); {
 	case err == nil:
 		f.clients.add(e.ClientAddress, 1)
 		if e.Login == "" && slices.ContainsFunc(f.own, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) }) {
 			f.sentFromHere.add(sender, 1)
+			from = true
 		}
 	case e.ClientAddress == "" && e.Login == "":
 		f.sentOnHost.add(sender, 1)
+		from = true
+	}
+	if f.sent != nil && from {
+		f.sent(sender)
 	}
 	if owner >= 0 {
 		f.uids.add(strconv.Itoa(owner), 1)
