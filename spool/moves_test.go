@@ -239,7 +239,13 @@ func TestRestoreLiveMax(t *testing.T) {
 	for _, id := range []string{"AAAAA1", "AAAAB2", "AAAAC3"} {
 		list = append(list, h.mail("incoming.spamfull", id))
 	}
-	moved, err := w.Restore(ctx, list, Options{Token: "list", LiveMax: 2}, quiet)
+	slowAfter = 300 * time.Millisecond
+	t.Cleanup(func() { slowAfter = 20 * time.Second })
+	var slow []int64
+	moved, err := w.Restore(ctx, list, Options{Token: "list", LiveMax: 2, Slow: func(live int64) { slow = append(slow, live) }}, quiet)
+	if !slices.Equal(slow, []int64{2}) {
+		t.Errorf("that it waits for 2 live ones is told as %v", slow)
+	}
 	if !errors.Is(err, context.DeadlineExceeded) || moved.Restored != 2 {
 		t.Errorf("got %+v, %v; want 2, and to wait with the third", moved, err)
 	}

@@ -88,6 +88,9 @@ type Options struct {
 	Token string
 	// Cancelled is asked between batches.
 	Cancelled func() bool
+	// Slow, if set, is told once when LiveMax has kept a restore from going on for
+	// slowAfter: who waits for it wants to know for what.
+	Slow func(live int64)
 	// First are moved by themselves, before any batch that is larger. After, if
 	// set, is told the ids that a batch has moved into live queues, and how many
 	// messages are to go: its error ends the restore there.
@@ -117,6 +120,9 @@ const (
 	failuresKept = 20 // named in a result
 	waitLive     = 200 * time.Millisecond
 )
+
+// slowAfter is a variable for the sake of tests alone.
+var slowAfter = 20 * time.Second
 
 // A batch is journaled before its first rename, and closed after both
 // directories of every move are on disk.
@@ -179,6 +185,7 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 	}
 	interleave(list)
 	began := time.Now()
+	var paused time.Time // since when LiveMax keeps it from going on
 	var sent int
 	for len(list) > 0 {
 		if err := ctx.Err(); err != nil {
@@ -206,12 +213,19 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 			room := baseline + o.LiveMax - now
 			if room <= 0 {
 				progress(r.done)
+				switch {
+				case paused.IsZero():
+					paused = time.Now()
+				case o.Slow != nil && time.Since(paused) >= slowAfter:
+					o.Slow(now - baseline)
+					o.Slow = nil
+				}
 				if !sleep(ctx, waitLive) {
 					return r.done, ctx.Err()
 				}
 				continue
 			}
-			n = min(n, int(room))
+			n, paused = min(n, int(room)), time.Time{}
 		}
 		if !manager.lives() {
 			return r.done, Remedied(fmt.Errorf("restore: the queue manager (process %d) is not there any more", manager.pid), lookIntoLog)

@@ -93,21 +93,32 @@ func TestNewMailWaitsNoLonger(t *testing.T) {
 	r := start(t, f, "resume", id, "-y", "--expect", fmt.Sprint(len(ham)))
 	r.waitFor(`restore +restored (5[1-9]|[6-9]\d|\d{3})`) // past the canary
 	time.Sleep(4 * time.Second)                           // it goes on as it would for hours: no event tells
-	busy := waits(t, h, "busy", 40)
-	live, left := len(files(t, h, "active"))+len(files(t, h, "incoming")), len(files(t, h, "active.spamfull"))
-	if left == 0 {
-		t.Error("the restore was over before the last new message arrived")
-	}
 	at := func(sorted []time.Duration, percent int) time.Duration {
 		return sorted[len(sorted)*percent/100].Round(time.Millisecond)
 	}
-	t.Logf("new mail was under way for %v, nine in ten for less than %v; during a restore for %v, and less than %v; %d of %d were still aside, %d live",
-		at(idle, 50), at(idle, 90), at(busy, 50), at(busy, 90), left, len(ham), live)
-	for _, percent := range []int{50, 90} {
-		// Less than a tenth of a second is this machine's noise, and nobody's wait.
-		if was, is := at(idle, percent), at(busy, percent); is > 2*max(was, 100*time.Millisecond) {
-			t.Errorf("%d of 100 new messages are under way for up to %v on an idle server, for up to %v during a restore", percent, was, is)
+	// Other tests run beside this one: the better of two counts, and what is less
+	// than a quarter of a second is this machine's noise, and nobody's wait.
+	var longer []string
+	for try := range 2 {
+		busy := waits(t, h, fmt.Sprint("busy", try), 40)
+		live, left := len(files(t, h, "active"))+len(files(t, h, "incoming")), len(files(t, h, "active.spamfull"))
+		if left == 0 {
+			t.Error("the restore was over before the last new message arrived")
 		}
+		t.Logf("new mail was under way for %v, nine in ten for less than %v; during a restore for %v, and less than %v; %d of %d were still aside, %d live",
+			at(idle, 50), at(idle, 90), at(busy, 50), at(busy, 90), left, len(ham), live)
+		longer = nil
+		for _, percent := range []int{50, 90} {
+			if was, is := at(idle, percent), at(busy, percent); is > 2*max(was, 250*time.Millisecond) {
+				longer = append(longer, fmt.Sprintf("%d of 100 new messages are under way for up to %v on an idle server, for up to %v during a restore", percent, was, is))
+			}
+		}
+		if longer == nil {
+			break
+		}
+	}
+	if longer != nil {
+		t.Error(strings.Join(longer, "; "))
 	}
 	if t.Failed() { // where the time went is in the log: delays=before/in/connecting/delivering
 		log, err := os.ReadFile(filepath.Join(h.Dir, "upper/var/log/mail.log"))

@@ -132,16 +132,19 @@ var restore = Row{
 			return nil, err
 		}
 		defer watch.close()
-		moved, err := h.Work.Restore(ctx, going, args.options(ctx, h, list, watch), movedProgress(emit, len(going)))
+		moved, err := h.Work.Restore(ctx, going, args.options(ctx, h, list, watch, emit), movedProgress(emit, len(going)))
 		r := &Restored{Moved: moved, Unreadable: unreadable}
 		r.lapsed(h, expired)
 		return finish(h, r, err)
 	},
 }
 
-func (a *RestoreArgs) options(ctx context.Context, h *Host, token string, watch *canary) spool.Options {
+func (a *RestoreArgs) options(ctx context.Context, h *Host, token string, watch *canary, emit Emit) spool.Options {
 	return spool.Options{
 		Rate: float64(a.Rate), LiveMax: int64(a.LiveMax), Token: token, Cancelled: h.Cancelled,
+		Slow: func(live int64) {
+			emit("warn", map[string]string{"message": fmt.Sprintf("%d messages more than before are in incoming and active (live_max: %d): the servers they are for are slow, or do not answer; the restore goes on as these go", live, a.LiveMax)})
+		},
 		First: watch.size, After: func(ids []string, left int) error { return watch.after(ctx, ids, left) },
 	}
 }
@@ -268,7 +271,7 @@ var putback = Row{
 			return nil, err
 		}
 		defer watch.close()
-		moved, kept, err := h.Work.PutBack(ctx, going, args.options(ctx, h, token, watch), movedProgress(emit, len(going)))
+		moved, kept, err := h.Work.PutBack(ctx, going, args.options(ctx, h, token, watch, emit), movedProgress(emit, len(going)))
 		r := &Restored{Moved: moved, Kept: kept}
 		r.lapsed(h, expired)
 		return finish(h, r, err)
