@@ -104,10 +104,10 @@ func Inspect(p *Postfix, aside []Queue, stateDirectory string) ([]Trouble, error
 // mail_scan_dir.c, postsuper.c).
 func (p *Postfix) inspectLive(dir *os.File, q Queue, deadline time.Time, add func(path, why, remedy string)) error {
 	return walk(dir, func(c Chunk) error {
-		if time.Now().After(deadline) {
-			return errDeadline
-		}
 		for _, id := range c.IDs {
+			if time.Now().After(deadline) {
+				return errDeadline
+			}
 			path := c.Dir.Name() + "/" + id
 			if len(id) == 1 {
 				add(path, "is taken for a hash directory by its name: Postfix ends at it", "move it out of the queue")

@@ -3,6 +3,7 @@ package spool
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -149,5 +150,49 @@ func TestListRemoved(t *testing.T) {
 		if n, err := newCounter(time.Time{}, 0).messages(dir); err != nil || n.messages != 0 {
 			t.Errorf("count: %+v, %v", n, err)
 		}
+	}
+}
+
+// Each message is listed once, in chunks that grow, in the order of the inodes.
+func TestWalkOrder(t *testing.T) {
+	path := t.TempDir()
+	want := map[string]bool{}
+	for i := range 3*chunkNames + 7 {
+		id := testID(i)
+		want[id] = true
+		if err := os.WriteFile(filepath.Join(path, id), nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var sizes []int
+	err = walk(dir, func(c Chunk) error {
+		sizes = append(sizes, len(c.IDs))
+		var last uint64
+		for _, id := range c.IDs {
+			if !want[id] {
+				t.Errorf("%s: there twice, or never", id)
+			}
+			delete(want, id)
+			inode, err := inodeAt(dir, id)
+			if err != nil {
+				return err
+			}
+			if inode < last && runtime.GOOS == "linux" {
+				t.Errorf("%s: inode %d comes after %d", id, inode, last)
+			}
+			last = inode
+		}
+		return nil
+	})
+	if err != nil || len(want) > 0 {
+		t.Errorf("%v; not listed: %d", err, len(want))
+	}
+	if d := cmp.Diff([]int{chunkNames, 2 * chunkNames, 7}, sizes); d != "" {
+		t.Error(d)
 	}
 }

@@ -110,7 +110,7 @@ func (c *counter) tree(dir *os.File, sub string, depth, most int, into func(name
 	defer list.Close()
 	var below []string
 	var since int
-	err = eachName(list, c.buf, func(name []byte, kind fileKind) error {
+	err = eachName(list, c.buf, func(name []byte, kind fileKind, _ uint64) error {
 		switch {
 		case kind == plainFile:
 			file(sub, name)

@@ -24,7 +24,7 @@ func renameExchange(aDir int, a string, bDir int, b string) error {
 
 func keepBlocks(int, int64, int64) error { return unix.ENOSYS }
 
-func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error) error {
+func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind, inode uint64) error) error {
 	for {
 		entries, err := dir.ReadDir(chunkNames)
 		for _, e := range entries {
@@ -35,7 +35,7 @@ func eachName(dir *os.File, _ []byte, fn func(name []byte, kind fileKind) error)
 			case e.IsDir():
 				kind = directory
 			}
-			if err := fn([]byte(e.Name()), kind); err != nil {
+			if err := fn([]byte(e.Name()), kind, 0); err != nil {
 				return err
 			}
 		}

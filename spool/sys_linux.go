@@ -31,8 +31,8 @@ func keepBlocks(fd int, from, n int64) error {
 // eachName calls fn for every entry of a directory that was just opened, by
 // getdents64 into buf: os.File.ReadDir makes three objects of each name, which
 // for a million of them takes longer than the system's own work. name is valid
-// until fn returns.
-func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind) error) error {
+// until fn returns; inode is the file's.
+func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind, inode uint64) error) error {
 	for {
 		n, err := unix.ReadDirent(int(dir.Fd()), buf)
 		if errors.Is(err, unix.EINTR) {
@@ -49,7 +49,7 @@ func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind) erro
 		}
 		for rest := buf[:n]; len(rest) > 0; {
 			// struct linux_dirent64: inode, offset, record length, type, name.
-			const lengthAt, typeAt, nameAt = 16, 18, 19
+			const inodeAt, lengthAt, typeAt, nameAt = 0, 16, 18, 19
 			if len(rest) < nameAt {
 				return fmt.Errorf("list %s: a record of %d bytes", dir.Name(), len(rest))
 			}
@@ -70,11 +70,12 @@ func eachName(dir *os.File, buf []byte, fn func(name []byte, kind fileKind) erro
 			case unix.DT_UNKNOWN: // the file system does not say
 				kind = kindAt(dir, string(name))
 			}
+			inode := binary.NativeEndian.Uint64(rest[inodeAt:])
 			rest = rest[length:]
 			if string(name) == "." || string(name) == ".." {
 				continue
 			}
-			if err := fn(name, kind); err != nil {
+			if err := fn(name, kind, inode); err != nil {
 				return err
 			}
 		}

@@ -1,10 +1,12 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -155,7 +157,7 @@ func (m *MailFile) Close() {
 type Chunk struct {
 	Dir *os.File // open until the callback returns
 	Sub string   // hash subdirectories below the queue directory: "", "A" or "A/B"
-	IDs []string // regular files named by a queue id
+	IDs []string // regular files named by a queue id, in the order of their inodes
 	Odd []string // everything else that is no hash subdirectory
 }
 
@@ -170,12 +172,25 @@ func (c Chunk) Mail(aside, id string) (Mail, error) {
 }
 
 const (
-	chunkNames   = 4096 // bounds a chunk's memory
-	maxHashDepth = 16   // more levels than a queue id has digits are a trap
+	// chunkNames is how many names the first chunk of a directory has, so that who
+	// reads them can begin soon. Each has twice as many as the one before, up to
+	// chunkMost, which bounds its memory.
+	chunkNames   = 4096
+	chunkMost    = 64 << 10
+	maxHashDepth = 16 // more levels than a queue id has digits are a trap
 )
+
+// entry is a queue id of a chunk: where its name stands.
+type entry struct {
+	inode        uint64
+	from, length uint32
+}
 
 // walk lists a queue directory, flat or hashed however deep, without following
 // links. An error means that the listing is not complete: nothing may rest on it.
+//
+// A directory lists its names in the order of a hash; in that of the inodes the
+// disk reads on, and memory that was read before lies together.
 func walk(dir *os.File, fn func(Chunk) error) error { return walkSub(dir, "", 0, fn) }
 
 func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
@@ -187,32 +202,33 @@ func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
 	defer list.Close()
 	var below []string
 	var names []byte // of the chunk, one behind the other
-	var ends []int
+	var found []entry
+	most := chunkNames
 	chunk := func() error {
-		c := Chunk{Dir: dir, Sub: sub, IDs: make([]string, 0, len(ends))}
-		all, from := string(names), 0 // one string for all: they live and die together
-		for _, end := range ends {
-			c.IDs = append(c.IDs, all[from:end])
-			from = end
+		slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
+		c := Chunk{Dir: dir, Sub: sub, IDs: make([]string, 0, len(found))}
+		all := string(names) // one string for all: they live and die together
+		for _, e := range found {
+			c.IDs = append(c.IDs, all[e.from:][:e.length])
 		}
-		names, ends = names[:0], ends[:0]
+		names, found, most = names[:0], found[:0], min(2*most, chunkMost)
 		return fn(c)
 	}
-	err = eachName(list, make([]byte, namesBuffer), func(name []byte, kind fileKind) error {
+	err = eachName(list, make([]byte, namesBuffer), func(name []byte, kind fileKind, inode uint64) error {
 		switch {
 		case kind == directory && len(name) == 1 && depth < maxHashDepth:
 			below = append(below, string(name))
 			return nil
 		case kind == plainFile && queuefile.ValidID(string(name)):
-			names = append(names, name...)
-			if ends = append(ends, len(names)); len(ends) < chunkNames {
+			found = append(found, entry{inode, uint32(len(names)), uint32(len(name))})
+			if names = append(names, name...); len(found) < most {
 				return nil
 			}
 			return chunk()
 		}
 		return fn(Chunk{Dir: dir, Sub: sub, Odd: []string{string(name)}})
 	})
-	if err == nil && len(ends) > 0 {
+	if err == nil && len(found) > 0 {
 		err = chunk()
 	}
 	if err != nil {

@@ -119,7 +119,7 @@ stages:
 	var out, stderr bytes.Buffer
 	app := newApp(strings.NewReader(""), &out, &stderr)
 	app.Metadata[agentSource] = f.source
-	if status := execute(ctx, app, append([]string{"spoolsweep", "run", book, "-y"}, f.where()...)); status != statusInterrupted {
+	if status := inProcess(ctx, app, append([]string{"spoolsweep", "run", book, "-y"}, f.where()...)...); status != statusInterrupted {
 		t.Fatalf("exit status %d: %s", status, &stderr)
 	}
 	if err := os.Remove(started); err != nil {

@@ -126,7 +126,7 @@ func TestHealthWatch(t *testing.T) {
 	out := &until3{cancel: cancel, at: "Postfix stopped"}
 	app := newApp(strings.NewReader(""), out, &stderr)
 	app.Metadata[agentSource] = f.source
-	status := execute(ctx, app, append([]string{"spoolsweep", "health", "--watch", "1s"}, f.where()...))
+	status := inProcess(ctx, app, append([]string{"spoolsweep", "health", "--watch", "1s"}, f.where()...)...)
 	if status != statusInterrupted || out.times < 3 {
 		t.Errorf("status %d, %d times:\n%s", status, out.times, stderr.String())
 	}

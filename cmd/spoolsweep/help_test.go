@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/urfave/cli/v2"
@@ -74,7 +75,7 @@ func TestHelpExamples(t *testing.T) {
 		for _, c := range app.Commands {
 			c.Action = func(c *cli.Context) error { called = c; return nil }
 		}
-		if status := execute(t.Context(), app, shellWords(line)); status != 0 || called == nil {
+		if status := inProcess(t.Context(), app, shellWords(line)...); status != 0 || called == nil {
 			t.Errorf("%s: status %d, %s", line, status, stderr.String())
 			continue
 		}
@@ -134,4 +135,20 @@ func TestHelpFlags(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Tests run many command lines in one process at the same time.
+func TestManyAtOnce(t *testing.T) {
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				app := newApp(strings.NewReader(""), io.Discard, io.Discard)
+				if status := inProcess(t.Context(), app, "spoolsweep", "stages"); status != 0 {
+					t.Errorf("got status %d", status)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

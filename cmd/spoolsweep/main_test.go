@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/urfave/cli/v2"
 
 	"spoolsweep/spool/practice"
 )
@@ -142,8 +145,27 @@ func (f *fleet) run(args ...string) result {
 	var out, err bytes.Buffer
 	app := newApp(strings.NewReader(""), &out, &err)
 	app.Metadata[agentSource] = f.source
-	status := execute(f.t.Context(), app, append([]string{"spoolsweep"}, args...))
+	status := inProcess(f.t.Context(), app, append([]string{"spoolsweep"}, args...)...)
 	return result{strings.Join(args, " "), status, out.String(), err.String()}
+}
+
+// reading is held while a command line is read: the library writes to what it has
+// one of for the whole process, its help flag and command.
+var reading sync.Mutex
+
+// inProcess executes a command line in this process, where others may be at work.
+func inProcess(ctx context.Context, app *cli.App, args ...string) int {
+	reading.Lock()
+	read := sync.OnceFunc(reading.Unlock)
+	defer read()
+	for _, c := range app.Commands {
+		act := c.Action
+		c.Action = func(ctx *cli.Context) error {
+			read()
+			return act(ctx)
+		}
+	}
+	return execute(ctx, app, args)
 }
 
 // execs runs the program itself, for its real exit status and streams.

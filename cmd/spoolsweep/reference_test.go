@@ -128,7 +128,7 @@ func TestExamplesRun(t *testing.T) {
 		var stderr strings.Builder
 		app := newApp(strings.NewReader(""), out, &stderr)
 		app.Metadata[agentSource] = f.source
-		if status := execute(ctx, app, append([]string{"spoolsweep"}, args...)); !slices.Contains(want, status) {
+		if status := inProcess(ctx, app, append([]string{"spoolsweep"}, args...)...); !slices.Contains(want, status) {
 			t.Errorf("spoolsweep %s: status %d, want %d\n%s", line, status, want, stderr.String())
 		}
 		cancel()

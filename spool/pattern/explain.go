@@ -203,8 +203,8 @@ func (j *Judge) collect(kind textKind, limit int) (text []byte, whole bool, err 
 	case headerLines:
 		var d mimeText
 		d.reset(&out, nil, 0)
-		err = j.reader.Blocks(func(b []byte) error {
-			if d.block(b); !d.top {
+		err = j.reader.Pieces(func(b []byte, eol, cr bool) error {
+			if d.text(b, eol, cr); !d.top {
 				return io.EOF
 			}
 			return enough()
@@ -216,8 +216,8 @@ func (j *Judge) collect(kind textKind, limit int) (text []byte, whole bool, err 
 	case bodyText:
 		var d mimeText
 		d.reset(nil, &out, 0)
-		err = j.reader.Blocks(func(b []byte) error {
-			d.block(b)
+		err = j.reader.Pieces(func(b []byte, eol, cr bool) error {
+			d.text(b, eol, cr)
 			return enough()
 		})
 		d.end()

@@ -57,11 +57,11 @@ type Judge struct {
 	texts   [textKinds]lines
 	place   [][textKinds]int // of each leaf: its number in each of the texts, -1 where it is not looked for
 	read    need             // texts that are counted
-	wanted  need             // of the content that is being read
 	mime    mimeText
 	scratch []byte
 	finding Finding
-	take    func([]byte) error
+	take    func(piece []byte, eol, cr bool) error
+	inHead  bool // its end is still to be seen, and wanted
 }
 
 // verdict is what is known of a leaf or a node.
@@ -116,7 +116,7 @@ var errEnough = errors.New("nothing more is needed")
 // Judge makes a Judge of these rules.
 func (r *Rules) Judge() *Judge {
 	j := &Judge{rules: r, leaves: make([]verdict, len(r.leaves)), place: make([][textKinds]int, len(r.leaves))}
-	j.take = j.block
+	j.take = j.piece
 	for kind := range textKinds {
 		t := &j.texts[kind]
 		t.overlap = r.overlap
@@ -219,24 +219,24 @@ func envelopeLines(t *lines, e *queuefile.Envelope) {
 
 // readContent searches header and body in one pass, as far as they are wanted.
 func (j *Judge) readContent(want need) error {
-	j.wanted = want & (needHeader | needBody)
 	var head, body *lines
-	if j.wanted&needHeader != 0 {
+	if want&needHeader != 0 {
 		head = &j.texts[headerLines]
 		head.reset()
 	}
-	if j.wanted&needBody != 0 {
+	if want&needBody != 0 {
 		body = &j.texts[bodyText]
 		body.reset()
 	}
 	j.mime.reset(head, body, 0)
-	if err := j.reader.Blocks(j.take); err == errEnough {
+	j.inHead = head != nil
+	if err := j.reader.Pieces(j.take); err == errEnough {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	j.mime.end()
-	if head != nil && j.read&needHeader == 0 {
+	if j.inHead {
 		j.endHeader()
 	}
 	if body != nil {
@@ -246,11 +246,11 @@ func (j *Judge) readContent(want need) error {
 	return nil
 }
 
-// block takes the next lines of the content. At the end of the header it is seen
+// piece takes the next piece of the content. At the end of the header it is seen
 // whether the body can change anything still.
-func (j *Judge) block(b []byte) error {
-	j.mime.block(b)
-	if j.wanted&needHeader != 0 && j.read&needHeader == 0 && !j.mime.top {
+func (j *Judge) piece(b []byte, eol, cr bool) error {
+	j.mime.text(b, eol, cr)
+	if j.inHead && !j.mime.top {
 		j.endHeader()
 		if j.missing()&needBody == 0 {
 			return errEnough
@@ -260,6 +260,7 @@ func (j *Judge) block(b []byte) error {
 }
 
 func (j *Judge) endHeader() {
+	j.inHead = false
 	j.texts[headerLines].end()
 	j.settle(needHeader)
 }

@@ -93,7 +93,6 @@ type mimeText struct {
 	// returned says that the last byte was a carriage return: the end of the line
 	// that may follow is the same.
 	returned bool
-	clean    bool // there is none in the block
 
 	// The text of a part. Where it needs no conversion, which is seen only when
 	// there is a block of it, it lies in the body from the byte from on.

@@ -32,25 +32,6 @@ func decode(m []byte, step int) decoded {
 	return decoded{string(head.text), string(body.text), d.capped}
 }
 
-// decodeBlocks does the same for a mail that comes in blocks of at most size bytes,
-// and whatever lines that makes.
-func decodeBlocks(m []byte, size int) decoded {
-	var head, body lines
-	head.reset()
-	body.reset()
-	head.full, body.full = 1<<40, 1<<40
-	var d mimeText
-	d.reset(&head, &body, 0)
-	for ; len(m) > size; m = m[size:] {
-		d.block(m[:size])
-	}
-	d.block(m)
-	d.end()
-	head.breakLines()
-	body.breakLines()
-	return decoded{string(head.text), string(body.text), d.capped}
-}
-
 func feed(d *mimeText, m []byte, step int) {
 	for line := range bytes.SplitAfterSeq(m, newline) {
 		line, eol := bytes.CutSuffix(line, newline)

@@ -1,6 +1,7 @@
 package queuefile
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 )
@@ -13,109 +14,13 @@ import (
 // The envelope is read first, if it was not. An error of type [*Broken] says that
 // no delivery agent could read the content either.
 func (r *Reader) Content(text func(piece []byte, eol bool) error) error {
+	return r.readContent(nil, plainly(text))
+}
+
+// Pieces is [Reader.Content] that also says whether a piece has a carriage return
+// in it, which it sees for many lines at once.
+func (r *Reader) Pieces(text func(piece []byte, eol, cr bool) error) error {
 	return r.readContent(nil, text)
-}
-
-// blockSize is how much text is gathered for one call of Blocks.
-const blockSize = 32 << 10
-
-// Blocks is [Reader.Content] in large pieces, for who wants it fast: many lines at
-// once, each with a newline behind it. Only a line that is longer than a block
-// comes in several. A block is valid until block returns.
-func (r *Reader) Blocks(block func(text []byte) error) error {
-	if r.content == 0 {
-		if _, err := r.Envelope(); err != nil {
-			return err
-		}
-	}
-	r.begin(r.content)
-	open := false // a line whose end was not seen
-	// What is at hand comes first, before more is read: often it has the header,
-	// and block wants no more.
-	first := true
-	r.block = r.block[:0]
-	for {
-		if r.lines() {
-			open = false
-		}
-		if len(r.block) >= blockSize || first && len(r.block) > 0 {
-			first = false
-			if err := block(r.block); err != nil {
-				return err
-			}
-			r.block = r.block[:0]
-		}
-		rec, err := r.next()
-		if err == io.EOF {
-			return &Broken{rec.at, "the file ends inside the content"}
-		} else if err != nil {
-			return err
-		}
-		switch rec.kind {
-		case recText, recLong:
-			open = rec.kind == recLong
-			err := r.textRecord(rec, func(piece []byte, eol bool) error {
-				r.block = append(r.block, piece...)
-				if eol {
-					r.block = append(r.block, '\n')
-				}
-				if len(r.block) < blockSize {
-					return nil
-				}
-				err := block(r.block)
-				r.block = r.block[:0]
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		case recPointer:
-			if err := r.jump(rec); err != nil {
-				return err
-			}
-		case recPadding:
-		case recExtracted:
-			if open { // see readContent
-				r.block = append(r.block, '\n')
-			}
-			if len(r.block) == 0 {
-				return nil
-			}
-			return block(r.block)
-		default:
-			return &Broken{rec.at, fmt.Sprintf("record type %q inside the content", rec.kind)}
-		}
-	}
-}
-
-// lines gathers the whole lines that stand in the window one behind the other, as
-// nearly all do: without a call for each.
-func (r *Reader) lines() (any bool) {
-	from := r.pos - r.at
-	if from < 0 || from >= int64(len(r.window)) {
-		return false
-	}
-	w, block := r.window[from:], r.block
-	for len(w) > 2 && w[0] == recText && len(block) < blockSize {
-		begin, n := 2, int(w[1])
-		if n >= 0x80 {
-			if w[2] >= 0x80 {
-				break
-			}
-			begin, n = 3, n&0x7f|int(w[2])<<7
-		}
-		if begin+n > len(w) {
-			break
-		}
-		block = append(append(block, w[begin:begin+n]...), '\n')
-		w = w[begin+n:]
-		any = true
-	}
-	taken := int64(len(r.window)) - from - int64(len(w))
-	r.pos += taken
-	r.budget -= taken
-	r.block = block
-	return any
 }
 
 // HeaderBody is [Reader.Content] with the header's pieces to one function and the
@@ -129,11 +34,18 @@ func (r *Reader) lines() (any bool) {
 // maildrop file there are such messages; in front of others cleanup has put a
 // Received field.
 func (r *Reader) HeaderBody(header, body func(piece []byte, eol bool) error) error {
-	return r.readContent(header, body)
+	return r.readContent(plainly(header), plainly(body))
+}
+
+// taker takes a piece of text.
+type taker func(piece []byte, eol, cr bool) error
+
+func plainly(text func(piece []byte, eol bool) error) taker {
+	return func(piece []byte, eol, _ bool) error { return text(piece, eol) }
 }
 
 // readContent passes all on to body where header is nil.
-func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) error {
+func (r *Reader) readContent(header, body taker) error {
 	if r.content == 0 {
 		if _, err := r.Envelope(); err != nil {
 			return err
@@ -147,6 +59,13 @@ func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) er
 	open := false // a line whose end was not seen
 	first := true
 	for {
+		if !inHeader {
+			if any, err := r.lines(text); err != nil {
+				return err
+			} else if any {
+				open = false
+			}
+		}
 		rec, err := r.next()
 		if err == io.EOF {
 			return &Broken{rec.at, "the file ends inside the content"}
@@ -164,12 +83,7 @@ func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) er
 				}
 			}
 			open, first = rec.kind == recLong, false
-			if i := rec.data - r.at; !open && i >= 0 && i+rec.n <= int64(len(r.window)) { // nearly always
-				err = text(r.window[i:i+rec.n], true)
-			} else {
-				err = r.textRecord(rec, text)
-			}
-			if err != nil {
+			if err := r.textRecord(rec, text); err != nil {
 				return err
 			}
 		case recPointer:
@@ -179,7 +93,7 @@ func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) er
 		case recPadding:
 		case recExtracted:
 			if open { // delivery agents end it too (src/smtp/smtp_proto.c, "missing newline")
-				return text(nil, true)
+				return text(nil, true, false)
 			}
 			return nil
 		default:
@@ -188,14 +102,52 @@ func (r *Reader) readContent(header, body func(piece []byte, eol bool) error) er
 	}
 }
 
+// lines passes on the whole lines that stand in the window one behind the other,
+// as nearly all do.
+func (r *Reader) lines(text taker) (any bool, err error) {
+	from := r.pos - r.at
+	if from < 0 || from >= int64(len(r.window)) {
+		return false, nil
+	}
+	w := r.window[from:]
+	at := 0
+	cr := -1 // the first carriage return from at on, or the end: not looked for
+	for err == nil && at+2 < len(w) && w[at] == recText {
+		begin, n := at+2, int(w[at+1])
+		if n >= 0x80 {
+			if w[at+2] >= 0x80 {
+				break
+			}
+			begin, n = at+3, n&0x7f|int(w[at+2])<<7
+		}
+		end := begin + n
+		if end > len(w) {
+			break
+		}
+		if cr < begin { // or it was in a record's length
+			if i := bytes.IndexByte(w[begin:], '\r'); i >= 0 {
+				cr = begin + i
+			} else {
+				cr = len(w)
+			}
+		}
+		err = text(w[begin:end], true, cr < end)
+		at = end
+		any = true
+	}
+	r.pos += int64(at)
+	r.budget -= int64(at)
+	return any, err
+}
+
 // textRecord passes on the data of one record, in as many pieces as the window
 // makes of it.
-func (r *Reader) textRecord(rec record, text func([]byte, bool) error) error {
+func (r *Reader) textRecord(rec record, text taker) error {
 	eol := rec.kind == recText
 	for done := int64(0); ; {
 		if done == rec.n {
 			if done == 0 && eol {
-				return text(nil, true)
+				return text(nil, true, false)
 			}
 			return nil
 		}
@@ -207,7 +159,7 @@ func (r *Reader) textRecord(rec record, text func([]byte, bool) error) error {
 		}
 		b = b[:min(int64(len(b)), rec.n-done)]
 		done += int64(len(b))
-		if err := text(b, eol && done == rec.n); err != nil {
+		if err := text(b, eol && done == rec.n, bytes.IndexByte(b, '\r') >= 0); err != nil {
 			return err
 		}
 	}

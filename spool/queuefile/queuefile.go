@@ -96,7 +96,6 @@ type Reader struct {
 	text      []byte // what the envelope's strings are made of
 	value     []byte // a record that crosses the window's end
 	spans     []recipientSpan
-	block     []byte // of Blocks
 }
 
 // walk is the state of one pass over the records.
@@ -286,25 +285,25 @@ func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 // number reads the decimal number at the beginning of b, as atol(3) does, and
 // returns what follows it. ok is false if there is none.
 func number(b []byte) (n int64, rest []byte, ok bool) {
-	for len(b) > 0 && isSpace(b[0]) {
-		b = b[1:]
+	i := 0
+	for i < len(b) && isSpace(b[i]) {
+		i++
 	}
 	neg := false
-	if len(b) > 0 && (b[0] == '-' || b[0] == '+') {
-		neg = b[0] == '-'
-		b = b[1:]
+	if i < len(b) && (b[i] == '-' || b[i] == '+') {
+		neg = b[i] == '-'
+		i++
 	}
-	for len(b) > 0 && b[0] >= '0' && b[0] <= '9' {
-		ok = true
+	begin := i
+	for ; i < len(b) && b[i] >= '0' && b[i] <= '9'; i++ {
 		if n < 1<<58 { // more is no size and no time; it stays out of range
-			n = n*10 + int64(b[0]-'0')
+			n = n*10 + int64(b[i]-'0')
 		}
-		b = b[1:]
 	}
 	if neg {
 		n = -n
 	}
-	return n, b, ok
+	return n, b[i:], i > begin
 }
 
 // arrival reads the data of a T record: seconds, and microseconds in all but the

@@ -792,22 +792,31 @@ func deref(e *Envelope) any {
 
 // sameSlowly reads b as a queue file through a window of one byte, in which no record
 // ever stands whole, and through one that holds all of it: the loops over the
-// window find what is found record by record, and blocks are the content.
+// window find what is found record by record, and say where a carriage return is.
 func sameSlowly(t testing.TB, r, slow *Reader, b []byte) {
 	t.Helper()
 	seen := func(r *Reader) string {
 		e, content, err := read(t, r, b, false)
-		blocks := ""
+		pieces := ""
 		if e != nil {
-			if err2 := r.Blocks(func(b []byte) error { blocks += string(b); return nil }); (err2 == nil) != (err == nil) {
-				t.Fatalf("content: %v; in blocks: %v; of %q", err, err2, b)
+			err2 := r.Pieces(func(b []byte, eol, cr bool) error {
+				if cr != bytes.Contains(b, []byte{'\r'}) {
+					t.Fatalf("a carriage return in %q: got %v; of %q", b, cr, b)
+				}
+				if pieces += string(b); eol {
+					pieces += "\n"
+				}
+				return nil
+			})
+			if (err2 == nil) != (err == nil) {
+				t.Fatalf("content: %v; in pieces: %v; of %q", err, err2, b)
 			}
 		}
 		if err != nil { // how much comes in front of the damage, and where a loop is noticed, is no matter
 			return fmt.Sprintf("%+v broken", deref(e))
 		}
-		if blocks != content {
-			t.Fatalf("content %q, in blocks %q; of %q", content, blocks, b)
+		if pieces != content {
+			t.Fatalf("content %q, in pieces %q; of %q", content, pieces, b)
 		}
 		return fmt.Sprintf("%+v %q", deref(e), content)
 	}

@@ -103,6 +103,10 @@ func TestPurgeNeedsAnEnd(t *testing.T) {
 // what was agreed to is gone, and what came since is not.
 func TestDeleteKilled(t *testing.T) {
 	h := newHost(t, flood)
+	h.await("an end of the moves to active, which no list of a live queue would be right of", func() bool {
+		names, err := os.ReadDir(filepath.Join(h.Spool(), "incoming"))
+		return err == nil && len(names) == 0
+	})
 	h.hold("super")
 	args := json.RawMessage(`{"spam":` + rules + `,"queues":["deferred","incoming","active"]}`)
 	want, err := h.Removal(t.Context(), h.vars, "", stage.Step{Stage: "delete", Args: args})

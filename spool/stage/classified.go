@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
 )
 
@@ -164,6 +163,8 @@ type result struct {
 	onText []bool // of each spam rule
 	rules  []ruleCount
 	ham    []HamCount
+	places []place
+	queues []Verdicts // of each place
 	local  map[string]bool
 }
 
@@ -172,10 +173,12 @@ type ruleCount struct {
 	lines           [4]int64
 }
 
-func newResult(rules *pattern.Rules) *result {
+func newResult(rules *pattern.Rules, places []place) *result {
 	r := &result{
 		Classified: &Classified{ByRule: map[string]RuleCount{}, ByQueue: map[string]Verdicts{}, Slow: rules.Slow(), RuleOrder: rules.Spam(), HamOrder: rules.Ham()},
 		onText:     rules.OnText(),
+		places:     places,
+		queues:     make([]Verdicts, len(places)),
 		local:      map[string]bool{},
 	}
 	r.rules, r.ham = make([]ruleCount, len(r.RuleOrder)), make([]HamCount, len(r.HamOrder))
@@ -201,13 +204,16 @@ func (v *Verdicts) add(verdict pattern.Verdict) {
 	}
 }
 
-func (c *result) count(r *reading, queue spool.Queue, domains []string) {
+// plus is the sum of two counts.
+func (v Verdicts) plus(o Verdicts) Verdicts {
+	return Verdicts{v.Spam + o.Spam, v.Ham + o.Ham, v.Unreadable + o.Unreadable, v.Incomplete + o.Incomplete}
+}
+
+func (c *result) count(r *reading, domains []string) {
 	c.Messages++
 	c.Bytes += r.Size
 	c.Verdicts.add(r.Verdict)
-	q := c.ByQueue[string(queue)]
-	q.add(r.Verdict)
-	c.ByQueue[string(queue)] = q
+	c.queues[r.place].add(r.Verdict)
 	if r.rescued {
 		c.Rescued++
 	}
@@ -234,17 +240,23 @@ func (c *result) count(r *reading, queue spool.Queue, domains []string) {
 	if r.why != "" && len(c.Unread) < unreadKept {
 		c.Unread = append(c.Unread, r.Aside+"/"+r.ID+": "+r.why)
 	}
-	if r.sender == "" {
+	if r.sender == "" || len(c.local) == localSendersKept {
 		return
 	}
-	sender := strings.ToLower(r.sender)
-	if _, domain, ok := strings.Cut(sender, "@"); ok && slices.Contains(domains, domain) && !c.local[sender] && len(c.local) < localSendersKept {
-		c.local[sender] = true
+	_, domain, _ := strings.Cut(r.sender, "@")
+	if slices.ContainsFunc(domains, func(own string) bool { return strings.EqualFold(own, domain) }) {
+		c.local[strings.ToLower(r.sender)] = true
 	}
 }
 
 // finish makes the result of the counts.
 func (c *result) finish(sources *tally) {
+	for i, p := range c.places {
+		if c.queues[i] == (Verdicts{}) {
+			continue
+		}
+		c.ByQueue[string(p.queue)] = c.ByQueue[string(p.queue)].plus(c.queues[i])
+	}
 	judged := c.Spam + c.Ham
 	for i, name := range c.RuleOrder {
 		r := &c.rules[i]

@@ -216,7 +216,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 		}
 		defer list.drop()
 	}
-	r := newResult(c.rules)
+	r := newResult(c.rules, places)
 	tallies := make([]*tally, workers())
 	for i := range tallies {
 		tallies[i] = newTally(c.host.Postfix.Networks)
@@ -238,7 +238,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 			}
 			for i := range found {
 				one := &found[i]
-				r.count(one, places[one.place].queue, c.host.Postfix.Domains)
+				r.count(one, c.host.Postfix.Domains)
 				if c.host.seen != nil {
 					c.host.seen(&one.judged)
 				}

@@ -32,7 +32,7 @@ const (
 // None is no error: it may lie on another host.
 func (c *classification) explain(ctx context.Context, places []place) (*Classified, error) {
 	began := time.Now()
-	r := newResult(c.rules)
+	r := newResult(c.rules, places)
 	r.Explain = c.args.Explain
 	m := mail{File: new(spool.MailFile)}
 	defer m.File.Close()
@@ -54,7 +54,7 @@ func (c *classification) explain(ctx context.Context, places []place) (*Classifi
 				}
 				var one reading
 				one.read(c.judges[0], &m, c.message(p), func(*pattern.Finding) {})
-				r.count(&one, p.queue, c.host.Postfix.Domains)
+				r.count(&one, c.host.Postfix.Domains)
 				x := Explained{Message: p.dir + "/" + id, Verdict: one.Verdict, Why: one.why}
 				if one.Verdict == pattern.Spam || one.Verdict == pattern.Ham {
 					x.read(c, p, &m)

@@ -255,7 +255,7 @@ func TestResultBound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newResult(rules)
+	r := newResult(rules, []place{{queue: spool.Incoming}})
 	sources := newTally(nil)
 	long := strings.Repeat("\x01", 30<<10)
 	for i := range 30 {
@@ -263,7 +263,7 @@ func TestResultBound(t *testing.T) {
 		for range maxSource + 1 {
 			sources.add("incoming", "ABC", &queuefile.Envelope{Sender: from, Login: from})
 		}
-		r.count(&reading{judged: judged{Verdict: pattern.Spam}, sender: from}, spool.Incoming, []string{"x"})
+		r.count(&reading{judged: judged{Verdict: pattern.Spam}, sender: from}, []string{"x"})
 	}
 	r.finish(sources)
 	for range MaxSamples {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -72,12 +70,25 @@ func (r *reading) life(e *queuefile.Envelope) {
 	r.Null = e.Sender == ""
 	for _, to := range e.Recipients {
 		if to.State == queuefile.ToDo {
-			sum := fnv.New32a()
-			io.WriteString(sum, strings.ToLower(to.Address[strings.LastIndexByte(to.Address, '@')+1:]))
-			r.Dest = sum.Sum32()
+			r.Dest = destination(to.Address)
 			return
 		}
 	}
+}
+
+// destination is a number for the domain of an address: what goes to others is
+// interleaved with it. It is FNV-1a of the domain in lower case, without making
+// anything: it is done for every message of a flood.
+func destination(address string) uint32 {
+	const basis, prime = 2166136261, 16777619
+	sum := uint32(basis)
+	for _, c := range []byte(address[strings.LastIndexByte(address, '@')+1:]) {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		sum = (sum ^ uint32(c)) * prime
+	}
+	return sum
 }
 
 var restore = Row{

@@ -9,47 +9,37 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// decodeLineBlocks reads a mail in blocks, as queuefile gives them: whole lines each but
-// for a line that is longer than size, and a newline behind the last. heads are the
-// header fields that are wanted; nil for all.
-func decodeLineBlocks(m []byte, size int, heads ...[]byte) decoded {
+// decodeText reads a mail in pieces as queuefile gives them: lines, and those that
+// are longer than size in pieces. heads are the header fields that are wanted; nil
+// for all.
+func decodeText(m []byte, size int, heads ...[]byte) decoded {
 	var head, body lines
 	head.reset()
 	body.reset()
 	head.full, body.full, head.heads = 1<<40, 1<<40, heads
 	var d mimeText
 	d.reset(&head, &body, 0)
-	if len(m) > 0 && m[len(m)-1] != '\n' {
-		m = append(bytes.Clone(m), '\n')
-	}
-	var block []byte
-	for len(m) > 0 {
-		n := bytes.IndexByte(m, '\n') + 1
-		if len(block) > 0 && len(block)+n > size {
-			d.block(block)
-			block = block[:0]
+	for line := range bytes.Lines(m) {
+		line = bytes.TrimSuffix(line, newline)
+		for len(line) > size {
+			d.text(line[:size], false, bytes.IndexByte(line[:size], '\r') >= 0)
+			line = line[size:]
 		}
-		n = min(n, size)
-		block = append(block, m[:n]...)
-		if m = m[n:]; n == size {
-			d.block(block)
-			block = block[:0]
-		}
+		d.text(line, true, bytes.IndexByte(line, '\r') >= 0)
 	}
-	d.block(block)
 	d.end()
 	head.breakLines()
 	body.breakLines()
 	return decoded{string(head.text), string(body.text), d.capped}
 }
 
-// checkBlocks: a mail in blocks of any size is the mail line by line, and of the
-// header fields those that are wanted are what they are among all.
-func checkBlocks(t *testing.T, m []byte, size int) {
+// checkText: what is taken without a close look is what piece makes of it, and of
+// the header fields those that are wanted are what they are among all.
+func checkText(t *testing.T, m []byte, size int) {
 	t.Helper()
 	want := decode(m, wholeLines)
-	if got := decodeLineBlocks(m, size); got != want {
-		t.Fatalf("in blocks of %d %q, line by line %q; of %q", size, got, want, m)
+	if got := decodeText(m, size); got != want {
+		t.Fatalf("by %d %q, in pieces %q; of %q", size, got, want, m)
 	}
 	heads := [][]byte{[]byte("subject:"), []byte("x-mailer:")}
 	only := func(head string) (lines []string) {
@@ -62,7 +52,7 @@ func checkBlocks(t *testing.T, m []byte, size int) {
 		}
 		return lines
 	}
-	got := decodeLineBlocks(m, size, heads...)
+	got := decodeText(m, size, heads...)
 	if diff := cmp.Diff(only(want.head), only(got.head)); diff != "" || got.body != want.body || len(got.head) > len(want.head) {
 		t.Fatalf("where only some fields are wanted: %s; body %q, want %q; of %q", diff, got.body, want.body, m)
 	}
@@ -85,21 +75,21 @@ func spoiled(random *rand.Rand, m []byte) []byte {
 	return m
 }
 
-// TestBlocks: what is fast with many lines at hand is what is seen line by line.
-func TestBlocks(t *testing.T) {
+// TestUnread: what is fast is what is seen piece by piece.
+func TestUnread(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))
 	for _, m := range mails(t) {
 		for range 100 {
-			checkBlocks(t, m, 1+random.IntN(1+len(m)))
-			checkBlocks(t, spoiled(random, m), 1+random.IntN(1<<random.IntN(14)))
+			checkText(t, m, 1+random.IntN(1+len(m)))
+			checkText(t, spoiled(random, m), 1+random.IntN(1<<random.IntN(14)))
 		}
 	}
 }
 
-// FuzzBlocks is TestBlocks for anything.
-func FuzzBlocks(f *testing.F) {
+// FuzzUnread is TestUnread for anything.
+func FuzzUnread(f *testing.F) {
 	for _, m := range mails(f) {
 		f.Add(m, 100)
 	}
-	f.Fuzz(func(t *testing.T, m []byte, size int) { checkBlocks(t, m, max(1, size&0xffff)) })
+	f.Fuzz(func(t *testing.T, m []byte, size int) { checkText(t, m, max(1, size&0xffff)) })
 }
