@@ -83,10 +83,10 @@
 // within [SectionLimit]; the section, when its worker has died; the timer, where
 // systemd runs, when both have, or the one hangs that is left; a boot starts
 // Postfix by itself with whatever names stand; resume, and put back, in any case.
-// After whoever died while going on, the next does the same (TestDiesAgain, and with
-// processes that are really killed TestKilled). The
-// state's disk full from the stop on: TestFullDisk; the record gone: Postfix is
-// started, and what is aside is named by health as nobody's (TestStateRemoved of
-// spool/run). Time limits use monotonic clocks, and nothing that is decided after
-// a death depends on a clock but whether a section is overdue, by that of the boot.
+// After whoever died while going on, the next does the same (TestDiesAgain, and
+// with processes that are really killed TestKilled). The state's disk full from
+// the stop on: TestFullDisk; the record gone: Postfix is started, and what is
+// aside is named by health as nobody's (TestStateRemoved of spool/run). Time
+// limits use monotonic clocks, and nothing that is decided after a death depends
+// on a clock but whether a section is overdue, by that of the boot.
 package spool

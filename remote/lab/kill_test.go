@@ -257,9 +257,7 @@ func cut(t *testing.T, h *lab.Host, f *fleet, r *running, id string, messages []
 	t.Helper()
 	must(t, h.PowerCut())
 	must(t, h.Restart(t.Context()))
-	if len(masters(t, h)) != 1 {
-		t.Fatal("Postfix does not run after the boot")
-	}
+	awaitUp(t, h, 10*time.Second) // a child of master's is one too until it executes its own program
 	fresh := slices.DeleteFunc(lab.Flood(account(h), 100, 2), func(m lab.Message) bool { return m.Spam })
 	must(t, h.Inject(t.Context(), fresh))
 	if got := r.wait(); got.status != 2 || !strings.Contains(got.err+got.out, "spoolsweep resume "+id) {
