@@ -21,13 +21,16 @@
 //	purge, batch closed       the directories       all unlinked          resume: the next batch
 //	directory removed         that it is empty      it may be there       resume: removed
 //	delete, a batch           its intents           postsuper at work     resume: ended, each looked at
+//	journal written anew      the new one           the old or the new    Forget: again, by the next run
 //
 // To act, to finish after a death and to do nothing the second time are one
 // thing here: the journal says which inode shall stand at each name, and the
 // names are made so. A move whose intent has no outcome is settled by looking:
 // what is still aside was not moved, all else was. Nothing is unlinked but what a
-// list names, file by file, with inode, size and time. The tests of this package
-// stop at each step, settle, and look.
+// list names, file by file, with inode, size and time. Each intent says when, and of
+// a message that is to be removed its SHA-256: with the lists of verdicts the journal
+// is the account of every message ([Moves]), until its mail is long gone ([Forget]).
+// The tests of this package stop at each step, settle, and look.
 package spool
 
 import (

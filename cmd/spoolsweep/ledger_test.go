@@ -86,7 +86,7 @@ func TestLedgerCommand(t *testing.T) {
 	}
 	// Text: the same, a line each, and the balance.
 	r := f.spoolsweep("report", id, "--ledger")
-	r.want(t, 0, " = restored ", " + collisions 0 + left 0 + purged ", " + missing 0", "purged     ", "sha256 ", "spam (sasl_user:", " by "+me())
+	r.want(t, 0, "set aside: restored ", " + collisions 0 + left 0 + purged ", " + missing 0", "purged     ", "sha256 ", "spam (sasl_user:", " by "+me())
 	if n := strings.Count(r.out, ".spamfull/"); n != len(fates) {
 		t.Errorf("%d lines, want %d", n, len(fates))
 	}
