@@ -12,7 +12,10 @@
 // the second time are one thing here: the journal says which inode shall stand at
 // each name, and the names are made so. A move whose intent has no outcome is
 // settled by looking: what is still aside was not moved, all else was. Nothing is
-// unlinked but what a list names, file by file, with inode, size and time.
+// unlinked but what a list names, file by file, with inode, size and time. Each
+// intent says when, and of a message that is to be removed its SHA-256: with the
+// lists of verdicts the journal is the account of every message ([Moves]), until its
+// mail is long gone ([Forget]).
 //
 // # The order of steps
 //
@@ -78,6 +81,8 @@
 //	delete: "intent"s, then "command" of    postsuper at work without us      it is ended first, then each file
 //	  postsuper, which waits for that       TestDeleteEndsWhatIsLeft,         is looked at
 //	directories synced; "outcome"           TestDeleteCrashWalk
+//	a journal written anew without its      the old one or the new            Forget, by the next run that
+//	  messages: the new one, then renamed                                     changes anything
 //
 // Who goes on: the worker, when its section has died or has not come to its start
 // within [SectionLimit]; the section, when its worker has died; the timer, where

@@ -575,3 +575,33 @@ func TestLooker(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+// A journal that was written anew names no message, and is as good as the old
+// one for a run with nothing aside.
+func TestForget(t *testing.T) {
+	h, w := swept(t)
+	h.purge(w, h.asideMail(w)...)
+	h.must(w.Close())
+	before, err := ReadJournal(h.state())
+	h.must(err)
+	if len(h.moves()) == 0 {
+		t.Fatal("nothing was moved")
+	}
+	h.must(os.WriteFile(filepath.Join(h.state(), "journal.new"), []byte("of a try that died"), 0o600))
+	h.must(Forget(h.state()))
+	after, err := ReadJournal(h.state())
+	h.must(err)
+	if len(after) != len(before) || len(h.moves()) != 0 {
+		t.Errorf("%d records, %d before; moves %v", len(after), len(before), h.moves())
+	}
+	for i, r := range after {
+		if r.Kind != before[i].Kind || r.Seq != before[i].Seq || r.Kind != kindIntent && r.Kind != kindOutcome && string(r.Data) != string(before[i].Data) {
+			t.Errorf("record %+v, before %+v", r, before[i])
+		}
+	}
+	w = h.open()
+	if sets, err := w.SetsAside(); err != nil || len(sets) != 0 || w.Unsettled() {
+		t.Errorf("sets %v, %v", sets, err)
+	}
+	h.must(w.Journal.Write("end", struct{}{}))
+}

@@ -11,15 +11,18 @@ import (
 
 func findCommand() *cli.Command {
 	return &cli.Command{
-		Name: "find", Usage: "where is my mail: the messages of an address, live and set aside", ArgsUsage: "ADDRESS",
+		Name: "find", Usage: "where is my mail: the messages of an address, live, set aside, and in the ledgers", ArgsUsage: "ADDRESS",
 		UsageText: `spoolsweep find ana@chavez.example.org
 spoolsweep find '@partner.example' -l chavez
 spoolsweep find 'newsletter@' -o json`,
 		Description: `Looks through every queue and everything that was set aside, by whichever run,
 for messages from the address, to it (delivered ones too) or of that login, and
-says what a run has judged them. ADDRESS is compared whole: an address,
+says what a run has judged them, and what it did with them. What stands nowhere any
+more is found in the ledgers of runs, as long as those are kept: when it was
+restored, to which queue, or purged, or deleted, and by whom; the mail log tells
+what Postfix did with it then. A ledger has the first ten recipients. ADDRESS is compared whole: an address,
 @domain, @.domain and below, user@, with * globs, or <> for the null sender.
-Of very many the newest 200 are listed. Nothing is changed.`,
+Of very many the newest 200 of each kind are listed. Nothing is changed.`,
 		Flags: commonFlags(), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 || c.Args().First() == "" {

@@ -15,7 +15,7 @@ import (
 // ledgers tells the ledger of a run on one host after the other: a ledger may
 // have more entries than memory, and so is printed while it comes.
 func (s *sweep) ledgers(ctx context.Context, id string, on map[*member]*run.State) error {
-	out := s.Ledgers()
+	out := s.Ledgers(id)
 	for _, m := range s.members {
 		if on[m] != nil {
 			m.fail(s.ledger(ctx, m, id, out))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func TestLedgerCommand(t *testing.T) {
 	}
 	// Text: the same, a line each, and the balance.
 	r := f.spoolsweep("report", id, "--ledger")
-	r.want(t, 0, " = restored ", " + collisions 0 + left 0 + purged ", " + missing 0", "purged     ", "sha256 ", "spam (sasl_user:", " by "+me())
+	r.want(t, 0, "set aside: restored ", " + collisions 0 + left 0 + purged ", " + missing 0", "purged     ", "sha256 ", "spam (sasl_user:", " by "+me())
 	if n := strings.Count(r.out, ".spamfull/"); n != len(fates) {
 		t.Errorf("%d lines, want %d", n, len(fates))
 	}
@@ -127,6 +128,20 @@ func TestLedgerCommand(t *testing.T) {
 	}
 	// Where is my mail?
 	f.spoolsweep("find", demoAccount, "-l", "chavez").want(t, 0, "in the ledgers, and in no queue any more", ", run "+id+" judged it spam, purged ", " by "+me())
+
+	// A delete has one, too.
+	spamArgs := []string{"delete", "-l", "chavez", "-m", "sender:*@*", "--queue", "deferred", "-y", "--expect"}
+	m := regexp.MustCompile(`would be deleted: (\d+) messages`).FindStringSubmatch(f.spoolsweep(append(spamArgs, "0")...).err)
+	if m == nil {
+		t.Fatal("nothing to delete")
+	}
+	f.spoolsweep(append(spamArgs, m[1])...).want(t, 0)
+	doc = f.ledger(t, 0, "-l", "chavez")
+	if h := doc.Hosts[0]; fmt.Sprint(h.Result.Deleted) != m[1] || h.Result.SetAside != 0 || h.Result.Stayed != 0 || len(h.Ledger) != int(h.Result.Deleted) ||
+		h.Ledger[0].Fate != stage.FateDeleted || len(h.Ledger[0].SHA256) != 64 || len(h.Ledger[0].Rules) != 1 || h.Ledger[0].Sender == nil {
+		t.Errorf("delete: %+v, want %s deleted", h, m[1])
+	}
+	f.spoolsweep("report", "--ledger", "-l", "chavez").want(t, 0, "messages  were to be deleted: deleted "+m[1]+" + stayed 0", "deleted    deferred/")
 
 	// One that somebody took away by hand is missing, and is named.
 	f.spoolsweep("run", "backscatter", "-y", "-l", "chavez", "-e", "{queues: [active]}").want(t, 3)

@@ -24,12 +24,15 @@ func resumeCommand() *cli.Command {
 		Name: "resume", Usage: "carry on a run that waits or was broken off", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep resume
 spoolsweep resume 20261123T231500Z-ab12 -e @rules.yaml
+spoolsweep resume 20261123T231500Z-ab12 -e '{spam: {any: [{source_count: ">20"}]}}'
 spoolsweep resume 20261123T231500Z-ab12 -e @better.yaml -y
 spoolsweep resume 20261123T231500Z-ab12 -y --expect 614`,
 		Description: `Without RUN: the one unfinished run of these hosts. New variables are merged
 over those the run was begun with, and it goes on at the first stage that they
 change. A finished run with mail aside is refined in the same way: only what is
-still aside is judged again, and nothing moves twice.`,
+still aside is judged again, and nothing moves twice. So a run that waits for
+rules may give back at once what no flood touches, as by source_count above, and
+what that holds back is refined later.`,
 		Flags: commonFlags(extraVars(), yesFlag(),
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
 		OnUsageError: usageError,

@@ -383,6 +383,9 @@ func TestPurge(t *testing.T) {
 		}
 	}
 	alive(t, h)
+	if _, s := checkLedger(t, h, f, id); s.Purged != int64(n) || s.Left != 5 {
+		t.Errorf("ledger %+v, want %d purged and 5 left", s, n)
+	}
 	// Whatever is left goes by name.
 	succeeds(t, f, "purge", id, "--include-ham", "-y", "--expect", "5")
 	if dirs := asideDirs(t, h); len(dirs) > 0 {

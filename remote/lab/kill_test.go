@@ -232,6 +232,7 @@ func TestWorkerKilledInRestore(t *testing.T) {
 	}
 	checkSwept(t, h, messages)
 	checkDelivered(t, h, messages, hams(messages))
+	checkLedger(t, h, f, id)
 }
 
 // checkHalf looks that nothing but ham is live yet, and all the rest aside.

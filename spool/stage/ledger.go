@@ -74,12 +74,12 @@ func (s *Sums) Lines() []Line {
 	var lines []Line
 	if s.SetAside > 0 || s.Deleted+s.Stayed == 0 {
 		lines = append(lines, Line{Label: "set aside", Number: s.SetAside, Unit: "messages", Text: fmt.Sprintf(
-			"= restored %d + collisions %d + left %d + purged %d + sent meanwhile %d + missing %d",
+			"restored %d + collisions %d + left %d + purged %d + sent meanwhile %d + missing %d",
 			s.Restored, s.Collisions, s.Left, s.Purged, s.SentMeanwhile, s.Missing)})
 	}
 	if s.Deleted+s.Stayed > 0 {
 		lines = append(lines, Line{Label: "were to be deleted", Number: s.Deleted + s.Stayed, Unit: "messages", Text: fmt.Sprintf(
-			"= deleted %d + stayed %d", s.Deleted, s.Stayed)})
+			"deleted %d + stayed %d", s.Deleted, s.Stayed)})
 	}
 	return lines
 }

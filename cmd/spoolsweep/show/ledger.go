@@ -18,13 +18,16 @@ import (
 // of a host under "ledger".
 type Ledgers struct {
 	p       *Printer
+	run     string
 	out     *bufio.Writer // of the document
 	hosts   int
 	entries int // of the host whose turn it is
 }
 
-// Ledgers begins to print ledgers.
-func (p *Printer) Ledgers() *Ledgers { return &Ledgers{p: p, out: bufio.NewWriterSize(p.Out, 64<<10)} }
+// Ledgers begins to print the ledgers of a run.
+func (p *Printer) Ledgers(run string) *Ledgers {
+	return &Ledgers{p: p, run: run, out: bufio.NewWriterSize(p.Out, 64<<10)}
+}
 
 // Entry prints one entry of a host, for people as a line.
 func (l *Ledgers) Entry(host string, e *stage.Entry) error {
@@ -37,7 +40,7 @@ func (l *Ledgers) Entry(host string, e *stage.Entry) error {
 		return err
 	}
 	if l.p.Stream {
-		l.p.stream(wire.Event{Host: host, Instance: "-", Time: time.Now().UTC(), Stage: "report", Index: -1, Kind: wire.Account, Data: text})
+		l.p.stream(wire.Event{Run: l.run, Host: host, Instance: "-", Time: time.Now().UTC(), Stage: "report", Index: -1, Kind: wire.Account, Data: text})
 		return nil
 	}
 	if l.entries == 0 {
