@@ -79,7 +79,7 @@ func TestPreflightDocument(t *testing.T) {
 		t.Fatalf("%v: %s", err, r.out)
 	}
 	good, bad := doc.Hosts[0], doc.Hosts[1]
-	if p := good.Preflight; good.Error != nil || p == nil || len(p.Problems) > 0 || len(p.Aside) == 0 || !strings.Contains(strings.Join(p.Notes, "\n"), "no timer guards") {
+	if p := good.Preflight; good.Error != nil || p == nil || len(p.Problems) > 0 || len(p.Aside) == 0 || !strings.Contains(strings.Join(p.Notes, "\n"), "no timer does") {
 		t.Errorf("chavez: %+v, %+v", good.Error, p)
 	}
 	if p := bad.Preflight; bad.Status != show.Failed || p == nil || len(p.Problems) != 2 || p.Problems[1].Remedy == "" ||
