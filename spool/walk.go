@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -180,12 +179,6 @@ const (
 	maxHashDepth = 16 // more levels than a queue id has digits are a trap
 )
 
-// entry is a queue id of a chunk: where its name stands.
-type entry struct {
-	inode        uint64
-	from, length uint32
-}
-
 // walk lists a queue directory, flat or hashed however deep, without following
 // links. An error means that the listing is not complete: nothing may rest on it.
 //
@@ -202,16 +195,21 @@ func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
 	defer list.Close()
 	var below []string
 	var names []byte // of the chunk, one behind the other
-	var found []entry
+	var ends []int
+	var order []int64 // of each its inode (the low bits of a huge one), and where it stands in ends
 	most := chunkNames
 	chunk := func() error {
-		slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
-		c := Chunk{Dir: dir, Sub: sub, IDs: make([]string, 0, len(found))}
+		slices.Sort(order)
+		c := Chunk{Dir: dir, Sub: sub, IDs: make([]string, 0, len(ends))}
 		all := string(names) // one string for all: they live and die together
-		for _, e := range found {
-			c.IDs = append(c.IDs, all[e.from:][:e.length])
+		for _, o := range order {
+			i, from := int(o&(chunkMost-1)), 0
+			if i > 0 {
+				from = ends[i-1]
+			}
+			c.IDs = append(c.IDs, all[from:ends[i]])
 		}
-		names, found, most = names[:0], found[:0], min(2*most, chunkMost)
+		names, ends, order, most = names[:0], ends[:0], order[:0], min(2*most, chunkMost)
 		return fn(c)
 	}
 	err = eachName(list, make([]byte, namesBuffer), func(name []byte, kind fileKind, inode uint64) error {
@@ -220,15 +218,16 @@ func walkSub(dir *os.File, sub string, depth int, fn func(Chunk) error) error {
 			below = append(below, string(name))
 			return nil
 		case kind == plainFile && queuefile.ValidID(string(name)):
-			found = append(found, entry{inode, uint32(len(names)), uint32(len(name))})
-			if names = append(names, name...); len(found) < most {
+			names = append(names, name...)
+			order = append(order, int64(inode)*chunkMost|int64(len(ends)))
+			if ends = append(ends, len(names)); len(ends) < most {
 				return nil
 			}
 			return chunk()
 		}
 		return fn(Chunk{Dir: dir, Sub: sub, Odd: []string{string(name)}})
 	})
-	if err == nil && len(found) > 0 {
+	if err == nil && len(ends) > 0 {
 		err = chunk()
 	}
 	if err != nil {

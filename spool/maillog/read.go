@@ -3,7 +3,6 @@ package maillog
 import (
 	"bufio"
 	"bytes"
-	"compress/bzip2"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -206,8 +205,7 @@ func unpacked(ctx context.Context, file *os.File) (r io.Reader, end func() error
 	case "zst":
 		return output(ctx, file, "zstdcat")
 	case "bz2":
-		r, end = besides(bzip2.NewReader(bufio.NewReaderSize(file, blockSize)))
-		return r, end, nil
+		return output(ctx, file, "bzcat")
 	}
 	z, err := gzip.NewReader(bufio.NewReaderSize(file, blockSize))
 	if errors.Is(err, io.EOF) {

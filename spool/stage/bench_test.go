@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,16 +33,12 @@ import (
 //
 //	go test ./spool/stage -run '^$' -bench . -benchtime 1x -timeout 1h -args -flood 300000
 //
-// The agent is built with cmd/spoolsweep-agent/default.pgo; so are these with
-// -pgo=$PWD/cmd/spoolsweep-agent/default.pgo. BenchmarkProfile makes it anew.
-//
 // They make the flood in -flood-dir, and keep it there for the next time if that
 // was named. 300,000 messages take 1.2 GB, the million of BenchmarkLinear 4 GB.
 var (
 	floodSize = flag.Int("flood", 20000, "messages of the benchmarks' flood")
 	floodDir  = flag.String("flood-dir", "", "folder to make the flood in, and keep it")
 	rounds    = flag.Int("rounds", 5, "times that each command is timed")
-	profileTo = flag.String("profile", "", "file that BenchmarkProfile writes")
 )
 
 // messageSize is the mean size of a queue file of the flood.
@@ -141,17 +136,6 @@ func benchProcess(args []string) (code int, mine bool) {
 		switch args[1] {
 		case "classify":
 			return classifyBare(args[2], args[3])
-		case "profile":
-			f, err := os.Create(args[3])
-			if err != nil {
-				return err
-			}
-			if err := pprof.StartCPUProfile(f); err != nil {
-				return err
-			}
-			err = errors.Join(classifyBare(args[2], benchRules), classifyBare(args[2], benchEnvelope))
-			pprof.StopCPUProfile()
-			return errors.Join(err, f.Close())
 		case "read":
 			return readBare(filepath.Join(args[2], "incoming.spamfull"))
 		case "ledger":
@@ -301,19 +285,6 @@ func BenchmarkSideBySide(b *testing.B) {
 			b.Logf("%-28s %8.0f messages/s, %5.2f of the first's time (%.3f s, %.3f s of cores)", c.name,
 				float64(*floodSize)/median(wall), median(ratio), median(wall), median(cpu))
 		}
-	}
-}
-
-// BenchmarkProfile writes the profile that the agent is built with:
-//
-//	go test ./spool/stage -run '^$' -bench Profile -benchtime 1x -args -flood 300000 -profile $PWD/cmd/spoolsweep-agent/default.pgo
-func BenchmarkProfile(b *testing.B) {
-	if *profileTo == "" {
-		b.Skip("needs -profile FILE")
-	}
-	queue := flood(b, *floodSize)
-	for b.Loop() {
-		once(b, self(b, "profile", queue, *profileTo)...)
 	}
 }
 
