@@ -2,7 +2,6 @@ package spool
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,7 +61,7 @@ func Moves(dir string, moved func(Move) error, other func(Record) error) error {
 		open = nil
 		return nil
 	}
-	err = eachRecord(f, func(r Record) error {
+	_, _, err = eachRecord(f, func(r Record) error {
 		switch r.Kind {
 		case kindIntent:
 			if open != nil { // of two that are open the first one's end is not known either
@@ -99,40 +98,6 @@ func Moves(dir string, moved func(Move) error, other func(Record) error) error {
 	return nil
 }
 
-// eachRecord reads a journal as parseJournal does, and holds one record at a time.
-func eachRecord(r io.Reader, fn func(Record) error) error {
-	in := bufio.NewReaderSize(r, 64<<10)
-	head, err := in.ReadBytes('\n')
-	if errors.Is(err, io.EOF) {
-		return nil // not even the first line was written
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := versionOf(bytes.TrimSuffix(head, []byte("\n"))); err != nil {
-		return err
-	}
-	for n := int64(1); ; n++ {
-		line, err := in.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return nil // torn, or the end
-		}
-		if err != nil {
-			return err
-		}
-		rec, ok := parseRecord(bytes.TrimSuffix(line, []byte("\n")))
-		if !ok || rec.Seq != n {
-			if _, err := in.Peek(1); errors.Is(err, io.EOF) {
-				return nil // the last line: torn
-			}
-			return fmt.Errorf("line %d is damaged", n+1)
-		}
-		if err := fn(rec); err != nil {
-			return err
-		}
-	}
-}
-
 // Forget writes the journal in dir anew, without the messages that its batches
 // name. It is for a run that has nothing aside any more, and that nobody works on:
 // what was moved cannot be looked up after that.
@@ -151,7 +116,7 @@ func Forget(dir string) error {
 		return err
 	}
 	lines := head
-	err = eachRecord(f, func(r Record) error {
+	_, _, err = eachRecord(f, func(r Record) error {
 		var left any
 		switch r.Kind {
 		case kindIntent:

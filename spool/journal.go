@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -121,41 +122,55 @@ func readJournal(f io.ReadSeeker) (records []Record, version int, whole int64, e
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, 0, 0, err
 	}
-	text, err := io.ReadAll(f)
+	version, whole, err = eachRecord(f, func(r Record) error {
+		records = append(records, r)
+		return nil
+	})
 	if err != nil {
 		return nil, 0, 0, err
 	}
-	return parseJournal(text)
+	return records, version, whole, nil
 }
 
-func parseJournal(text []byte) (records []Record, version int, whole int64, err error) {
-	head, rest, found := bytes.Cut(text, []byte("\n"))
-	if !found {
+// eachRecord is readJournal that holds one record at a time. An error of fn ends
+// the reading.
+func eachRecord(f io.Reader, fn func(Record) error) (version int, whole int64, err error) {
+	in := bufio.NewReaderSize(f, 64<<10)
+	head, err := in.ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
 		// Not even the first line was written; all else is not ours to cut.
-		if torn := strings.TrimRight(string(text), "\x00"); !strings.HasPrefix(torn, journalMagic) && !strings.HasPrefix(journalMagic, torn) {
-			return nil, 0, 0, fmt.Errorf("begins with %.40q: no journal", text)
+		if torn := strings.TrimRight(string(head), "\x00"); !strings.HasPrefix(torn, journalMagic) && !strings.HasPrefix(journalMagic, torn) {
+			return 0, 0, fmt.Errorf("begins with %.40q: no journal", head)
 		}
-		return nil, journalVersion, 0, nil
+		return journalVersion, 0, nil
 	}
-	if version, err = versionOf(head); err != nil {
-		return nil, 0, 0, err
+	if err == nil {
+		version, err = versionOf(bytes.TrimSuffix(head, []byte("\n")))
 	}
-	whole = int64(len(head)) + 1
-	for n := 2; len(rest) > 0; n++ {
-		line, after, found := bytes.Cut(rest, []byte("\n"))
-		r, ok := parseRecord(line)
-		switch {
-		case found && ok && r.Seq == int64(len(records))+1:
-			records = append(records, r)
-			whole += int64(len(line)) + 1
-		case len(after) == 0:
-			return records, version, whole, nil // the last line: torn
-		default:
-			return nil, 0, 0, fmt.Errorf("line %d is damaged", n)
+	if err != nil {
+		return 0, 0, err
+	}
+	whole = int64(len(head))
+	for n := int64(1); ; n++ {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return version, whole, nil // the end, or torn
 		}
-		rest = after
+		if err != nil {
+			return 0, 0, err
+		}
+		r, ok := parseRecord(bytes.TrimSuffix(line, []byte("\n")))
+		if !ok || r.Seq != n {
+			if _, err := in.Peek(1); errors.Is(err, io.EOF) {
+				return version, whole, nil // the last line: torn
+			}
+			return 0, 0, fmt.Errorf("line %d is damaged", n+1)
+		}
+		if err := fn(r); err != nil {
+			return 0, 0, err
+		}
+		whole += int64(len(line))
 	}
-	return records, version, whole, nil
 }
 
 // versionOf reads the first line of a journal.

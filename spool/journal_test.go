@@ -40,7 +40,7 @@ func written(t testing.TB, dir string) []byte {
 // writing goes on behind them.
 func TestJournalCutAnywhere(t *testing.T) {
 	whole := written(t, t.TempDir())
-	all, _, _, err := parseJournal(whole)
+	all, _, _, err := readJournal(bytes.NewReader(whole))
 	if err != nil || len(all) != 3 {
 		t.Fatalf("got %d records, %v", len(all), err)
 	}
@@ -152,7 +152,7 @@ func golden(t *testing.T, name string) (h *host, was []byte) {
 	}
 	text, err := os.ReadFile("testdata/journal-1/" + name + ".journal")
 	h.must(err)
-	records, version, whole, err := parseJournal(text)
+	records, version, whole, err := readJournal(bytes.NewReader(text))
 	if err != nil || version != 1 || whole != int64(len(text)) || len(records) < 10 {
 		t.Fatalf("%d records of version %d, %d of %d bytes: %v", len(records), version, whole, len(text), err)
 	}
@@ -233,7 +233,7 @@ func FuzzJournal(f *testing.F) {
 	f.Add([]byte(journalMagic + "2 x\n1 a {} 00000000\n"))
 	f.Add([]byte(journalMagic + "1 x\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		records, _, n, err := parseJournal(text)
+		records, _, n, err := readJournal(bytes.NewReader(text))
 		if err != nil || n == 0 {
 			return
 		}
