@@ -32,9 +32,10 @@ the journal. Several Postfix on one host may share a log: each tells all of it.
 
 A login counts where a message was sent with it; failed logins are told apart.
 Each address to which bounces come back has a finding: hacked (logins or mail
-of it), script (mail of it was submitted on the host), no-such-user, or forged
-(nothing was sent by it: do not disable it). With more than 8,192 different
-values of a kind, such as recipients of spam, a count may be a little too low.
+of it; with few bounces it may be a member's usual mail), script (mail of it was
+submitted on the host), no-such-user, or forged (nothing was sent by it: do not
+disable it). With more than 8,192 different values of a kind, such as recipients
+of spam, a count may be a little too low.
 
 --sample N also decodes N messages of each host for reading, as the command
 sample draws and shows them.`,

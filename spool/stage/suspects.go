@@ -266,6 +266,10 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 // with each other.
 const recipientsCompared = 64
 
+// fewBounces are what the usual mail of an honest member brings back in a day: who
+// reads a list of findings in a hurry is not to disable him.
+const fewBounces = 10
+
 // Findings about an address to which bounces come back.
 const (
 	Hacked     = "hacked"       // mail of it was sent
@@ -341,8 +345,11 @@ func (s *Suspects) Lines() []Line {
 	}
 	for _, t := range s.Backscatter {
 		finding := t.Finding
-		if finding == "" {
+		switch {
+		case finding == "":
 			finding = "not known whether it sent"
+		case finding == Hacked && t.Count < fewBounces:
+			finding = "hacked, or a member with a few bounces of his own"
 		}
 		lines = append(lines, Line{Label: "bounces to", Number: t.Count, Unit: "messages", Text: t.Value + " - " + finding + ": " + strings.Join(t.Evidence, "; ")})
 	}

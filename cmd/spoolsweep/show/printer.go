@@ -214,7 +214,11 @@ func stageLine(name string, l stage.Line) string {
 		text += sep + Clean(l.Text)
 	}
 	if l.Unit != "" {
-		text = fmt.Sprintf("%*s %s  %s", numberWidth, humanize.Comma(l.Number), l.Unit, text)
+		unit := l.Unit
+		if l.Number == 1 {
+			unit = strings.TrimSuffix(unit, "s")
+		}
+		text = fmt.Sprintf("%*s %s  %s", numberWidth, humanize.Comma(l.Number), unit, text)
 	}
 	return fmt.Sprintf("%-*s %s", stageWidth, Clean(name), text)
 }
