@@ -69,7 +69,7 @@ func nameInstances(all []Instance) error {
 			err = fmt.Errorf("two instances are called %s", all[i].Name)
 		}
 		if err != nil {
-			return fmt.Errorf("%w (give the one in %s a name: 'postconf -c %s -e multi_instance_name=postfix-NAME')", err, in.Directory, in.Directory)
+			return Remedied(err, fmt.Sprintf("give the one in %s a name: 'postconf -c %s -e multi_instance_name=postfix-NAME'", in.Directory, in.Directory))
 		}
 	}
 	return nil
@@ -87,7 +87,7 @@ func ChooseInstances(all []Instance, wanted []string) ([]Instance, error) {
 	for _, name := range wanted {
 		i := slices.Index(names, name)
 		if i < 0 {
-			return nil, fmt.Errorf("postfix_instances names %.100q, which this host does not have: it has %s (correct the host variable)", name, strings.Join(names, ", "))
+			return nil, Remedied(fmt.Errorf("postfix_instances names %.100q, which this host does not have: it has %s", name, strings.Join(names, ", ")), "correct the host variable")
 		}
 		chosen = append(chosen, all[i])
 	}
@@ -98,16 +98,16 @@ func ChooseInstances(all []Instance, wanted []string) ([]Instance, error) {
 		chosen = slices.DeleteFunc(slices.Clone(all), func(in Instance) bool { return !in.Enabled })
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("no instance is enabled of %s (enable one: 'postmulti -i NAME -e enable', or name them in the host variable postfix_instances)", strings.Join(names, ", "))
+		return nil, Remedied(fmt.Errorf("no instance is enabled of %s", strings.Join(names, ", ")), "enable one, 'postmulti -i NAME -e enable', or name them in the host variable postfix_instances")
 	}
 	return chosen, nil
 }
 
 // Instances lists the Postfix of this host, the default one first.
 func Instances(ctx context.Context) ([]Instance, error) {
-	postfix, err := lookPath("postfix", sbin)
+	postfix, err := findPostfix()
 	if err != nil {
-		return nil, fmt.Errorf("no Postfix on this host: %w (install it, or leave the host out with --limit)", err)
+		return nil, err
 	}
 	bin := filepath.Dir(postfix)
 	ctx, cancel := context.WithTimeout(ctx, postconfLimit)

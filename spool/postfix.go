@@ -73,6 +73,15 @@ const (
 	sbin = "/usr/sbin:/sbin:/usr/local/sbin"
 )
 
+// findPostfix is where postfix(1) is.
+func findPostfix() (string, error) {
+	path, err := lookPath("postfix", sbin)
+	if err != nil {
+		return "", Remedied(fmt.Errorf("no Postfix on this host: %w", err), "install it, or leave the host out with --limit")
+	}
+	return path, nil
+}
+
 // System asks one Postfix of this host for its settings. Of several each is
 // spoken to by its directory: without it 'postfix stop' stops all of them where
 // multi_instance_wrapper is set (postfix.c).
@@ -82,9 +91,9 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 		"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "mynetworks", "myhostname", "mydomain", "mydestination",
 		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
 	}
-	postfix, err := lookPath("postfix", sbin)
+	postfix, err := findPostfix()
 	if err != nil {
-		return nil, Remedied(fmt.Errorf("no Postfix on this host: %w", err), "install it, or leave the host out with --limit")
+		return nil, err
 	}
 	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
 	args := []string{"-hx"}

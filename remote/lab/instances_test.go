@@ -248,7 +248,7 @@ func TestInstancesAreNamed(t *testing.T) {
 		{"one", []string{"postfix_instances: postfix-out"}, 0, []string{"postfix-out /var/spool/postfix-out"}, ""},
 		{"both, in that order", []string{`postfix_instances: [postfix-out, "-"]`}, 0, []string{"postfix-out /var/spool/postfix-out", "- /var/spool/postfix"}, ""},
 		{"by its directory", []string{"postfix_config_directory: /etc/postfix-out"}, 0, []string{"- /var/spool/postfix-out"}, ""},
-		{"one that is not there", []string{"postfix_instances: [postfix-web]"}, 2, nil, `postfix_instances names "postfix-web", which this host does not have: it has -, postfix-out (correct the host variable)`},
+		{"one that is not there", []string{"postfix_instances: [postfix-web]"}, 2, nil, `postfix_instances names "postfix-web", which this host does not have: it has -, postfix-out`},
 		{"two variables", []string{"postfix_instances: [postfix-out]", "postfix_config_directory: /etc/postfix"}, 1, nil, "exclude each other"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

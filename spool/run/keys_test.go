@@ -96,13 +96,13 @@ func TestTimeoutOfRestore(t *testing.T) {
 	steps := plan(rules)
 	for i := range steps {
 		if steps[i].Stage == "restore" {
-			steps[i].Timeout = 500 * time.Millisecond
-			steps[i].Args = json.RawMessage(`{"rate":20}`)
+			steps[i].Timeout = 3 * time.Second
+			steps[i].Args = json.RawMessage(`{"rate":10}`)
 		}
 	}
 	h.begin(steps)
 	s := h.rest(Failed)
-	if !strings.Contains(s.Error, "not done within its timeout of 500ms") || !strings.Contains(s.Remedy, "spoolsweep resume "+runID) {
+	if !strings.Contains(s.Error, "not done within its timeout of 3s") || !strings.Contains(s.Remedy, "spoolsweep resume "+runID) {
 		t.Errorf("failed with %q", s.Error)
 	}
 	r := result[stage.Restored](h, "restore")
