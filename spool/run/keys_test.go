@@ -96,13 +96,13 @@ func TestTimeoutOfRestore(t *testing.T) {
 	steps := plan(rules)
 	for i := range steps {
 		if steps[i].Stage == "restore" {
-			steps[i].Timeout = 500 * time.Millisecond
+			steps[i].Timeout = 2 * time.Second // not a busy machine's first batch, nor half of them
 			steps[i].Args = json.RawMessage(`{"rate":20}`)
 		}
 	}
 	h.begin(steps)
 	s := h.rest(Failed)
-	if !strings.Contains(s.Error, "not done within its timeout of 500ms") || !strings.Contains(s.Remedy, "spoolsweep resume "+runID) {
+	if !strings.Contains(s.Error, "not done within its timeout of 2s") || !strings.Contains(s.Remedy, "spoolsweep resume "+runID) {
 		t.Errorf("failed with %q", s.Error)
 	}
 	r := result[stage.Restored](h, "restore")
