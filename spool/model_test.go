@@ -491,6 +491,11 @@ func (m *model) do(a act) error {
 	case "reboot":
 		m.h.powerCut()
 		m.h.boot()
+		await(m.t, func() bool { // the child of one that was just started
+			master, _ := m.h.p.Running()
+			_, managed := m.h.p.manager(master)
+			return managed
+		})
 		return m.adopt(nowhere)
 	}
 	u := m.runs[r.IntN(4)/3]

@@ -218,7 +218,7 @@ func TestSettleWhilePostfixRuns(t *testing.T) {
 	}
 }
 
-func await(t *testing.T, is func() bool) {
+func await(t testing.TB, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(poll) {
 		if time.Now().After(deadline) {
