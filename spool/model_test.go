@@ -260,7 +260,10 @@ func (m *model) adopt(may func(text string, s spot) []string) error {
 		if stands && (after.inode != before.inode || after.id != before.id || after.size != before.size || after.whole != before.whole) {
 			return fmt.Errorf("%q was %+v and is %+v", text, before, after)
 		}
-		if stands && after.mtime != before.mtime && !(after.top() == "incoming" && before.dir != after.dir && before.mtime > after.mtime && after.mtime <= time.Now().UnixNano()) {
+		// What a run has moved to incoming gets the present, by whoever settles it.
+		mended := after.top() == "incoming" && before.mtime > after.mtime && after.mtime <= time.Now().UnixNano() &&
+			(before.dir != after.dir || slices.ContainsFunc(m.runs, func(u *modelRun) bool { return u.moved[file{after.id, after.inode}] }))
+		if stands && after.mtime != before.mtime && !mended {
 			return fmt.Errorf("%q was due at %d, and is at %d in %s", text, before.mtime, after.mtime, after.dir)
 		}
 		if after.dir != before.dir && !slices.Contains(may(text, before), after.dir) {
