@@ -50,7 +50,8 @@
 //	                                        TestHalfSetNamesAreNotForgotten   and mail flows with the rest live
 //	start; "starting" before the lock is    Postfix down or coming up         Settle: started; where it runs and
 //	  let go, "command" after it            TestTimer (spool/run)             all is right, that is recorded
-//	start proved; "started"                 the section is over               nothing is left to settle
+//	start proved; "started", with what      the section is over               nothing is left to settle; what was
+//	  was not set aside                     TestNotSetAsideIsNotOurs          not set aside is nobody's again
 //	it does not stay up, late: "back",      as after stop or exchange, the    Settle in the direction of "back";
 //	  stop proved, exchanged back, synced   other way round                   never under a live master
 //	  and "starting"                        TestBackCrashWalk                 (TestNoExchangeUnderMaster)
@@ -93,5 +94,6 @@
 // the stop on: TestFullDisk; the record gone: Postfix is started, and what is
 // aside is named by health as nobody's (TestStateRemoved of spool/run). Time
 // limits use monotonic clocks, and nothing that is decided after a death depends
-// on a clock but whether a section is overdue, by that of the boot.
+// on a clock but whether a section is overdue, by that of the boot (TestClockJumps,
+// TestOverdueAcrossBoot). Random sequences of all of this, of two runs: TestModel.
 package spool

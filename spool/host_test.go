@@ -19,7 +19,7 @@ import (
 // host is a queue directory whose Postfix is two idle processes that keep the
 // lock as master does, and never touch mail: all that moves was moved by us.
 type host struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	p    *Postfix
 	work *Work // of the last open
@@ -33,7 +33,7 @@ type host struct {
 const idleStart = `cd "$0" || exit 1
 setsid sh -c 'exec 9<>pid/master.pid; flock -n 9 || { echo "fatal: open lock file" >&2; exit 1; }
 echo $$ >pid/master.pid; sleep 1000 9>&- & exec sleep 1000' &
-while kill -0 $! 2>/dev/null; do [ "$(cat pid/master.pid)" = $! ] && exit 0; sleep 0.002; done
+while kill -0 $! 2>/dev/null; do read -r p <pid/master.pid && [ "$p" = $! ] && exit 0; sleep 0.002; done
 exit 1`
 
 const idleStop = `cd "$0" && kill -TERM -$(cat pid/master.pid)`
@@ -41,7 +41,7 @@ const idleStop = `cd "$0" && kill -TERM -$(cat pid/master.pid)`
 // kills only master: its child outlives it.
 const idleStopMaster = `cd "$0" && kill -TERM $(cat pid/master.pid)`
 
-func newHost(t *testing.T, hashed []string, depth int) *host {
+func newHost(t testing.TB, hashed []string, depth int) *host {
 	t.Helper()
 	for _, tool := range []string{"flock", "setsid"} {
 		if _, err := lookPath(tool, ""); err != nil {
@@ -76,7 +76,7 @@ func newHost(t *testing.T, hashed []string, depth int) *host {
 }
 
 // hostIn is the host whose files are, or will be, in dir.
-func hostIn(t *testing.T, dir string, hashed []string, depth int) *host {
+func hostIn(t testing.TB, dir string, hashed []string, depth int) *host {
 	spool := filepath.Join(dir, "q")
 	return &host{t: t, dir: dir, p: &Postfix{
 		Settings: Settings{QueueDirectory: spool, Owner: os.Geteuid(), HashNames: hashed, HashDepth: depth, LogFile: filepath.Join(dir, "log")},

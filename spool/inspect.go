@@ -29,13 +29,8 @@ func (t Trouble) String() string { return t.Path + " " + t.Why + ": " + t.Remedy
 const troubleKept = 20
 
 const (
-	// spaceNeeded is what a run writes whatever its size: records, events, and
-	// directories.
-	spaceNeeded = 16 << 20
-	// spaceOfMessage is what it writes of each message that it sets aside: a line
-	// of the list of verdicts, and in the journal the moves of the message and of
-	// its log, there and, at a purge, away.
-	spaceOfMessage = 256
+	// directorySpace is for the new queues, of which Postfix makes hash directories.
+	directorySpace = 1 << 20
 	// inodesNeeded are those of the new queues' hash directories, and of mail that
 	// comes meanwhile.
 	inodesNeeded = 1000
@@ -43,9 +38,10 @@ const (
 
 // Inspect looks, without changing anything, for what would keep Postfix from
 // starting again or a queue from being set aside: names and owners in the
-// directories that stay live, the file system, the space that so many messages
-// need. It gives up the search of large directories after ten seconds.
-func Inspect(p *Postfix, aside []Queue, messages int64, stateDirectory string) ([]Trouble, error) {
+// directories that stay live, the file system, the space for new mail and for
+// what the run will reserve for its records in the state directory, in bytes. It
+// gives up the search of large directories after ten seconds.
+func Inspect(p *Postfix, aside []Queue, reserved int64, stateDirectory string) ([]Trouble, error) {
 	root, err := openRoot(p)
 	if err != nil {
 		return nil, err
@@ -64,7 +60,7 @@ func Inspect(p *Postfix, aside []Queue, messages int64, stateDirectory string) (
 	if unfit := at.unfit; unfit != "" {
 		add(p.QueueDirectory, "lies on an "+unfit+" file system, where a queue cannot be renamed safely", "put the queue on a file system of its own")
 	}
-	p.inspectSpace(p.QueueDirectory, at, messages, recordsApart(root, stateDirectory), add)
+	p.inspectSpace(p.QueueDirectory, at, reserved, recordsApart(root, stateDirectory), add)
 	rootMount, err := mountID(int(root.Fd()))
 	if err != nil {
 		return nil, err
@@ -150,14 +146,14 @@ func recordsApart(root *os.File, stateDirectory string) *records {
 	return &records{state.Name(), at}
 }
 
-// inspectSpace looks whether there is room for new mail, and for what a run writes
-// that sets so many messages aside.
-func (p *Postfix) inspectSpace(path string, at volume, messages int64, apart *records, add func(path, why, remedy string)) {
+// inspectSpace looks whether there is room for new mail, and for the records of
+// a run, which reserves so many bytes for them.
+func (p *Postfix) inspectSpace(path string, at volume, reserved int64, apart *records, add func(path, why, remedy string)) {
 	// smtpd refuses mail below 1.5 times the size limit (smtpd_check.c).
-	need := uint64(max(p.MinFree, p.SizeLimit*3/2)) + spaceNeeded
-	own := uint64(messages) * spaceOfMessage
+	need := uint64(max(p.MinFree, p.SizeLimit*3/2)) + directorySpace
+	own := uint64(reserved)
 	if apart != nil {
-		apart.inspect(apart.path, "the run's records", spaceNeeded+own, ", or name another state_directory", add)
+		apart.inspect(apart.path, "the run's records", own, ", or name another state_directory", add)
 		own = 0
 	}
 	at.inspect(path, "new mail (queue_minfree, 1.5 times message_size_limit) and the run", need+own, "", add)

@@ -29,7 +29,7 @@ func TestInspect(t *testing.T) {
 			h := newHost(t, nil, 0)
 			row.make(h)
 			before := h.account()
-			found, err := Inspect(h.p, []Queue{Incoming}, 100, h.state())
+			found, err := Inspect(h.p, []Queue{Incoming}, JournalSpace(100), h.state())
 			h.must(err)
 			var all []string
 			for _, f := range found {
@@ -46,37 +46,38 @@ func TestInspect(t *testing.T) {
 }
 
 // The room that is needed is that of new mail, and of what the run itself writes,
-// which grows with the messages that go aside.
+// which grows with the messages that go aside (reserved of package run).
 func TestInspectSpace(t *testing.T) {
 	h := newHost(t, nil, 0)
 	const free = 1 << 30
 	for _, tt := range []struct {
-		minFree, sizeLimit, messages int64
+		minFree, sizeLimit, reserved int64
 		v                            volume
 		want                         string // a part of what is found
 	}{
-		{0, 10 << 20, 1000, volumeOf("", free, 5000, 4000), ""},
+		{0, 10 << 20, 3 << 20, volumeOf("", free, 5000, 4000), ""},
 		{0, 0, 0, volumeOf("", free, 0, 0), ""}, // btrfs counts no inodes
-		{0, 10 << 20, 1000, volumeOf("", free, 5000, 999), "has 999 inodes free"},
-		{2 << 30, 10 << 20, 1000, volumeOf("", free, 5000, 4000), "has 1024 MB free for new mail"},
-		{0, 700 << 20, 1000, volumeOf("", free, 5000, 4000), "and 1067 MB are needed"},
-		{0, 10 << 20, 5_000_000, volumeOf("", free, 5000, 4000), "has 1024 MB free"},
-		{0, 0, 0, volumeOf("", 15<<20, 5000, 4000), "has 15 MB free"},
+		{0, 10 << 20, 3 << 20, volumeOf("", free, 5000, 999), "has 999 inodes free"},
+		{2 << 30, 10 << 20, 3 << 20, volumeOf("", free, 5000, 4000), "has 1024 MB free for new mail"},
+		{0, 700 << 20, 3 << 20, volumeOf("", free, 5000, 4000), "and 1054 MB are needed"},
+		{0, 10 << 20, 1100 << 20, volumeOf("", free, 5000, 4000), "has 1024 MB free"},
+		{0, 0, 15 << 20, volumeOf("", 16<<20, 5000, 4000), ""},
+		{0, 0, 15<<20 + 1, volumeOf("", 16<<20, 5000, 4000), "has 16 MB free for new mail (queue_minfree, 1.5 times message_size_limit) and the run, and 17 MB are needed"},
 	} {
 		h.p.MinFree, h.p.SizeLimit = tt.minFree, tt.sizeLimit
 		var found []string
-		h.p.inspectSpace("/queue", tt.v, tt.messages, nil, func(path, why, remedy string) {
+		h.p.inspectSpace("/queue", tt.v, tt.reserved, nil, func(path, why, remedy string) {
 			found = append(found, path+" "+why+": "+remedy)
 		})
 		if all := strings.Join(found, "; "); (all == "") != (tt.want == "") || !strings.Contains(all, tt.want) {
 			t.Errorf("%+v: got %q", tt, all)
 		}
 	}
-	// Apart, each needs its own: the records of 5 million messages lie elsewhere.
+	// Apart, each needs its own: the records lie elsewhere.
 	h.p.MinFree, h.p.SizeLimit = 0, 0
 	var found []string
 	add := func(path, why, remedy string) { found = append(found, path+" "+why+": "+remedy) }
-	h.p.inspectSpace("/queue", volumeOf("", free, 0, 0), 5_000_000, &records{"/state", volumeOf("", free, 0, 0)}, add)
+	h.p.inspectSpace("/queue", volumeOf("", free, 0, 0), 1237<<20, &records{"/state", volumeOf("", free, 0, 0)}, add)
 	if len(found) != 1 || !strings.HasPrefix(found[0], "/state has 1024 MB free for the run's records, and 1237 MB are needed: make room, or name another state_directory") {
 		t.Errorf("apart: %q", found)
 	}

@@ -202,6 +202,26 @@ func TestRestoreTime(t *testing.T) {
 	}
 }
 
+// What was renamed is not called not moved, whatever fails after that: the next
+// try looks where it is, and counts it.
+func TestRestoreTimeFails(t *testing.T) {
+	h, w := swept(t)
+	later := time.Now().Add(time.Hour)
+	h.must(os.Chtimes(h.at("incoming.spamfull/AAAAA1"), later, later))
+	list := h.asideMail(w)
+	failAt("touch", unix.EIO, 1)
+	defer SetStep(nil)
+	if moved, err := w.Restore(t.Context(), slices.Clone(list), Options{Token: "list"}, quiet); !errors.Is(err, unix.EIO) {
+		t.Errorf("got %+v, %v", moved, err)
+	}
+	if moved := h.restore(h.open(), list...); moved.Restored != 4 || moved.SentMeanwhile+moved.Failed > 0 {
+		t.Errorf("then got %+v", moved)
+	}
+	if m := h.mail("incoming", "AAAAA1"); m.Mtime > time.Now().UnixNano() {
+		t.Error("still due in the future")
+	}
+}
+
 func TestRestoreOldestFirst(t *testing.T) {
 	h, w := swept(t)
 	list := []Mail{h.mail("incoming.spamfull", "AAAAA1"), h.mail("incoming.spamfull", "AAAAB2"), h.mail("incoming.spamfull", "AAAAC3")}

@@ -25,6 +25,10 @@ const (
 	ballastName = "reserve"
 )
 
+// JournalSpace is what Prepare reserves, in bytes, for the journal of a run that
+// sets so many messages aside.
+func JournalSpace(messages int64) int64 { return sectionSpace + messages*moveSpace }
+
 // Reserve sets n bytes behind the end of f aside for what will be appended to it:
 // blocks beyond its end are the file's own (fallocate(2), FALLOC_FL_KEEP_SIZE)
 // until it is truncated. Where the file system cannot do that the space is held

@@ -637,7 +637,7 @@ func (r *restorer) do(b batchRecord) error {
 		if err == nil {
 			err = r.move(m)
 		}
-		if open := new(unsureError); errors.As(err, &open) {
+		if unsure := (unsureError{}); errors.As(err, &unsure) {
 			// No outcome: the next try looks where the message is.
 			return errors.Join(err, r.sync())
 		}

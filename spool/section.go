@@ -252,11 +252,29 @@ func (w *Work) Start(ctx context.Context, s *Stopped) (Started, error) {
 		}
 		return r, fmt.Errorf("start: Postfix did not stay up with the queues set aside, so they were exchanged back: it runs, and all mail is live again (mend the cause, then 'spoolsweep resume'): %w", cmp.Or(why, errEarlier))
 	}
-	if err := w.write(kindStarted, r); err != nil {
+	not, err := w.notAside()
+	if err == nil {
+		err = w.write(kindStarted, startedRecord{r, not})
+	}
+	if err != nil {
 		return r, errors.Join(err, note)
 	}
 	_ = w.removeFresh() // of queues that were not set aside after all
 	return r, nil
+}
+
+// notAside are the queues of the section that were not set aside.
+func (w *Work) notAside() (not []Queue, err error) {
+	for _, k := range w.openWants() {
+		inode, err := inodeAt(w.root, k.Aside)
+		if err != nil {
+			return nil, err
+		}
+		if inode != k.Old {
+			not = append(not, k.Queue)
+		}
+	}
+	return not, nil
 }
 
 // errEarlier stands for a reason that a dead section took with it.

@@ -218,7 +218,7 @@ func TestSettleWhilePostfixRuns(t *testing.T) {
 	}
 }
 
-func await(t *testing.T, is func() bool) {
+func await(t testing.TB, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(poll) {
 		if time.Now().After(deadline) {
@@ -514,5 +514,43 @@ func TestLastComplaint(t *testing.T) {
 	p.instance, p.LogName = DefaultInstance, "postfix"
 	if got := p.lastComplaint(path, 0); got != "mx postfix/master[1]: fatal: ours" {
 		t.Errorf("of two instances: got %q", got)
+	}
+}
+
+// A queue that a section could not set aside is not its run's, also when another
+// run sets that very directory aside later, under the name that was meant.
+func TestNotSetAsideIsNotOurs(t *testing.T) {
+	h, w := ready(t, Incoming, Hold)
+	s, err := w.Stop(t.Context())
+	h.must(err)
+	failAt("exchange", unix.EIO, 1)
+	if _, err := w.SetAside(t.Context(), s); err == nil {
+		t.Error("no error")
+	}
+	step = func(string) error { return nil }
+	_, err = w.Start(t.Context(), s)
+	h.must(err)
+	h.die()
+	lock, err := Lock(h.p)
+	h.must(err)
+	h.lock = lock
+	other := filepath.Join(h.dir, "other")
+	h.must(os.Mkdir(other, 0o700))
+	h.work, _, err = OpenWork(h.p, "20261124T000000Z-other", other, "test", lock)
+	h.must(err)
+	if sets, err := h.setAside(Incoming, Hold).SetsAside(); err != nil || len(sets) != 2 {
+		t.Errorf("the other run has aside %v, %v", sets, err)
+	}
+	w = h.open()
+	if sets, err := w.SetsAside(); err != nil || len(sets) > 0 {
+		t.Errorf("the run that failed has aside %v, %v", sets, err)
+	}
+	if left, err := w.removeAsides(); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	for _, name := range []string{"incoming.spamfull", "hold.spamfull"} { // the latter is empty
+		if !slices.Contains(h.names(), name) {
+			t.Errorf("%s of the other run was removed", name)
+		}
 	}
 }

@@ -73,7 +73,7 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 			w.counted += messages
 		}
 	}
-	if err := w.Journal.Reserve(sectionSpace + w.counted*moveSpace); err != nil {
+	if err := w.Journal.Reserve(JournalSpace(w.counted)); err != nil {
 		return err
 	}
 	if err := syncDir(w.root); err != nil {

@@ -90,7 +90,7 @@ const (
 	kindStopped  = "stopped"   // {}: proved, the lock on master.pid is held
 	kindStarting = "starting"  // {}: a start command is about to be issued
 	kindSwapped  = "swapped"   // Set: the names of one queue are right
-	kindStarted  = "started"   // Started
+	kindStarted  = "started"   // startedRecord
 	kindGivenUp  = "abandoned" // the stop could not be proved: the wants are void
 	kindBack     = "back"      // backRecord: the names are about to be those from before the section, or forward again
 	kindKept     = "kept"      // want: what stood in a queue's place meanwhile is about to be set aside
@@ -106,6 +106,13 @@ type freshRecord struct {
 
 type backRecord struct {
 	Back bool `json:"back"`
+}
+
+// startedRecord ends a section. What it could not set aside is not the run's:
+// another run may set that very directory aside later, under the same name.
+type startedRecord struct {
+	Started
+	Not []Queue `json:"not,omitempty"`
 }
 
 type stopRecord struct {
@@ -245,6 +252,13 @@ func (w *Work) replay(r Record) error {
 		}
 		w.wants = slices.Insert(w.wants, len(w.wants)-w.open, k) // not of those whose section is open
 	case kindStarted:
+		var s startedRecord
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return err
+		}
+		before := len(w.wants) - w.open
+		set := slices.DeleteFunc(slices.Clone(w.openWants()), func(k want) bool { return slices.Contains(s.Not, k.Queue) })
+		w.wants = append(w.wants[:before], set...)
 		w.phase, w.open, w.last, w.back = outside, 0, nil, false
 	case kindGivenUp:
 		w.wants = w.wants[:len(w.wants)-w.open]

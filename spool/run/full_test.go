@@ -2,9 +2,11 @@ package run
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,4 +96,34 @@ func TestStateTooSmall(t *testing.T) {
 	}
 	h.noFresh()
 	h.audited()
+}
+
+// Preflight tells what the run would end at, and no more: where it finds nothing
+// the run reserves what it needs, and where the run could not it is told before.
+func TestPreflightRoom(t *testing.T) {
+	for _, fits := range []bool{true, false} {
+		t.Run(fmt.Sprint(fits), func(t *testing.T) {
+			h := newHost(t, flood)
+			size := reserved(flood)
+			if !fits {
+				size -= folderSpace + 8<<10
+			}
+			h.smallState(fmt.Sprint(size))
+			f, err := h.Preflight(t.Context(), h.vars, plan(rules))
+			if err != nil {
+				t.Fatal(err)
+			}
+			told := slices.ContainsFunc(f.Problems, func(p Problem) bool {
+				return strings.HasPrefix(p.Message, h.State()+" has 2 MB free for the run's records, and 3 MB are needed") && strings.Contains(p.Remedy, "make room")
+			})
+			if told == fits || fits && len(f.Problems) > 0 {
+				t.Errorf("problems: %+v", f.Problems)
+			}
+			h.begin(plan(rules))
+			phase := map[bool]string{true: Finished, false: Failed}[fits]
+			if s := h.rest(phase); !fits && !strings.Contains(s.Error, "make room") {
+				t.Errorf("error %q", s.Error)
+			}
+		})
+	}
 }

@@ -124,7 +124,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		if f.Counts.Postfix == "stopped" && !busy { // else it may be that run's stop
 			f.Notes = append(f.Notes, stoppedNote(p))
 		}
-		inspected, err := spool.Inspect(p, f.Aside, f.messages(), e.state(v))
+		inspected, err := spool.Inspect(p, f.Aside, reserved(f.messages()), e.state(v))
 		if err != nil {
 			return nil, err
 		}

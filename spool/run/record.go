@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
 )
 
 const eventsName = "events.jsonl"
@@ -126,6 +127,16 @@ func (r *record) append(line []byte) error {
 
 // eventSpace is for the events of a run: a few hundred, and progress.
 const eventSpace = 1 << 20
+
+// folderSpace is for what else a run's folder holds before the stop: what was asked
+// for, the first records, and blocks of which a part is used.
+const folderSpace = 64 << 10
+
+// reserved is the room that a run takes in the state directory before it stops
+// Postfix, in bytes, if it sets so many messages aside.
+func reserved(messages int64) int64 {
+	return spool.JournalSpace(messages) + stage.VerdictSpace(messages) + eventSpace + folderSpace
+}
 
 func (r *record) reserve() error { return spool.Reserve(r.f, eventSpace) }
 

@@ -134,13 +134,16 @@ func openNew(dir, name string) (*os.File, error) {
 // verdictSpace is for one line of the list, packed.
 const verdictSpace = 64
 
+// VerdictSpace is what ReserveVerdicts reserves, in bytes.
+func VerdictSpace(messages int64) int64 { return 64<<10 + messages*verdictSpace }
+
 // ReserveVerdicts sets space aside for the list of so many verdicts.
 func ReserveVerdicts(dir string, messages int64) error {
 	f, err := openNew(dir, verdictsName)
 	if err != nil {
 		return err
 	}
-	return errors.Join(spool.Reserve(f, 64<<10+messages*verdictSpace), f.Close())
+	return errors.Join(spool.Reserve(f, VerdictSpace(messages)), f.Close())
 }
 
 // newListAs begins a list in dir, judged by rules of these names. moves is how
