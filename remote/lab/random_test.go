@@ -83,7 +83,7 @@ func (c *chance) run(way string) (hit bool) {
 	}
 	messages := flooded(t, c.h, c.Uint64(), queues)
 	c.in.begin(t, c.h, c.Uint64())
-	r := start(t, c.f, sweepAway(t, c.h, "-e", "rate=5/s", "-T", "3s")...)
+	r := start(t, c.f, sweepAway(t, c.h, "-e", "rate=12/s", "-T", "3s")...)
 	c.id = r.run()
 	hit = c.strike(way, r)
 	resumed := false
@@ -160,7 +160,7 @@ func (c *chance) strike(way string, r *running) (hit bool) {
 		eventually(t, time.Minute, "the section", func() bool { return ended() || len(c.pgrep(sectionForm)) > 0 })
 		time.Sleep(c.upTo(3500 * time.Millisecond))
 	} else {
-		time.Sleep(c.upTo(10 * time.Second))
+		time.Sleep(c.upTo(7 * time.Second))
 	}
 	switch way {
 	case "section":
@@ -177,10 +177,10 @@ func (c *chance) strike(way string, r *running) (hit bool) {
 	case "stall":
 		hit = !ended()
 		must(t, c.h.LinkDown())
-		if c.IntN(4) == 0 {
+		if c.IntN(6) == 0 {
 			time.Sleep(15*time.Second + c.upTo(6*time.Second)) // about wire.Lost
 		} else {
-			time.Sleep(c.upTo(5 * time.Second))
+			time.Sleep(c.upTo(4 * time.Second))
 		}
 		must(t, c.h.LinkUp())
 	case "power":
