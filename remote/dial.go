@@ -114,11 +114,15 @@ func (c *Conn) Close() error {
 type countedConn struct {
 	net.Conn
 	read atomic.Int64
+	over atomic.Bool // nothing arrives any more
 }
 
 func (c *countedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.read.Add(int64(n))
+	if err != nil {
+		c.over.Store(true)
+	}
 	return n, err
 }
 

@@ -71,6 +71,14 @@ func Open(ctx context.Context, conn *Conn, source *push.Source) (*Session, error
 		}
 		return nil, fmt.Errorf("%s: %w", conn.Target.Name, ended)
 	}
+	if err != nil && conn.net.over.Load() {
+		// Whatever failed did so for that reason, which may pass: its remedy is none.
+		var failed *OpenError
+		if errors.As(err, &failed) {
+			err = failed.Err
+		}
+		return nil, fmt.Errorf("%s: %w while the agent was started: %w", conn.Target.Name, ErrLost, err)
+	}
 	return s, err
 }
 

@@ -294,7 +294,8 @@ func TestCutLink(t *testing.T) {
 	}
 }
 
-// The link may be cut at any byte of opening: that is an error, never a hang.
+// The link may be cut at any byte of opening: that is a lost link, which may be
+// tried again, and never a hang.
 func TestCutWhileOpening(t *testing.T) {
 	w := newWorld(t, nil)
 	agent := source(t)
@@ -309,6 +310,9 @@ func TestCutWhileOpening(t *testing.T) {
 		s, err := Open(t.Context(), c, agent)
 		if err != nil {
 			cut++
+			if !errors.Is(err, ErrLost) {
+				t.Errorf("cut after %d bytes: got %v, want %v", n, err, ErrLost)
+			}
 		} else {
 			s.Close()
 		}

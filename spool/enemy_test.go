@@ -194,3 +194,28 @@ func TestEnemy(t *testing.T) {
 	}
 	t.Logf("%d things done", did)
 }
+
+// A hash directory that its owner replaced by a link is not looked into, however
+// deep it is.
+func TestOpenAsideThroughLink(t *testing.T) {
+	h := newHost(t, []string{"deferred", "defer"}, 2)
+	h.flood(6)
+	h.start()
+	w := h.setAside(Deferred)
+	deep, err := filepath.Glob(h.at("deferred.spamfull/?/?"))
+	if err != nil || len(deep) == 0 {
+		t.Fatalf("no hash directories: %v", err)
+	}
+	name, err := filepath.Rel(h.p.QueueDirectory, deep[0])
+	h.must(err)
+	dir, err := w.OpenAside(name)
+	h.must(err)
+	dir.Close()
+	moved := filepath.Join(h.dir, "moved")
+	h.must(os.Rename(filepath.Dir(deep[0]), moved))
+	h.must(os.Symlink(moved, filepath.Dir(deep[0])))
+	if dir, err := w.OpenAside(name); err == nil {
+		t.Errorf("%s was opened through a link", dir.Name())
+		dir.Close()
+	}
+}

@@ -432,8 +432,8 @@ func (w *Work) SetsAside() ([]Set, error) {
 }
 
 // OpenAside opens a directory of the queue directory by name, such as
-// "incoming" or "incoming.spamfull", never through a link.
-func (w *Work) OpenAside(name string) (*os.File, error) { return openDir(w.root, name) }
+// "incoming" or "deferred.spamfull/A", never through a link.
+func (w *Work) OpenAside(name string) (*os.File, error) { return w.openPath(name) }
 
 // AsideOf reads from a run's journal, without lock or change, what that run
 // has set aside and what still stands there.

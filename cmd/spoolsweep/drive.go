@@ -80,7 +80,7 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			d.slots.fail(m.Label())
 		}
 		release()
-		switch {
+		switch unsure := m.unsure; {
 		case failed:
 			m.Status = show.Failed
 			if m.Error == nil {
@@ -97,6 +97,11 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			}
 			release, held = done, true
 			if err := d.answer(ctx, m, at.Ask.Number, stage.Answer{Kind: "slot"}); err != nil {
+				return err
+			}
+		case at.Phase == run.Waiting && at.Ask != nil && unsure != nil && at.Ask.Number == m.unsureOf:
+			// What it asked was done, or said, and must not be twice.
+			if err := d.answer(ctx, m, at.Ask.Number, *unsure); err != nil {
 				return err
 			}
 		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "controller" && d.controller != "":
@@ -135,9 +140,20 @@ func ended(e wire.Event) bool {
 	return decode(e.Data, &end) && end.Status == show.OK
 }
 
+// answer answers a question of a host. Where the link is lost meanwhile that is no
+// error: whether the answer has arrived shows in what the host does next.
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
 	a.By = me()
-	return m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
+	err := m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
+	var fault *wire.Fault
+	switch {
+	case errors.Is(err, remote.ErrLost):
+		m.unsure, m.unsureOf = &a, number
+		return nil
+	case m.unsure != nil && m.unsureOf == number && errors.As(err, &fault) && fault.Kind == "answered":
+		return nil // by the one that was lost
+	}
+	return err
 }
 
 // lookThere is the remedy where a host says what no agent of ours does.

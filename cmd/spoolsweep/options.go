@@ -119,7 +119,10 @@ type member struct {
 	*show.Host
 	confirm *stage.Confirm // what it asked last
 	ran     map[int]bool   // stages whose command was run here for it
-	why     error          // it failed, or could not be reached
+
+	unsure   *stage.Answer // the link was lost while it was given
+	unsureOf int           // the question it answers
+	why      error         // it failed, or could not be reached
 }
 
 // begin reads everything that can be wrong on this side, before any host is

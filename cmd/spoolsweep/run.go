@@ -16,7 +16,9 @@ import (
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks"
 	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote"
 	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
@@ -173,7 +175,9 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 				Reason: c.String("reason"), Name: pb.Name, Playbook: pb.Text, Extra: s.extra.Kept(pb), Vars: m.vars,
 				Yes: c.Bool("yes"), Slots: max > 0 && len(ready) > max, MaxStopped: max, MaxFail: maxFail, Steps: plans[m].Steps,
 			}
-			if err := m.link.Call(ctx, "begin", &info, nil); err != nil {
+			if err := m.link.Call(ctx, "begin", &info, nil); errors.Is(err, remote.ErrLost) {
+				return d.perhapsBegun(ctx, m, err)
+			} else if err != nil {
 				return err
 			}
 			return d.drive(ctx, m, 1)
@@ -182,6 +186,18 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 	}
 	d.whatNext(ctx)
 	return s.end(ctx)
+}
+
+// perhapsBegun follows a run whose host went silent when it was told to begin. It
+// has begun, or begins just now, or never will: only the host can tell.
+func (d *driver) perhapsBegun(ctx context.Context, m *member, lost error) error {
+	err := d.drive(ctx, m, 1)
+	var fault *wire.Fault
+	var on *goesOn
+	if errors.As(err, &fault) && fault.Kind == "no-run" || errors.As(err, &on) {
+		return &goesOn{lost, "whether the run has begun there is not known: spoolsweep attach " + d.run + d.again + " tells"}
+	}
+	return err
 }
 
 // notBegun says which hosts were left as they are because others failed.

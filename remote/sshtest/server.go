@@ -13,6 +13,7 @@ package sshtest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -55,6 +56,9 @@ type Server struct {
 	refuse   bool
 	stalled  chan struct{} // not nil: nothing moves until it is closed
 	cutAfter int64         // for new connections: bytes to the client, 0 for no end
+	fault    *Fault        // that is still to happen
+	deaf     bool          // it has, and nobody is let in any more
+	bytes    [2]int64      // that went down and up
 	live     map[*faulty]bool
 	commands map[*command]bool
 	closed   bool
@@ -163,6 +167,56 @@ func (s *Server) CutAfter(n int64) {
 	s.cutAfter = n
 }
 
+// Fault befalls the first connection on which so many bytes have gone one way,
+// and no other one.
+type Fault struct {
+	Up    bool  // the way from the client; else that to it
+	After int64 // bytes that still pass, of all connections together from now on
+	Stall bool  // the connection goes silent both ways, where it else is cut
+	Deaf  bool  // from then on no further connection gets an answer
+}
+
+// SetFault arms a fault, or disarms what is armed with nil.
+func (s *Server) SetFault(f *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault, s.deaf, s.bytes = f, false, [2]int64{}
+}
+
+// Faulted says whether nothing is armed any more.
+func (s *Server) Faulted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fault == nil
+}
+
+// Bytes are those that went to clients and came from them since the last SetFault.
+func (s *Server) Bytes() (down, up int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes[0], s.bytes[1]
+}
+
+// pass counts n bytes that go one way, and says how many of them may pass, and
+// what happens to the connection then.
+func (s *Server) pass(up bool, n int) (int, *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	way := 0
+	if up {
+		way = 1
+	}
+	f := s.fault
+	if f != nil && f.Up == up && s.bytes[way]+int64(n) >= f.After {
+		n = int(f.After - s.bytes[way])
+		s.fault, s.deaf = nil, f.Deaf
+	} else {
+		f = nil
+	}
+	s.bytes[way] += int64(n)
+	return n, f
+}
+
 // Cut ends all connections there are, as a router does that forgets them.
 func (s *Server) Cut() {
 	s.mu.Lock()
@@ -221,7 +275,7 @@ func (s *Server) accept() {
 		s.conns.Add(1)
 		s.mu.Lock()
 		c := &faulty{Conn: conn, server: s, left: s.cutAfter, limited: s.cutAfter > 0, closed: make(chan struct{})}
-		if s.closed {
+		if s.closed || s.deaf {
 			conn.Close()
 		} else {
 			s.live[c] = true
@@ -294,6 +348,7 @@ type faulty struct {
 	left    int64      // bytes to the client before the cut
 	limited bool
 
+	silent atomic.Bool // by a fault
 	once   sync.Once
 	closed chan struct{}
 }
@@ -306,6 +361,10 @@ func (c *faulty) Close() error {
 // wait blocks while the server stalls.
 func (c *faulty) wait() error {
 	for {
+		if c.silent.Load() {
+			<-c.closed
+			return net.ErrClosed
+		}
 		c.server.mu.Lock()
 		stalled := c.server.stalled
 		c.server.mu.Unlock()
@@ -325,7 +384,23 @@ func (c *faulty) Read(p []byte) (int, error) {
 	if werr := c.wait(); werr != nil {
 		return 0, werr
 	}
+	n, f := c.server.pass(true, n)
+	c.befall(f)
+	if f != nil && n == 0 {
+		return 0, cmp.Or(c.wait(), net.ErrClosed)
+	}
 	return n, err
+}
+
+// befall does to the connection what a fault says.
+func (c *faulty) befall(f *Fault) {
+	switch {
+	case f == nil:
+	case f.Stall:
+		c.silent.Store(true)
+	default:
+		c.Close()
+	}
 }
 
 func (c *faulty) Write(p []byte) (int, error) {
@@ -342,6 +417,11 @@ func (c *faulty) Write(p []byte) (int, error) {
 			return n, net.ErrClosed
 		}
 		c.left -= int64(len(p))
+	}
+	if n, f := c.server.pass(false, len(p)); f != nil {
+		sent, err := c.Conn.Write(p[:n])
+		c.befall(f)
+		return sent, cmp.Or(err, c.wait(), net.ErrClosed)
 	}
 	return c.Conn.Write(p)
 }
