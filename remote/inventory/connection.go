@@ -14,6 +14,7 @@ import (
 const (
 	sshMap        = "ssh"
 	groupPriority = "ansible_group_priority"
+	ansiblePort   = "ansible_port"
 )
 
 // connectionVars are the variables that a [Connection] is read from.
@@ -153,8 +154,6 @@ func checkSetting(name string, at *strict.Value, field any) error {
 		}
 		text := **f
 		switch {
-		case strings.Contains(text, "{{"):
-			return at.Errorf("%s: templates are not evaluated in an inventory: %q", name, text)
 		case strings.HasPrefix(text, "-"):
 			return at.Errorf("%s: begins with a dash: %q", name, text)
 		case strings.ContainsFunc(text, unicode.IsControl):
