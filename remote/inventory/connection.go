@@ -216,7 +216,10 @@ func (b *builder) checkPassword(e strict.Entry) error {
 	case v.Get(strict.Vaulted) != nil, v.Kind == strict.String && wholeTemplate.MatchString(v.Text):
 		w := e.Key.Errorf("%s is not used", e.Key.Text)
 		if slices.Contains(sudoPasswords, e.Key.Text) {
-			w = w.WithHint("give sudo's password with -K or --become-password-file")
+			if b.vault.passwords != nil || b.raw {
+				return nil
+			}
+			w = w.WithHint("give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file")
 		}
 		b.warn(w)
 		return nil

@@ -22,6 +22,10 @@ type Inventory struct {
 	groups  []*Group
 	byName  map[string]*Host
 	groupBy map[string]*Group
+
+	// Lists returns the file that @NAME stands for in a limit, "" where NAME is a
+	// file itself.
+	Lists func(name string) (path string, err error)
 }
 
 // Host is one mail server.
@@ -42,6 +46,8 @@ type Host struct {
 	groups []*group                 // that list it, perhaps more than once
 	blocks []block                  // its own variables, a later one wins
 	files  [][]block                // those of host_vars, of each source
+
+	becomePassword string
 }
 
 // Connection is how to reach a host. What is zero was not set, and is left to
@@ -72,6 +78,10 @@ func (inv *Inventory) Groups() []*Group { return slices.Clone(inv.groups) }
 // Origin returns the value that set a variable, to say where an error in it
 // stands; nil if nothing did.
 func (h *Host) Origin(name string) *strict.Value { return h.origin[name] }
+
+// BecomePassword is the password for sudo that a vault of the inventory holds for
+// this host; empty if none does, or the vault stays closed.
+func (h *Host) BecomePassword() string { return h.becomePassword }
 
 // Warning is what is probably a mistake, with its place, but no reason to stop.
 type Warning strict.Error

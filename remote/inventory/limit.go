@@ -35,7 +35,16 @@ func (inv *Inventory) Limit(pattern string) ([]*Host, error) {
 			all = append(all, part{text: text})
 			continue
 		}
-		lines, err := readLimit(file)
+		var lines []part
+		if inv.Lists != nil {
+			var list string
+			if list, err = inv.Lists(file); list != "" {
+				file = list
+			}
+		}
+		if err == nil {
+			lines, err = readLimit(file)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("limit %q: %w", pattern, err)
 		}

@@ -128,16 +128,30 @@ func (h *Host) take(bl block, except string) {
 // spoolsweep reads, what it cannot resolve is an error; another tool's stays as it
 // is written.
 func (b *builder) resolve(h *Host, blocks []block) error {
-	s := &scope{b: b, h: h, done: make(map[string]*strict.Value)}
+	s := &scope{b: b, h: h, vault: b.vault, done: make(map[string]*strict.Value)}
+	// What only another tool reads is resolved as far as that takes no password.
+	others := &scope{b: b, h: h, vault: &vault{}, done: make(map[string]*strict.Value)}
 	for name, raw := range h.raw {
 		v := raw
-		if slices.Contains(b.known, name) {
+		switch {
+		case slices.Contains(b.known, name):
 			var err error
 			if v, err = s.variable(name, raw); err != nil {
 				return inVariable(name, err)
 			}
-		} else if !b.isPlain(raw) && !b.isVaulted(raw) {
-			if resolved, err := s.variable(name, raw); err == nil {
+		case slices.Contains(passwords, name):
+			if b.vault.passwords == nil || !slices.Contains(sudoPasswords, name) || b.isPlain(raw) {
+				break
+			}
+			password, err := s.variable(name, raw)
+			if err != nil {
+				return inVariable(name, err)
+			}
+			if h.becomePassword, _ = password.Plain().(string); h.becomePassword == "" {
+				return raw.Errorf("%s: the password is empty, or no text", name)
+			}
+		case !b.isPlain(raw):
+			if resolved, err := others.variable(name, raw); err == nil {
 				v = resolved
 			}
 		}
@@ -178,19 +192,6 @@ func (b *builder) resolve(h *Host, blocks []block) error {
 		}
 	}
 	return nil
-}
-
-// isVaulted reports that something in v is encrypted: a secret that nobody asks
-// for is not decrypted.
-func (b *builder) isVaulted(v *strict.Value) bool {
-	switch v.Kind {
-	case strict.List:
-		return slices.ContainsFunc(v.Items(), b.isVaulted)
-	case strict.Map:
-		return v.Get(strict.Vaulted) != nil ||
-			slices.ContainsFunc(v.Entries(), func(e strict.Entry) bool { return b.isVaulted(e.Value) })
-	}
-	return false
 }
 
 // above returns the groups a host is in, directly or not, in the order in which

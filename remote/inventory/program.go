@@ -145,43 +145,50 @@ func answer(ctx context.Context, path string, args ...string) (*strict.Value, er
 	}
 	command := exec.CommandContext(ctx, path, args...)
 	var out, said bounded
-	out.most, said.most = strict.MaxSize, maxSaid
+	out.most, said.most, said.quiet = strict.MaxSize, maxSaid, true
 	command.Stdout, command.Stderr = &out, &said
 	// A child of it that holds the pipes open does not hold us.
 	command.WaitDelay = time.Second
 	err := command.Run()
 	switch {
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s: no answer within %v: %w", name, programTime, context.Cause(ctx))
 	case out.over:
 		return nil, fmt.Errorf("%s: more than %d MiB of answer", name, strict.MaxSize>>20)
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%s: no answer within %v: %w", name, programTime, context.Cause(ctx))
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("%s: %w (is it executable, and what its first line names?)", name, err)
 	case err != nil:
-		text := strings.TrimSpace(said.String())
+		text := strings.TrimSpace(said.text.String())
 		if text == "" {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		return nil, fmt.Errorf("%s: %w: %s", name, err, text)
 	}
-	if len(bytes.TrimSpace(out.Bytes())) == 0 && args[0] == "--host" {
+	if len(bytes.TrimSpace(out.text.Bytes())) == 0 && args[0] == "--host" {
 		return strict.NewValue(name, 1, 1), nil
 	}
-	return strict.ParseJSON(name, out.Bytes())
+	return strict.ParseJSON(name, out.text.Bytes())
 }
+
+// errLong ends a program that says too much: nobody reads its pipe any more.
+var errLong = errors.New("too long")
 
 // bounded keeps the beginning of what is written to it.
 type bounded struct {
-	bytes.Buffer
-	most int
-	over bool
+	text  bytes.Buffer // not embedded: io.Copy would find its ReadFrom, which knows no bound
+	most  int
+	over  bool
+	quiet bool // what is too much is dropped
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.most - b.Len(); len(p) > room {
+	if room := b.most - b.text.Len(); len(p) > room {
 		b.over = true
-		b.Buffer.Write(p[:room])
-		return len(p), nil
+		b.text.Write(p[:room])
+		if b.quiet {
+			return len(p), nil
+		}
+		return room, errLong
 	}
-	return b.Buffer.Write(p)
+	return b.text.Write(p)
 }

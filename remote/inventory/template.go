@@ -15,10 +15,11 @@ var reference = regexp.MustCompile(`\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}`)
 
 // scope resolves the references in one host's variables to others of them.
 type scope struct {
-	b    *builder
-	h    *Host
-	way  []string // the variables that are being resolved, the outermost first
-	done map[string]*strict.Value
+	b     *builder
+	h     *Host
+	vault *vault
+	way   []string // the variables that are being resolved, the outermost first
+	done  map[string]*strict.Value
 }
 
 // isPlain reports that nothing in v is a template or encrypted.
@@ -102,7 +103,7 @@ func (s *scope) value(v *strict.Value) (*strict.Value, error) {
 		return v.WithItems(items...), nil
 	}
 	if sealed := v.Get(strict.Vaulted); sealed != nil {
-		text, err := s.b.vault.decrypt(sealed.Text)
+		text, err := s.vault.decrypt(sealed.Text)
 		if err != nil {
 			return nil, v.Locate(err)
 		}
