@@ -59,7 +59,7 @@ func keptList(name string) (string, error) {
 	}
 	head, rest, _ := strings.Cut(string(data), "\n")
 	if strings.TrimSpace(rest) == "" {
-		return "", fmt.Errorf("@%s: no host was %s in the last run (%s)", name, name, strings.TrimPrefix(head, "# "))
+		return "", fmt.Errorf("@%s: there are no %s in the last run (%s)", name, hostsThat[name], strings.TrimPrefix(head, "# "))
 	}
 	return file, nil
 }
