@@ -9,6 +9,7 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks/strict"
+	"spoolsweep/remote/inventory"
 )
 
 func inventoryCommand() *cli.Command {
@@ -17,15 +18,18 @@ func inventoryCommand() *cli.Command {
 		UsageText: `spoolsweep inventory --list
 spoolsweep inventory --host chavez
 spoolsweep inventory --graph
-spoolsweep inventory --graph relays -i hosts.yaml`,
+spoolsweep inventory --graph relays -i hosts.yaml
+spoolsweep inventory --list -i production/ -i more.ini --vault-password-file secret`,
 		Description: `Reaches no host. --list and --host print JSON, equal to that of ansible-inventory
-for the same file; --graph draws GROUP, or all.`,
-		Flags: []cli.Flag{
-			inventoryFlag(),
+for the same files; --graph draws GROUP, or all. Variables are printed as they are
+written: references such as {{ name }} are not resolved, and single values that
+ansible-vault encrypted stay encrypted. A file of variables that is encrypted as a
+whole needs the vault's password.`,
+		Flags: append(inventoryFlags(),
 			&cli.BoolFlag{Name: "list", Usage: "all groups, hosts and variables, as JSON"},
 			&cli.StringFlag{Name: "host", Usage: "the variables of `HOST`, as JSON"},
 			&cli.BoolFlag{Name: "graph", Usage: "the groups as a tree"},
-		},
+		),
 		OnUsageError: usageError,
 		Action:       inventoryAction,
 	}
@@ -44,8 +48,8 @@ func inventoryAction(c *cli.Context) error {
 	case c.NArg() > 1, c.NArg() > 0 && !c.Bool("graph"):
 		return usageError(c, errArguments(c), false)
 	}
-	s := &sweep{Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter}}
-	inv, err := s.inventory(c)
+	s := &sweep{Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter}, tty: onTerminal(c)}
+	inv, err := s.inventory(c, &inventory.Loader{Raw: true})
 	if err != nil {
 		return err
 	}

@@ -31,9 +31,8 @@ import (
 
 // commonFlags are every command's that reaches hosts.
 func commonFlags(more ...cli.Flag) []cli.Flag {
-	return append(more,
-		inventoryFlag(),
-		&cli.StringFlag{Name: "limit", Aliases: []string{"l"}, Usage: "only the hosts that `PATTERN` names: hosts, groups, globs, with commas"},
+	return append(append(more, inventoryFlags()...),
+		&cli.StringFlag{Name: "limit", Aliases: []string{"l"}, Usage: "only the hosts that `PATTERN` names, as Ansible's: hosts, groups, globs, ~regex, group[0:2], a,b a:&b a:!b, @FILE; @failed and @unreachable are those of the last run"},
 		&cli.BoolFlag{Name: "list-hosts", Usage: "list the hosts and do nothing"},
 		&cli.IntFlag{Name: "forks", Aliases: []string{"f"}, Value: 50, Usage: "work on `N` hosts at the same time"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "log in as `NAME`"},
@@ -59,8 +58,13 @@ const (
 	acceptNew   = "accept-new"
 )
 
-func inventoryFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE` (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"}
+// inventoryFlags are those of every command that reads the inventory.
+func inventoryFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE`: YAML, JSON, INI, a directory of them, a program that answers --list, or names with commas (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"},
+		&cli.StringSliceFlag{Name: "vault-password-file", Aliases: []string{"vault-pass-file"}, Usage: "read the password of ansible-vault from `FILE`, which nobody else may read (repeatable)"},
+		&cli.BoolFlag{Name: "ask-vault-password", Aliases: []string{"J", "ask-vault-pass"}, Usage: "ask for the password of ansible-vault, when it is needed"},
+	}
 }
 
 // agentDirectory is a host variable that the controller itself uses.
@@ -92,6 +96,7 @@ type sweep struct {
 	*show.Printer
 	in      *bufio.Reader
 	tty     bool // somebody is there to be asked
+	keeps   bool // which hosts failed is kept for --limit @failed
 	members []*member
 	fleet   *remote.Fleet
 	extra   *playbooks.Extra
@@ -133,9 +138,8 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		in:      bufio.NewReader(c.App.Reader),
 		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
 	}
-	if f, ok := c.App.Reader.(*os.File); ok {
-		s.tty = term.IsTerminal(int(f.Fd()))
-	}
+	s.tty = onTerminal(c)
+	s.keeps = slices.Contains(changing, c.Command.Name) && !c.Bool("check")
 	switch c.String("output") {
 	case "text":
 	case "json":
@@ -201,22 +205,31 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	return s, nil
 }
 
+// onTerminal reports that somebody is there to be asked.
+func onTerminal(c *cli.Context) bool {
+	f, ok := c.App.Reader.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 func (s *sweep) link(f *remote.Fleet) {
 	s.fleet = f
 	for _, m := range s.members {
 		t := m.target()
-		t.BecomePassword = s.password
+		if t.BecomePassword = s.password; t.BecomePassword == "" {
+			t.BecomePassword = remote.Secret(m.host.BecomePassword())
+		}
 		m.link = f.Link(t)
 	}
 }
 
 // hosts are those of the inventory that playbook and limit name.
 func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host, error) {
-	s.again = again(c)
-	inv, err := s.inventory(c)
+	s.again = again(c, c.String("limit"))
+	inv, err := s.inventory(c, &inventory.Loader{})
 	if err != nil {
 		return nil, err
 	}
+	inv.Lists = keptList
 	of := "all"
 	if pb != nil {
 		if of, err = pb.Hosts(s.extra); err != nil {
@@ -237,7 +250,18 @@ func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host
 	if err != nil {
 		return nil, err
 	}
-	hosts = slices.DeleteFunc(hosts, func(h *inventory.Host) bool { return !slices.Contains(limited, h) })
+	if usesKept(c.String("limit")) { // this run puts other lists in their place
+		var names []string
+		for _, h := range limited {
+			names = append(names, h.Name)
+		}
+		s.again = again(c, strings.Join(names, ","))
+	}
+	in := make(map[*inventory.Host]bool)
+	for _, h := range limited {
+		in[h] = true
+	}
+	hosts = slices.DeleteFunc(hosts, func(h *inventory.Host) bool { return !in[h] })
 	if len(hosts) == 0 {
 		return nil, fmt.Errorf("--limit %s leaves none of the hosts that the playbook is for (%s)", c.String("limit"), of)
 	}
@@ -246,7 +270,7 @@ func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host
 
 // inventory is what -i, the environment or the usual places name. Its warnings
 // are printed.
-func (s *sweep) inventory(c *cli.Context) (*inventory.Inventory, error) {
+func (s *sweep) inventory(c *cli.Context, l *inventory.Loader) (*inventory.Inventory, error) {
 	paths := c.StringSlice("inventory")
 	if len(paths) == 0 {
 		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
@@ -259,7 +283,12 @@ func (s *sweep) inventory(c *cli.Context) (*inventory.Inventory, error) {
 			paths = []string{found}
 		}
 	}
-	inv, warnings, err := inventory.Load(knownVars(), paths...)
+	var err error
+	if l.Vault, err = s.vaultPasswords(c); err != nil {
+		return nil, err
+	}
+	l.Known = knownVars()
+	inv, warnings, err := l.Load(c.Context, paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -270,20 +299,24 @@ func (s *sweep) inventory(c *cli.Context) (*inventory.Inventory, error) {
 }
 
 // again are the flags of this command line by which another one finds the same
-// hosts in the same way, to stand behind what is to be typed next.
-func again(c *cli.Context) string {
+// hosts in the same way, to stand behind what is to be typed next; limit stands
+// for that of the command line.
+func again(c *cli.Context, limit string) string {
 	var words []string
-	for _, name := range []string{"inventory", "known-hosts"} {
+	for _, name := range []string{"inventory", "known-hosts", "vault-password-file"} {
 		for _, v := range c.StringSlice(name) {
 			words = append(words, "--"+name, v)
 		}
 	}
-	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "become-password-file", "limit"} {
+	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "become-password-file"} {
 		if c.IsSet(name) {
 			words = append(words, "--"+name, c.String(name))
 		}
 	}
-	for _, name := range []string{"become", "ask-become-pass"} {
+	if c.IsSet("limit") {
+		words = append(words, "--limit", limit)
+	}
+	for _, name := range []string{"become", "ask-become-pass", "ask-vault-password"} {
 		if c.Bool(name) {
 			words = append(words, "--"+name)
 		}
@@ -424,6 +457,7 @@ func (s *sweep) close() {
 func (s *sweep) end(ctx context.Context) error {
 	s.close()
 	s.unknownKeys()
+	s.keepLists()
 	if err := s.Document(s.doc); err != nil {
 		return err
 	}

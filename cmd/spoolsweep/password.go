@@ -36,7 +36,7 @@ func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 		s.Alert("", "warning: sudo's password is not used: none of these hosts becomes root with sudo (-b, or ansible_become)")
 		return "", nil
 	case ask:
-		return s.askPassword(c)
+		return s.askPassword(c, "-K", "sudo's password: ", "--become-password-file")
 	}
 	text, err := readPassword(file)
 	if err != nil {
@@ -45,18 +45,19 @@ func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 	return text, nil
 }
 
-// askPassword asks on the terminal, which shows nothing of it.
-func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
+// askPassword asks on the terminal, which shows nothing of it. It is what flag
+// wants; file is the flag that reads it from a file.
+func (s *sweep) askPassword(c *cli.Context, flag, question, file string) (remote.Secret, error) {
 	if !s.tty {
-		return "", errors.New("-K: there is no terminal to ask on: give --become-password-file FILE")
+		return "", fmt.Errorf("%s: there is no terminal to ask on: give %s FILE", flag, file)
 	}
 	fd := int(c.App.Reader.(*os.File).Fd())
 	// ReadPassword turns the echo off when it reads; a quick hand types before that.
 	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return "", fmt.Errorf("-K: %w", err)
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
-	fmt.Fprint(s.Err, "sudo's password: ")
+	fmt.Fprint(s.Err, question)
 	type line struct {
 		text []byte
 		err  error
@@ -83,7 +84,7 @@ func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
 		secret, err = onePassword(typed.text)
 	}
 	if err != nil {
-		return "", fmt.Errorf("-K: %w", err)
+		return "", fmt.Errorf("%s: %w", flag, err)
 	}
 	return secret, nil
 }

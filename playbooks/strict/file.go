@@ -11,6 +11,16 @@ import (
 
 // ReadFile reads and parses a file that the user named.
 func ReadFile(path string) (*Value, error) {
+	data, err := ReadText(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// ReadText reads a file that the user named, up to one byte more than [MaxSize],
+// which the parsers refuse.
+func ReadText(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -19,11 +29,11 @@ func ReadFile(path string) (*Value, error) {
 	if info, err := f.Stat(); err == nil && info.IsDir() {
 		return nil, fmt.Errorf("%s: a directory, not a YAML file", path)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1)) // Parse refuses the one byte more
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 // Trust tells whether a file that was found, not named, may be used: it and its

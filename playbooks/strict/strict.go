@@ -162,6 +162,31 @@ func (v *Value) With(plain any) *Value {
 	return w
 }
 
+// NewValue returns an empty value at a place of a file, which With,
+// WithEntries and WithItems fill; for readers of other formats.
+func NewValue(file string, line, column int) *Value {
+	return &Value{File: file, Line: line, Column: column, size: 1}
+}
+
+// WithEntries returns a mapping that stands where v stands. Of two entries with
+// one key the last counts.
+func (v *Value) WithEntries(entries ...Entry) *Value {
+	w := &Value{Kind: Map, File: v.File, Line: v.Line, Column: v.Column, size: 1}
+	for _, e := range entries {
+		w.put(e)
+	}
+	return w
+}
+
+// WithItems returns a list that stands where v stands.
+func (v *Value) WithItems(items ...*Value) *Value {
+	w := &Value{Kind: List, File: v.File, Line: v.Line, Column: v.Column, size: 1}
+	for _, item := range items {
+		w.push(item)
+	}
+	return w
+}
+
 // Rewrite returns v with every scalar in it replaced by what replace gives for
 // it; keys stay as they are. The first error ends it.
 func (v *Value) Rewrite(replace func(*Value) (*Value, error)) (*Value, error) {

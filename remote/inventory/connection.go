@@ -14,6 +14,7 @@ import (
 const (
 	sshMap        = "ssh"
 	groupPriority = "ansible_group_priority"
+	ansiblePort   = "ansible_port"
 )
 
 // connectionVars are the variables that a [Connection] is read from.
@@ -153,8 +154,6 @@ func checkSetting(name string, at *strict.Value, field any) error {
 		}
 		text := **f
 		switch {
-		case strings.Contains(text, "{{"):
-			return at.Errorf("%s: templates are not evaluated in an inventory: %q", name, text)
 		case strings.HasPrefix(text, "-"):
 			return at.Errorf("%s: begins with a dash: %q", name, text)
 		case strings.ContainsFunc(text, unicode.IsControl):
@@ -217,7 +216,10 @@ func (b *builder) checkPassword(e strict.Entry) error {
 	case v.Get(strict.Vaulted) != nil, v.Kind == strict.String && wholeTemplate.MatchString(v.Text):
 		w := e.Key.Errorf("%s is not used", e.Key.Text)
 		if slices.Contains(sudoPasswords, e.Key.Text) {
-			w = w.WithHint("give sudo's password with -K or --become-password-file")
+			if b.vault.passwords != nil || b.raw {
+				return nil
+			}
+			w = w.WithHint("give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file")
 		}
 		b.warn(w)
 		return nil

@@ -10,6 +10,7 @@
 package inventory
 
 import (
+	"context"
 	"slices"
 
 	"spoolsweep/playbooks/strict"
@@ -17,8 +18,14 @@ import (
 
 // Inventory is the hosts and groups of all files that were loaded.
 type Inventory struct {
-	hosts  []*Host
-	groups []*Group
+	hosts   []*Host
+	groups  []*Group
+	byName  map[string]*Host
+	groupBy map[string]*Group
+
+	// Lists returns the file that @NAME stands for in a limit, "" where NAME is a
+	// file itself.
+	Lists func(name string) (path string, err error)
 }
 
 // Host is one mail server.
@@ -34,10 +41,13 @@ type Host struct {
 	Vars       map[string]any
 	Connection Connection
 
-	origin map[string]*strict.Value
-	nulls  []string // known variables that are set to null
-	groups []*group // that list it, perhaps more than once
-	blocks []block  // its own variables, a later one wins
+	raw    map[string]*strict.Value // all variables, as they are written
+	origin map[string]*strict.Value // resolved
+	groups []*group                 // that list it, perhaps more than once
+	blocks []block                  // its own variables, a later one wins
+	files  [][]block                // those of host_vars, of each source
+
+	becomePassword string
 }
 
 // Connection is how to reach a host. What is zero was not set, and is left to
@@ -56,7 +66,7 @@ type Group struct {
 	Name     string
 	Children []string
 	direct   []*Host // in it itself, in the order in which they were put there
-	Hosts    []*Host // in it and below it, in the order of Inventory.Hosts
+	Hosts    []*Host // in it and below it, in Ansible's order
 }
 
 // Hosts returns all hosts in the order in which the files name them first.
@@ -69,22 +79,41 @@ func (inv *Inventory) Groups() []*Group { return slices.Clone(inv.groups) }
 // stands; nil if nothing did.
 func (h *Host) Origin(name string) *strict.Value { return h.origin[name] }
 
+// BecomePassword is the password for sudo that a vault of the inventory holds for
+// this host; empty if none does, or the vault stays closed.
+func (h *Host) BecomePassword() string { return h.becomePassword }
+
 // Warning is what is probably a mistake, with its place, but no reason to stop.
 type Warning strict.Error
 
 func (w Warning) String() string { return (*strict.Error)(&w).Error() }
 
-// Load reads the files in order; what a later one says about the same host or
-// group wins. known are the host variables that spoolsweep itself reads.
+// Loader reads inventories. Its zero value reads those that need nothing.
+type Loader struct {
+	// Known are the host variables that spoolsweep itself reads.
+	Known []string
+	// Vault returns the passwords for what ansible-vault encrypted, when the first
+	// is needed. If it is nil, what needs one is an error.
+	Vault func() ([]string, error)
+	// Raw leaves variables as they are written, to be listed: references are not
+	// resolved, single values not decrypted, and no host has a Connection.
+	Raw bool
+}
+
+// Load reads inventories without a vault.
+func Load(known []string, sources ...string) (*Inventory, []Warning, error) {
+	return (&Loader{Known: known}).Load(context.Background(), sources...)
+}
+
+// Load reads the sources in order: files (YAML, JSON, INI), directories of them,
+// programs that answer --list, and names with commas. What a later one says about
+// the same host or group wins. group_vars and host_vars beside them are read too.
 // Mistakes in a file are of type *[strict.Error].
-func Load(known []string, paths ...string) (*Inventory, []Warning, error) {
-	b := newBuilder(known)
-	for _, path := range paths {
-		file, err := strict.ReadFile(path)
-		if err != nil {
-			return nil, nil, iniHint(err)
-		}
-		if err := b.file(file); err != nil {
+func (l *Loader) Load(ctx context.Context, sources ...string) (*Inventory, []Warning, error) {
+	b := newBuilder(l.Known)
+	b.ctx, b.raw, b.vault.passwords = ctx, l.Raw, l.Vault
+	for _, source := range sources {
+		if err := b.source(source); err != nil {
 			return nil, nil, err
 		}
 	}

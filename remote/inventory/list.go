@@ -39,18 +39,11 @@ func (inv *Inventory) List() map[string]any {
 }
 
 // Variables are those that files set for a host, as ansible-inventory --host has
-// them: without the known ones that nothing sets.
+// them: without the known ones that nothing sets, and with nothing resolved.
 func (h *Host) Variables() map[string]any {
-	vars := map[string]any{}
-	for name, value := range h.Vars {
-		if origin := h.origin[name]; origin != nil {
-			vars[name] = asAnsible(origin)
-		} else if value != "" {
-			vars[name] = value // a port that stands in the host's name
-		}
-	}
-	for _, name := range h.nulls {
-		vars[name] = nil
+	vars := make(map[string]any, len(h.raw))
+	for name, value := range h.raw {
+		vars[name] = asAnsible(value)
 	}
 	return vars
 }
@@ -104,12 +97,35 @@ func (inv *Inventory) children(g *Group) []string {
 }
 
 // Host is the host of that name, or nil.
-func (inv *Inventory) Host(name string) *Host {
-	i := slices.IndexFunc(inv.hosts, func(h *Host) bool { return h.Name == name })
-	if i < 0 {
-		return nil
+func (inv *Inventory) Host(name string) *Host { return inv.byName[name] }
+
+// below are the hosts in a group and in those below it, level by level
+// (ansible/inventory/group.py: get_descendants). From the third level on Ansible's
+// order is that of a Python set, another in each of its runs; this one's is that
+// of the files.
+func (inv *Inventory) below(g *Group) []*Host {
+	var hosts []*Host
+	seen := make(map[*Host]bool)
+	known := map[*Group]bool{g: true}
+	for level := []*Group{g}; len(level) > 0; {
+		var next []*Group
+		for _, g := range level {
+			for _, h := range g.direct {
+				if !seen[h] {
+					seen[h] = true
+					hosts = append(hosts, h)
+				}
+			}
+			for _, name := range inv.children(g) {
+				if child := inv.groupBy[name]; !known[child] {
+					known[child] = true
+					next = append(next, child)
+				}
+			}
+		}
+		level = next
 	}
-	return inv.hosts[i]
+	return hosts
 }
 
 // Graph draws a group with all below it, as ansible-inventory --graph does.
@@ -140,11 +156,7 @@ func (inv *Inventory) draw(b *strings.Builder, g *Group, depth int) {
 	}
 	line(depth, "@"+g.Name+":")
 	for _, name := range inv.children(g) {
-		for _, child := range inv.groups {
-			if child.Name == name {
-				inv.draw(b, child, depth+1)
-			}
-		}
+		inv.draw(b, inv.groupBy[name], depth+1)
 	}
 	if g.Name == all {
 		return

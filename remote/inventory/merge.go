@@ -62,57 +62,136 @@ func (b *builder) depths() error {
 }
 
 // merge gives a host its variables: those of all, then of its groups from the
-// least deep on, those of one depth by priority and then by name, then its own
-// (ansible/inventory/helpers.py: sort_groups). Of two places in the files that
-// say something about the same group or host, the later one wins. It returns the
-// groups.
-func (b *builder) merge(h *Host) []*group {
+// least deep on, those of one depth by priority and then by name; then those of
+// the group_vars of all and of its groups, source by source; then its own, and
+// those of its host_vars (ansible/vars/manager.py: get_vars;
+// ansible/inventory/helpers.py: sort_groups). Of two places in the files that say
+// something about the same group or host, the later one wins.
+func (b *builder) merge(h *Host) error {
 	// A host is in ungrouped exactly if it is in no other group
 	// (ansible/inventory/data.py: reconcile_inventory).
 	h.groups = slices.DeleteFunc(h.groups, func(g *group) bool { return g.name == all || g.name == ungrouped })
 	if len(h.groups) == 0 {
 		h.groups = []*group{b.groupBy[ungrouped]}
 	}
-	above := b.above(h)
+	h.raw = make(map[string]*strict.Value)
+	groups := b.above(h) // the first of them is all
+	var blocks []block
+	for _, g := range groups {
+		for _, bl := range g.blocks {
+			h.take(bl, groupPriority)
+			blocks = append(blocks, bl)
+		}
+	}
+	for _, some := range [][]*group{groups[:1], groups[1:]} {
+		for source := range b.bases {
+			for _, g := range some {
+				blocks = append(blocks, h.takeAll(g.files[source])...)
+			}
+		}
+	}
+	blocks = append(blocks, h.takeAll(h.blocks)...)
+	for source := range b.bases {
+		blocks = append(blocks, h.takeAll(h.files[source])...)
+	}
 	h.Vars = make(map[string]any)
 	h.origin = make(map[string]*strict.Value)
-	for _, g := range above {
-		for _, bl := range g.blocks {
-			h.take(bl)
-		}
+	if b.raw {
+		return nil
 	}
-	for _, bl := range h.blocks {
-		h.take(bl)
-	}
-	for _, name := range b.known {
-		if h.Vars[name] == nil {
-			if _, set := h.Vars[name]; set {
-				h.nulls = append(h.nulls, name)
-			}
-			h.Vars[name] = ""
-			delete(h.origin, name)
-		}
-	}
-	return above
+	return b.resolve(h, blocks)
 }
 
-func (h *Host) take(bl block) {
-	if bl.port != 0 {
-		h.Vars["ansible_port"] = bl.port
-		h.Connection.Port = int(bl.port)
-		delete(h.origin, "ansible_port") // of a group
+func (h *Host) takeAll(blocks []block) []block {
+	for _, bl := range blocks {
+		h.take(bl, "")
+	}
+	return blocks
+}
+
+// take lays variables over those before, but for the one named except.
+func (h *Host) take(bl block, except string) {
+	if bl.port != nil {
+		h.raw[ansiblePort] = bl.port
 	}
 	if bl.vars == nil {
 		return
 	}
 	for _, e := range bl.vars.Entries() {
-		if e.Key.Text == groupPriority {
-			continue
+		if e.Key.Text != except {
+			h.raw[e.Key.Text] = e.Value
 		}
-		h.Vars[e.Key.Text] = e.Value.Plain()
-		h.origin[e.Key.Text] = e.Value
 	}
-	bl.settings.onto(&h.Connection)
+}
+
+// resolve makes of a host's variables what they stand for. In those that
+// spoolsweep reads, what it cannot resolve is an error; another tool's stays as it
+// is written.
+func (b *builder) resolve(h *Host, blocks []block) error {
+	s := &scope{b: b, h: h, vault: b.vault, done: make(map[string]*strict.Value)}
+	// What only another tool reads is resolved as far as that takes no password.
+	others := &scope{b: b, h: h, vault: &vault{}, done: make(map[string]*strict.Value)}
+	for name, raw := range h.raw {
+		v := raw
+		switch {
+		case slices.Contains(b.known, name):
+			var err error
+			if v, err = s.variable(name, raw); err != nil {
+				return inVariable(name, err)
+			}
+		case slices.Contains(passwords, name):
+			if b.vault.passwords == nil || !slices.Contains(sudoPasswords, name) || b.isPlain(raw) {
+				break
+			}
+			password, err := s.variable(name, raw)
+			if err != nil {
+				return inVariable(name, err)
+			}
+			if h.becomePassword, _ = password.Plain().(string); h.becomePassword == "" {
+				return raw.Errorf("%s: the password is empty, or no text", name)
+			}
+		case !b.isPlain(raw):
+			if resolved, err := others.variable(name, raw); err == nil {
+				v = resolved
+			}
+		}
+		h.Vars[name], h.origin[name] = v.Plain(), v
+	}
+	for _, bl := range blocks {
+		if bl.port != nil {
+			if port, ok := bl.port.Plain().(int64); ok {
+				h.Connection.Port = int(port)
+			}
+		}
+		own := bl.settings
+		if bl.late {
+			var entries []strict.Entry
+			for _, e := range bl.vars.Entries() {
+				if !slices.Contains(connectionVars, e.Key.Text) {
+					continue
+				}
+				v, err := s.value(e.Value)
+				if err != nil {
+					return inVariable(e.Key.Text, err)
+				}
+				entries = append(entries, strict.Entry{Key: e.Key, Value: v})
+			}
+			var err error
+			if own, err = readSettings(bl.vars.WithEntries(entries...)); err != nil {
+				return err
+			}
+		}
+		if own != nil {
+			own.onto(&h.Connection)
+		}
+	}
+	for _, name := range b.known {
+		if h.Vars[name] == nil {
+			h.Vars[name] = ""
+			delete(h.origin, name)
+		}
+	}
+	return nil
 }
 
 // above returns the groups a host is in, directly or not, in the order in which

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,8 +20,16 @@ type builder struct {
 	groups   []*group
 	groupBy  map[string]*group
 	parents  map[*group][]*group
-	settings map[*strict.Value]*settings // of a map of variables that was read
+	settings map[*strict.Value]block // of a map of variables that was read
+	plain    map[*strict.Value]bool  // it has neither templates nor vaults in it
 	warnings []Warning
+
+	ctx      context.Context // ends the programs of dynamic inventories
+	vault    *vault
+	raw      bool                     // nothing is resolved
+	bases    []string                 // the directory of each source
+	varsRead map[string]*strict.Value // files of variables, by their paths
+	files    int                      // of directories, so far
 }
 
 // group is a group while it is read.
@@ -28,8 +37,10 @@ type group struct {
 	name     string
 	first    *strict.Value // where it first stands
 	blocks   []block       // its variables, a later one wins
+	files    [][]block     // those of group_vars, of each source
 	children []edge
 	hosts    []*Host // in the order of the files
+	has      map[*Host]bool
 
 	priority int64 // ansible_group_priority
 	depth    int   // the longest way from all
@@ -45,7 +56,8 @@ type edge struct {
 type block struct {
 	vars *strict.Value
 	*settings
-	port int64 // from a host written as name:port, 0 if it was not
+	late bool          // its settings have templates or vaults in them, and are read for each host
+	port *strict.Value // from a host written as name:port, nil if it was not
 }
 
 const (
@@ -64,7 +76,11 @@ func newBuilder(known []string) *builder {
 		byName:   make(map[string]*Host),
 		groupBy:  make(map[string]*group),
 		parents:  make(map[*group][]*group),
-		settings: make(map[*strict.Value]*settings),
+		settings: make(map[*strict.Value]block),
+		plain:    make(map[*strict.Value]bool),
+		ctx:      context.Background(),
+		vault:    &vault{},
+		varsRead: make(map[string]*strict.Value),
 	}
 	for _, name := range []string{all, ungrouped} {
 		b.group(name, nil)
@@ -86,12 +102,14 @@ func (b *builder) file(v *strict.Value) error {
 	switch {
 	case v.Kind == strict.Null:
 		return v.Errorf("the inventory is empty")
-	case v.Kind == strict.String && strings.HasPrefix(v.Text, "$ANSIBLE_VAULT"):
-		return v.Errorf("encrypted by ansible-vault, which is not supported yet")
 	case v.Kind == strict.List || v.Kind == strict.String:
 		return v.Wanted("groups").WithHint("an INI inventory is printed as YAML by: ansible-inventory -i %s --list -y", v.File)
 	case v.Kind != strict.Map:
 		return v.Wanted("groups")
+	}
+	if e, ok := v.Entry("plugin"); ok && e.Value.Kind == strict.String {
+		return e.Key.Errorf("an inventory plugin of Ansible's (%s), and none is run here", e.Value.Text).
+			WithHint("what it finds is printed as YAML by: ansible-inventory -i %s --list -y", v.File)
 	}
 	for _, e := range v.Entries() {
 		if slices.Contains(groupKeys, e.Key.Text) {
@@ -162,16 +180,21 @@ func (b *builder) readVars(g *group, section strict.Entry) error {
 	if section.Value.Kind != strict.Map {
 		return inPlace(section, section.Value.Wanted("a map"), "vars")
 	}
-	s, err := b.readBlock(section.Value)
+	return b.addVars(g, section.Value)
+}
+
+// addVars gives a group variables.
+func (b *builder) addVars(g *group, vars *strict.Value) error {
+	own, err := b.readBlock(vars)
 	if err != nil {
 		return err
 	}
-	if p := section.Value.Get(groupPriority); p != nil {
+	if p := vars.Get(groupPriority); p != nil {
 		if err := strict.Decode(p.Unquoted(), &g.priority); err != nil {
 			return err.(*strict.Error).In(groupPriority)
 		}
 	}
-	g.blocks = append(g.blocks, block{vars: section.Value, settings: s})
+	g.blocks = append(g.blocks, own)
 	return nil
 }
 
@@ -196,11 +219,7 @@ func (b *builder) readHosts(g *group, section strict.Entry) error {
 		return err
 	}
 	for _, e := range entries {
-		names, port, err := expandHosts(e.Key, maxHosts-len(b.hosts))
-		if err != nil {
-			return err
-		}
-		own := block{port: port}
+		var own block
 		switch e.Value.Kind {
 		case strict.Null:
 		case strict.Map:
@@ -210,30 +229,68 @@ func (b *builder) readHosts(g *group, section strict.Entry) error {
 						WithHint("a host holds its variables; a group stands under %q", "children:")
 				}
 			}
-			own.vars = e.Value
-			if own.settings, err = b.readBlock(e.Value); err != nil {
+			if own, err = b.readBlock(e.Value); err != nil {
 				return err
 			}
 		default:
 			return inPlace(e, e.Value.Wanted("a map of variables"), "host "+e.Key.Text)
 		}
-		for _, name := range names {
-			h := b.byName[name]
-			if h == nil {
-				h = &Host{Name: name, File: e.Key.File, Line: e.Key.Line}
-				b.byName[name] = h
-				b.hosts = append(b.hosts, h)
-			}
-			h.groups = append(h.groups, g)
-			if !slices.Contains(g.hosts, h) {
-				g.hosts = append(g.hosts, h)
-			}
-			if own.vars != nil || own.port != 0 {
-				h.blocks = append(h.blocks, own)
-			}
+		if _, err := b.addHosts(g, e.Key, own); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// addHosts puts the hosts that a name with ranges and a port stands for into a
+// group, with their own variables.
+func (b *builder) addHosts(g *group, key *strict.Value, own block) ([]*Host, error) {
+	names, port, err := expandHosts(key, maxHosts-len(b.hosts))
+	if err != nil {
+		return nil, err
+	}
+	var hosts []*Host
+	for _, name := range names {
+		_, there := b.byName[name]
+		h, err := b.addHost(g, key, name)
+		if err != nil {
+			return nil, err
+		}
+		mine := own
+		if port != 0 && !there { // later ones are passed over (ansible/inventory/data.py: add_host)
+			mine.port = key.With(port)
+		}
+		if mine.vars != nil || mine.port != nil {
+			h.blocks = append(h.blocks, mine)
+		}
+		hosts = append(hosts, h)
+	}
+	return hosts, nil
+}
+
+// addHost puts the host of that very name into a group.
+func (b *builder) addHost(g *group, key *strict.Value, name string) (*Host, error) {
+	h := b.byName[name]
+	if h == nil {
+		if problem := badHostName(name); problem != "" {
+			return nil, key.Errorf("host %q: %s", name, problem)
+		}
+		if len(b.hosts) >= maxHosts {
+			return nil, key.Errorf("host %s: more than %d hosts", name, maxHosts)
+		}
+		h = &Host{Name: name, File: key.File, Line: key.Line}
+		b.byName[name] = h
+		b.hosts = append(b.hosts, h)
+	}
+	h.groups = append(h.groups, g)
+	if !g.has[h] {
+		if g.has == nil {
+			g.has = make(map[*Host]bool)
+		}
+		g.has[h] = true
+		g.hosts = append(g.hosts, h)
+	}
+	return h, nil
 }
 
 // members returns the entries of hosts: or children:. As in Ansible, one name
@@ -281,21 +338,25 @@ func checkGroupName(key *strict.Value) error {
 
 // readBlock checks a map of variables and reads what it says about the
 // connection, once for each place in the files.
-func (b *builder) readBlock(vars *strict.Value) (*settings, error) {
-	if s, ok := b.settings[vars]; ok {
-		return s, nil
+func (b *builder) readBlock(vars *strict.Value) (block, error) {
+	if own, ok := b.settings[vars]; ok {
+		return own, nil
 	}
+	own := block{vars: vars}
 	for _, e := range vars.Entries() {
 		if err := b.checkVar(e); err != nil {
-			return nil, err
+			return block{}, err
+		}
+		own.late = own.late || slices.Contains(connectionVars, e.Key.Text) && !b.isPlain(e.Value)
+	}
+	if !own.late {
+		var err error
+		if own.settings, err = readSettings(vars); err != nil {
+			return block{}, err
 		}
 	}
-	s, err := readSettings(vars)
-	if err != nil {
-		return nil, err
-	}
-	b.settings[vars] = s
-	return s, nil
+	b.settings[vars] = own
+	return own, nil
 }
 
 func (b *builder) checkVar(e strict.Entry) error {
@@ -305,11 +366,6 @@ func (b *builder) checkVar(e strict.Entry) error {
 		return b.checkPassword(e)
 	case slices.Contains(ansibleVars, name):
 		return b.checkAnsibleVar(e)
-	case slices.Contains(b.known, name):
-		if e.Value.Get(strict.Vaulted) != nil {
-			return e.Key.Errorf("%s: encrypted by ansible-vault, which is not supported yet", name)
-		}
-		return nil
 	case slices.Contains(b.names, name):
 		return nil
 	}
@@ -332,7 +388,10 @@ func (b *builder) finish() (*Inventory, []Warning, error) {
 	if err := b.depths(); err != nil {
 		return nil, nil, err
 	}
-	inv := &Inventory{hosts: b.hosts}
+	if err := b.readVarsFolders(); err != nil {
+		return nil, nil, err
+	}
+	inv := &Inventory{hosts: b.hosts, byName: b.byName, groupBy: make(map[string]*Group)}
 	made := make(map[*group]*Group)
 	for _, g := range b.groups {
 		made[g] = &Group{Name: g.name}
@@ -342,28 +401,35 @@ func (b *builder) finish() (*Inventory, []Warning, error) {
 			}
 		}
 		inv.groups = append(inv.groups, made[g])
+		inv.groupBy[g.name] = made[g]
 	}
 	for _, h := range b.hosts {
 		if g := b.groupBy[h.Name]; g != nil {
 			if g.name == all || g.name == ungrouped {
 				return nil, nil, &strict.Error{File: h.File, Line: h.Line, Message: fmt.Sprintf("%q is a group and cannot be a host", h.Name)}
 			}
-			b.warn(g.first.Errorf("%q is the name of a group and of a host", h.Name).WithHint("a limit means the group"))
+			b.warn(g.first.Errorf("%q is the name of a group and of a host", h.Name).WithHint("a limit means the host, and after ! or & the group"))
 		}
-		for _, g := range b.merge(h) {
-			made[g].Hosts = append(made[g].Hosts, h)
+		if err := b.merge(h); err != nil {
+			return nil, nil, err
 		}
 	}
+	lonely := b.groupBy[ungrouped]
 	for _, g := range b.groups {
 		// Who was put into another group too is in ungrouped no more, and who is
 		// in no other was put there.
-		made[g].direct = slices.DeleteFunc(slices.Clone(g.hosts), func(h *Host) bool { return !slices.Contains(h.groups, g) })
-	}
-	lonely := made[b.groupBy[ungrouped]]
-	for _, h := range b.hosts {
-		if slices.Contains(h.groups, b.groupBy[ungrouped]) && !slices.Contains(lonely.direct, h) {
-			lonely.direct = append(lonely.direct, h)
+		made[g].direct = slices.Clone(g.hosts)
+		if g == lonely {
+			made[g].direct = slices.DeleteFunc(made[g].direct, func(h *Host) bool { return !slices.Contains(h.groups, g) })
 		}
+	}
+	for _, h := range b.hosts {
+		if slices.Contains(h.groups, lonely) && !lonely.has[h] {
+			made[lonely].direct = append(made[lonely].direct, h)
+		}
+	}
+	for _, g := range inv.groups {
+		g.Hosts = inv.below(g)
 	}
 	return inv, b.warnings, nil
 }
