@@ -183,13 +183,21 @@ func (l *Link) CallEvents(ctx context.Context, name string, data, reply any, eac
 
 // Follow passes on a run's events from number from on until the run ends or
 // waits, and decodes into rest what it has come to. A link that is lost is
-// opened again for as long as Reconnect says, and no event comes twice.
-func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest any, each func(wire.Event)) error {
+// opened again for as long as Reconnect says, and no event comes twice. silent,
+// if not nil, is told since when a host is, and the zero time when it answers
+// again.
+func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest any, each func(wire.Event), silent func(since time.Time)) error {
 	next := from
 	var lost time.Time
+	var told bool
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		heard := time.Now()
 		s, err := l.open(ctx)
 		if err == nil {
+			if told {
+				told = false
+				silent(time.Time{})
+			}
 			err = s.Tail(ctx, run, next, data, rest, func(e wire.Event) {
 				lost, wait = time.Time{}, firstRetry
 				next = max(next, e.Seq+1)
@@ -198,6 +206,7 @@ func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest an
 			if err == nil || !errors.Is(err, ErrLost) {
 				return err
 			}
+			heard = s.Heard()
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -208,6 +217,10 @@ func (l *Link) Follow(ctx context.Context, run string, from int64, data, rest an
 		}
 		if lost.IsZero() {
 			lost, wait = time.Now(), firstRetry
+		}
+		if !told && silent != nil {
+			told = true
+			silent(heard)
 		}
 		if time.Since(lost) >= l.fleet.Reconnect {
 			return fmt.Errorf("%w (tried again for %v)", err, l.fleet.Reconnect)

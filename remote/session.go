@@ -64,7 +64,8 @@ type watched struct {
 	io.Reader
 	armed atomic.Bool
 	lost  func()
-	over  atomic.Bool // the stream has ended, in whatever way
+	over  atomic.Bool  // the stream has ended, in whatever way
+	heard atomic.Int64 // when something arrived last, in Unix nanoseconds
 }
 
 func (w *watched) Read(p []byte) (int, error) {
@@ -72,6 +73,9 @@ func (w *watched) Read(p []byte) (int, error) {
 		defer time.AfterFunc(wire.Lost, w.lost).Stop()
 	}
 	n, err := w.Reader.Read(p)
+	if n > 0 {
+		w.heard.Store(time.Now().UnixNano())
+	}
 	if err != nil {
 		w.over.Store(true)
 	}
@@ -111,6 +115,9 @@ func (s *Session) Build() string { return s.build }
 // Pushed is how many bytes of agent were sent to open this session.
 func (s *Session) Pushed() int64 { return s.pushed }
 
+// Heard is when something came from the agent last.
+func (s *Session) Heard() time.Time { return time.Unix(0, s.link.r.heard.Load()) }
+
 // Done is closed when the session has ended; Err then says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
@@ -140,6 +147,7 @@ func (s *Session) lose(why error) {
 
 // read is the one reader.
 func (s *Session) read() {
+	events := allowance{left: eventsAtOnce, at: time.Now()}
 	for {
 		f, err := s.link.wire.Read()
 		if err != nil {
@@ -147,10 +155,52 @@ func (s *Session) read() {
 			return
 		}
 		switch f.Kind {
-		case wire.Reply, wire.Error, wire.News, wire.Rest:
+		case wire.News:
+			if !events.take(f.Event) {
+				s.fail(s.nonsense(errFlood))
+				s.link.abort()
+				return
+			}
+			s.deliver(f)
+		case wire.Reply, wire.Error, wire.Rest:
 			s.deliver(f)
 		}
 	}
+}
+
+// errFlood is what a host gets whose events would fill the controller.
+var errFlood = errors.New("the agent sends more than any run has to tell: it is not listened to any more")
+
+// Bounds of what a session takes in as events, in bytes: at once, as when a long
+// run is told again, and in each second. What is not kept (progress), or comes in
+// masses for good reason (lists of verdicts, ledgers), counts a fiftieth.
+const (
+	eventsAtOnce   = 20 << 20
+	eventsASecond  = 100 << 10
+	eventCost      = 1 << 10 // of one without data
+	eventsFraction = 50
+)
+
+// allowance is how much a host may still tell.
+type allowance struct {
+	left float64
+	at   time.Time
+}
+
+func (a *allowance) take(e *wire.Event) bool {
+	if e == nil {
+		return true
+	}
+	now := time.Now()
+	a.left = min(eventsAtOnce, a.left+now.Sub(a.at).Seconds()*eventsASecond)
+	a.at = now
+	cost := float64(eventCost + len(e.Data) + len(e.Stage) + len(e.Run) + len(e.Instance))
+	switch e.Kind {
+	case wire.Progress, wire.Judged, wire.Account:
+		cost /= eventsFraction
+	}
+	a.left -= cost
+	return a.left >= 0
 }
 
 // ended finds out what the end of the stream means. Garbage is no lost link: to

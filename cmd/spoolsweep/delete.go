@@ -108,11 +108,14 @@ func deleteAction(c *cli.Context) error {
 	s.doc.Run = newRunID()
 	s.Note("", "run %s", s.doc.Run)
 	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
+	ctx, stop := d.attend(ctx)
+	defer stop()
 	s.inTurn(ctx, going, func(m *member) error {
 		err := d.delete(ctx, m, going, *args, found[m].Matched)
 		m.Result = resultOf(m)
 		return err
 	})
+	d.detached()
 	return s.end(ctx)
 }
 
@@ -160,6 +163,9 @@ func (s *sweep) removal(ctx context.Context, members []*member, name, id string,
 		call := agent.RemovalCall{Vars: m.vars, Run: id, Step: stage.Step{Stage: name, Args: text}}
 		if err := m.link.Call(ctx, "removal", &call, r); err != nil {
 			return err
+		}
+		if r.Matched < 0 {
+			return lies(m)
 		}
 		m.Status = show.OK
 		mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -33,17 +34,26 @@ type driver struct {
 	// plans are what this program made of a playbook of its own: a command on
 	// the controller is run unasked only out of these.
 	plans map[*member]*playbooks.Plan
+	// stages are the names of each host's plan, where that is the host's.
+	stages map[*member][]string
 
-	terminal sync.Mutex // one question at a time
+	terminal sync.Mutex  // one question at a time
+	over     atomic.Bool // another controller has taken the run over
+	telling  sync.WaitGroup
 }
 
 // drive follows the run on one host to its end or to a question that nobody
 // here answers.
 func (d *driver) drive(ctx context.Context, m *member, from int64) error {
+	return d.follow(ctx, m, from, &turn{driver: d, m: m})
+}
+
+// follow is drive, of a host that may have its turn already.
+func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) error {
+	m.driven.Store(true)
+	defer m.driven.Store(false)
+	defer t.end()
 	next := from
-	var held bool // it was given a place among those that are stopped
-	release := func() {}
-	defer func() { release() }()
 	for {
 		var at run.State
 		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
@@ -51,36 +61,47 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 			m.Event(e)
 			e.Instance = m.Instance
 			d.Event(e)
+			if e.Stage == "stop" && e.Kind == wire.Begin {
+				t.down()
+			}
 			if e.Stage == "start" && e.Kind == wire.End {
-				if !ended(e) {
+				end, ok := ended(e)
+				if !ok {
 					d.slots.fail(m.Label()) // before its place is anybody's
 				}
-				release()
+				d.slots.started(end.Seconds)
+				t.up()
 				m.pass()
 			}
-		})
+		}, t.silent)
 		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
-			d.slots.fail(m.Label())
 			m.lost = err
-			if held {
-				// It may be stopped just now: its place stays taken until it is
-				// started there whatever happens.
-				time.AfterFunc(silentPlace, release)
-				release = func() {}
-				now := time.Now()
-				d.Alert(m.Label(), "silent since %s, Postfix is started there by %s", now.Format(time.TimeOnly), now.Add(silentPlace).Format(time.TimeOnly))
-			}
 			return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
 		}
 		if err != nil {
+			m.left = ctx.Err() != nil
 			return err
 		}
 		failed := at.Phase == run.Failed || at.Phase == run.Broken
-		if failed && (held || m.Changed) {
+		if failed && (t.held || m.Changed) {
 			d.slots.fail(m.Label())
 		}
-		release()
-		switch unsure := m.unsure; {
+		t.up()
+		asks := ""
+		if at.Phase == run.Waiting && at.Ask != nil && !d.cancelled.Load() {
+			asks = at.Ask.Kind
+		}
+		mine := d.controller != "" && !d.over.Load()
+		if mine && m.foreign && (asks == "slot" || asks == "controller") {
+			// It was at work when the others were resumed: made ours now, it asks again.
+			m.foreign = false
+			if err := m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller}, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		var answer *stage.Answer
+		switch {
 		case failed:
 			m.Status = show.Failed
 			if m.Error == nil {
@@ -90,40 +111,128 @@ func (d *driver) drive(ctx context.Context, m *member, from int64) error {
 				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
 			}
 			return nil
-		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "slot" && d.controller != "":
-			done, ok := d.slots.take(ctx)
-			if !ok {
-				return ctx.Err() // stays waiting: another host failed, or we are to end
+		case asks == "slot" && mine:
+			if !t.take(ctx) {
+				return nil // stays waiting: another host failed, or we are to end
 			}
-			release, held = done, true
-			if err := d.answer(ctx, m, at.Ask.Number, stage.Answer{Kind: "slot"}); err != nil {
-				return err
-			}
-		case at.Phase == run.Waiting && at.Ask != nil && unsure != nil && at.Ask.Number == m.unsureOf:
-			// What it asked was done, or said, and must not be twice.
-			if err := d.answer(ctx, m, at.Ask.Number, *unsure); err != nil {
-				return err
-			}
-		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "controller" && d.controller != "":
-			answer, err := d.command(ctx, m, at.Ask)
-			if err != nil || answer == nil {
-				return err
-			}
-			if err := d.answer(ctx, m, at.Ask.Number, *answer); err != nil {
-				return err
-			}
-		case at.Phase == run.Waiting && at.Ask != nil && at.Ask.Kind == "confirm":
-			answer, err := d.confirm(ctx, m, at.Ask)
-			if err != nil || answer == nil {
-				return err
-			}
-			if err := d.answer(ctx, m, at.Ask.Number, *answer); err != nil {
-				return err
-			}
+			answer = &stage.Answer{Kind: "slot"}
+		case asks != "" && m.unsure != nil && at.Ask.Number == m.unsureOf:
+			answer = m.unsure // what it asked was done, or said, and must not be twice
+		case asks == "controller" && mine:
+			answer, err = d.command(ctx, m, at.Ask)
+		case asks == "confirm":
+			answer, err = d.confirm(ctx, m, at.Ask)
+		}
+		if err != nil || answer == nil {
+			return err
+		}
+		switch err := d.answer(ctx, m, at.Ask.Number, *answer); {
+		case err == nil:
+		case d.late(m, err):
+			t.up()
 		default:
-			return nil
+			return err
 		}
 	}
+}
+
+// late says whether an answer was refused because somebody else is before us, and
+// tells it: the run is followed on. A controller that one host calls an older one
+// gives no turns and runs no commands for any of them.
+func (d *driver) late(m *member, err error) bool {
+	var fault *wire.Fault
+	if !errors.As(err, &fault) {
+		return false
+	}
+	switch fault.Kind {
+	case "answered":
+	case "taken-over":
+		d.over.Store(true)
+		d.slots.end()
+	default:
+		return false
+	}
+	d.Alert(m.Label(), "%s", show.Clean(fault.Message))
+	return true
+}
+
+// turn is a host's place among those whose Postfix may be down, from the answer
+// that gives it to the end of the start.
+type turn struct {
+	driver *driver
+	m      *member
+
+	mu      sync.Mutex // guards what follows, but for follow's own goroutine reading held
+	held    bool
+	isDown  bool
+	release func()
+	until   *time.Timer // while the host is silent
+}
+
+// take waits for a place.
+func (t *turn) take(ctx context.Context) bool {
+	release, ok := t.driver.slots.take(ctx)
+	if ok {
+		t.have(release)
+	}
+	return ok
+}
+
+func (t *turn) have(release func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held, t.release = true, release
+}
+
+func (t *turn) down() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.isDown = true
+}
+
+// up gives the place on: Postfix runs, or was not stopped.
+func (t *turn) up() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.isDown = false
+	if t.release != nil {
+		t.release()
+		t.release = nil
+	}
+}
+
+// end gives it on when the host is followed no more. That of a silent one stays
+// taken until it is started there whatever happens.
+func (t *turn) end() {
+	t.mu.Lock()
+	waits := t.until != nil
+	t.mu.Unlock()
+	if !waits {
+		t.up()
+	}
+}
+
+// silent is told since when the host is; the zero time says that it answers again.
+func (t *turn) silent(since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.driver
+	if since.IsZero() {
+		if t.until != nil {
+			t.until.Stop()
+			t.until = nil
+		}
+		d.Note(t.m.Label(), "answers again")
+		return
+	}
+	at := since.Format(time.TimeOnly)
+	if t.release == nil && !t.isDown {
+		d.Alert(t.m.Label(), "silent since %s: the run goes on there", at)
+		return
+	}
+	by := since.Add(d.silence + d.slots.slow())
+	d.Alert(t.m.Label(), "silent since %s, Postfix is started there by %s", at, by.Format(time.TimeOnly))
+	t.until = time.AfterFunc(time.Until(by), t.up)
 }
 
 // goesOn is a link that was lost for good, while its host does its work.
@@ -134,10 +243,9 @@ type goesOn struct {
 
 func (e *goesOn) Unwrap() error { return e.error }
 
-// ended says that a stage's last event tells no failure.
-func ended(e wire.Event) bool {
-	var end run.Ended
-	return decode(e.Data, &end) && end.Status == show.OK
+// ended is what a stage's last event tells; ok, that it is no failure.
+func ended(e wire.Event) (end run.Ended, ok bool) {
+	return end, decode(e.Data, &end) && end.Status == show.OK
 }
 
 // answer answers a question of a host. Where the link is lost meanwhile that is no
@@ -159,12 +267,21 @@ func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answ
 // lookThere is the remedy where a host says what no agent of ours does.
 const lookThere = "do not trust that host before somebody has looked at it"
 
+// lies is the error for a number that no host has: in the sum over all it would
+// hide what others have.
+func lies(m *member) error {
+	return spool.Remedied(fmt.Errorf("%s counts less than no message", m.Label()), lookThere)
+}
+
 // confirm asks whether what a list calls ham is to be sent. Without a terminal
 // it is left waiting.
 func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
 	var c stage.Confirm
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
 		return nil, spool.Remedied(fmt.Errorf("what %s asks: %w", m.Label(), err), lookThere)
+	}
+	if c.Ham < 0 || c.Spam < 0 {
+		return nil, lies(m)
 	}
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
 	first := m.confirm == nil
@@ -254,8 +371,24 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	return &stage.Answer{Kind: "controller", Value: string(text)}, nil
 }
 
-// whatNext tells what to type for the hosts that wait.
+// detached names the hosts whose run goes on and is not followed any more, and
+// says whether there are any.
+func (d *driver) detached() bool {
+	var left []string
+	for _, m := range d.members {
+		if m.left {
+			left = append(left, show.Clean(m.Label()))
+		}
+	}
+	if len(left) > 0 {
+		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", strings.Join(left, ", "), d.run, d.again)
+	}
+	return len(left) > 0
+}
+
+// whatNext tells what to type for the hosts that wait, and those that were left.
 func (d *driver) whatNext(ctx context.Context) {
+	left := d.detached()
 	kinds := map[string][]*member{}
 	for _, m := range d.members {
 		if m.Status == show.Waiting && m.Asks != nil {
@@ -305,9 +438,13 @@ func (d *driver) whatNext(ctx context.Context) {
 		d.Alert(m.Label(), "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)
 	}
 	for _, m := range kinds["slot"] {
+		if d.over.Load() {
+			d.Alert(m.Label(), "waits for its turn to stop Postfix, which the controller that took the run over gives")
+			continue
+		}
 		d.Alert(m.Label(), "waits for its turn to stop Postfix: spoolsweep resume %s%s", d.run, d.again)
 	}
-	if len(kinds) == 0 {
+	if len(kinds) == 0 && !left {
 		d.finished()
 	}
 }
@@ -345,9 +482,16 @@ func ruleFor(s stage.Source) string {
 	return field + ":" + s.Value
 }
 
-// silentPlace is how long a host whose link was lost while it had a place keeps
-// it: by then the guard of its section has started Postfix.
-const silentPlace = spool.SectionLimit + 30*time.Second
+// silentPlace is how long a host that fell silent while it had a place keeps it:
+// by then the guard of its section has started Postfix, which takes up to
+// startTime, or as long as the slowest start of this run.
+const (
+	silentPlace = spool.SectionLimit + startTime
+	startTime   = 30 * time.Second
+)
+
+// silenceKey is the key of the app's metadata where a test has a shorter one.
+const silenceKey = "silence"
 
 // slots bound how many hosts have their Postfix stopped at the same moment, and
 // how many may fail.
@@ -358,6 +502,8 @@ type slots struct {
 	mu      sync.Mutex // guards the rest
 	failed  map[string]bool
 	maxFail int
+	ended   bool          // closed by end
+	slowest time.Duration // start of Postfix in this run
 }
 
 func newSlots(n, maxFail int) *slots {
@@ -390,21 +536,62 @@ func (s *slots) take(ctx context.Context) (release func(), ok bool) {
 	return func() { once.Do(func() { <-s.places }) }, true
 }
 
-// fail notes that a host failed, or went silent, while it was changed. Once
-// more than maxFail have, no further place is given.
+// occupy takes a place, if there is one, for a host that was given one by another
+// controller.
+func (s *slots) occupy() (release func()) {
+	if s.places == nil {
+		return func() {}
+	}
+	select {
+	case s.places <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.places })
+	default:
+		return func() {}
+	}
+}
+
+// fail notes that a host failed while it was changed. Once more than maxFail
+// have, no further place is given. One that is silent has not failed.
 func (s *slots) fail(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := len(s.failed)
 	s.failed[host] = true
-	if before <= s.maxFail && len(s.failed) > s.maxFail {
+	if before <= s.maxFail && len(s.failed) > s.maxFail && !s.ended {
 		close(s.closed)
 	}
+}
+
+// end has no further place given, and no further host begun.
+func (s *slots) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended && len(s.failed) <= s.maxFail {
+		close(s.closed)
+	}
+	s.ended = true
+}
+
+// started takes in how long a start of Postfix took.
+func (s *slots) started(seconds float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slowest = max(s.slowest, time.Duration(min(seconds, maxStart.Seconds())*float64(time.Second)))
+}
+
+// maxStart bounds what a host says of its start: tries that fail take minutes.
+const maxStart = 10 * time.Minute
+
+// slow is by how much starts in this run took longer than startTime.
+func (s *slots) slow() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(0, s.slowest-startTime)
 }
 
 // over says that no further host is to be begun, and how many failed.
 func (s *slots) over() (failed int, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.failed), len(s.failed) > s.maxFail
+	return len(s.failed), s.ended || len(s.failed) > s.maxFail
 }

@@ -31,10 +31,41 @@ func main() {
 	if file, err := os.Executable(); err == nil && strings.HasPrefix(filepath.Base(file), agentName) {
 		os.Exit(practiceMain())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	status := Main(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	app := newApp(os.Stdin, os.Stdout, os.Stderr)
+	ctx, stop := signals(app)
+	status := execute(ctx, app, os.Args)
 	stop()
 	os.Exit(status)
+}
+
+// interrupts is the key of the app's metadata where a chan struct{} passes on
+// each Ctrl-C to whoever listens just then.
+const interrupts = "interrupts"
+
+// signals has SIGTERM end the context, and SIGINT too where nobody listens for it.
+func signals(app *cli.App) (ctx context.Context, stop func()) {
+	listens := make(chan struct{})
+	app.Metadata[interrupts] = listens
+	ctx, cancel := context.WithCancel(context.Background())
+	caught := make(chan os.Signal, 4)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+	go func() { // ends with stop
+		for sig := range caught {
+			if sig == syscall.SIGINT {
+				select {
+				case listens <- struct{}{}:
+					continue
+				default:
+				}
+			}
+			cancel()
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(caught)
+		close(caught)
+		cancel()
+	}
 }
 
 const agentName = "spoolsweep-agent"
@@ -58,12 +89,8 @@ type exit int
 
 func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// Main runs one command line and returns the exit status. It is where errors
+// execute runs one command line and returns the exit status. It is where errors
 // become statuses, and nowhere else.
-func Main(ctx context.Context, args []string, in io.Reader, out, err io.Writer) int {
-	return execute(ctx, newApp(in, out, err), args)
-}
-
 func execute(ctx context.Context, app *cli.App, args []string) int {
 	if len(args) > 0 {
 		args = permute(app, args)

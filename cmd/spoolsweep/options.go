@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -104,6 +105,10 @@ type sweep struct {
 	again   string // the flags that find the same hosts again
 
 	password remote.Secret // sudo's
+
+	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
+	silence    time.Duration   // see silentPlace
+	cancelled  atomic.Bool     // somebody has cancelled the run here
 }
 
 // member is one host of it, or one Postfix instance of a host that has several.
@@ -121,6 +126,10 @@ type member struct {
 	pass   func()
 	lost   error // how the link was lost, while this one was worked on
 
+	driven  atomic.Bool // its run is followed just now
+	left    bool        // its run goes on, and is not followed any more
+	foreign bool        // another controller began or resumed the run there
+
 	*show.Host
 	confirm *stage.Confirm // what it asked last
 	ran     map[int]bool   // stages whose command was run here for it
@@ -137,9 +146,16 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
 		in:      bufio.NewReader(c.App.Reader),
 		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
+		silence: silentPlace,
 	}
 	s.tty = onTerminal(c)
 	s.keeps = slices.Contains(changing, c.Command.Name) && !c.Bool("check")
+	if listens, ok := c.App.Metadata[interrupts].(chan struct{}); ok {
+		s.interrupts = listens
+	}
+	if shorter, ok := c.App.Metadata[silenceKey].(time.Duration); ok {
+		s.silence = shorter
+	}
 	switch c.String("output") {
 	case "text":
 	case "json":
@@ -207,8 +223,13 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 
 // onTerminal reports that somebody is there to be asked.
 func onTerminal(c *cli.Context) bool {
-	f, ok := c.App.Reader.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	switch r := c.App.Reader.(type) {
+	case *os.File:
+		return term.IsTerminal(int(r.Fd()))
+	case interface{ IsTerminal() bool }:
+		return r.IsTerminal()
+	}
+	return false
 }
 
 func (s *sweep) link(f *remote.Fleet) {
@@ -421,6 +442,10 @@ func (m *member) fail(err error) {
 	if err == nil {
 		return
 	}
+	if errors.Is(err, context.Canceled) { // by whoever sits here: no host has failed
+		m.Status, m.Error, m.Notes = show.Skipped, nil, append(m.Notes, "interrupted")
+		return
+	}
 	m.Status, m.Error = show.Failed, &show.Failure{Message: err.Error(), Remedy: spool.RemedyOf(err)}
 	var dial *remote.DialError
 	var open *remote.OpenError
@@ -466,7 +491,7 @@ func (s *sweep) end(ctx context.Context) error {
 
 // status is the exit status of a command whose document is finished.
 func (s *sweep) status(ctx context.Context) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || s.cancelled.Load() {
 		return exit(statusInterrupted)
 	}
 	if status := s.doc.ExitStatus(); status != 0 {
@@ -477,7 +502,7 @@ func (s *sweep) status(ctx context.Context) error {
 
 // ask asks a question on the terminal and returns what was typed.
 func (s *sweep) ask(ctx context.Context, question string) (string, error) {
-	fmt.Fprint(s.Err, question)
+	s.Ask(question)
 	type line struct {
 		text string
 		err  error

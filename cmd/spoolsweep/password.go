@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -30,6 +31,10 @@ func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 	becomes := false
 	for _, m := range s.members {
 		becomes = becomes || m.target().Become
+	}
+	// A core file would have the password.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return "", fmt.Errorf("core files could not be turned off, and one would hold sudo's password: %w", err)
 	}
 	switch {
 	case !becomes:

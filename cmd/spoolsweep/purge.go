@@ -73,11 +73,14 @@ func purgeAction(c *cli.Context) error {
 		return err
 	}
 	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
+	ctx, stop := d.attend(ctx)
+	defer stop()
 	s.inTurn(ctx, going, func(m *member) error {
 		err := d.purge(ctx, m, *args, found[m])
 		m.Result = resultOf(m)
 		return err
 	})
+	d.detached()
 	return s.end(ctx)
 }
 

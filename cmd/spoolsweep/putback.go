@@ -113,6 +113,8 @@ func putbackAction(c *cli.Context) error {
 		return err
 	}
 	d := &driver{sweep: s, run: id, yes: c.Bool("yes"), slots: newSlots(0, 0)}
+	ctx, stop := d.attend(ctx)
+	defer stop()
 	s.inTurn(ctx, members, func(m *member) error {
 		expect, ok := going[m]
 		if !ok {
@@ -120,6 +122,7 @@ func putbackAction(c *cli.Context) error {
 		}
 		return d.putback(ctx, m, *args, expect)
 	})
+	d.detached()
 	return s.end(ctx)
 }
 
@@ -214,6 +217,9 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, args 
 		var p stage.Preview
 		if err := m.link.Call(ctx, "preview", agent.RunCall{Vars: m.vars, Run: id}, &p); err != nil {
 			return err
+		}
+		if p.Going < 0 || p.All < p.Going || p.GoingExpired < 0 || p.AllExpired < 0 || p.GoingExpired > p.Going || p.AllExpired > p.All {
+			return lies(m)
 		}
 		n, expired := p.Going, p.GoingExpired
 		if args.IncludeSpam {

@@ -65,7 +65,7 @@ func resumeAction(c *cli.Context) error {
 		return s.end(ctx)
 	}
 	s.doc.Run = id
-	d := &driver{sweep: s, run: id, controller: newToken(), yes: c.Bool("yes")}
+	d := &driver{sweep: s, run: id, controller: newToken(), yes: c.Bool("yes"), stages: map[*member][]string{}}
 	requests, err := d.requests(ctx, on)
 	if err != nil {
 		return err
@@ -78,13 +78,15 @@ func resumeAction(c *cli.Context) error {
 		}
 		d.expect = &n
 	}
-	var members []*member
-	for _, m := range s.members {
-		if on[m] != nil {
-			members = append(members, m)
-		}
-	}
+	members := membersOf(s.members, on)
+	turns := d.atWork(members, on, requests)
+	ctx, stop := d.attend(ctx)
+	defer stop()
 	s.inTurn(ctx, members, func(m *member) error {
+		if t := turns[m]; t != nil {
+			s.Note(m.Label(), "works on the run, and is followed")
+			return d.follow(ctx, m, on[m].Seen+1, t)
+		}
 		from := on[m].Seen + 1
 		if asks := on[m].Ask; asks == nil || asks.Kind != "confirm" || requests[m].Steps != nil {
 			err := m.link.Call(ctx, "resume", requests[m], nil)
@@ -101,6 +103,32 @@ func resumeAction(c *cli.Context) error {
 	})
 	d.whatNext(ctx)
 	return s.end(ctx)
+}
+
+// atWork are the hosts that work on the run just now, where others wait for
+// somebody: they are followed, and one that may have its Postfix stopped has a
+// place before any is given. Where all work, or they are to work by another plan,
+// there is nothing to resume, which the hosts themselves say.
+func (d *driver) atWork(members []*member, on map[*member]*run.State, requests map[*member]*run.ResumeRequest) map[*member]*turn {
+	turns := map[*member]*turn{}
+	for _, m := range members {
+		q := requests[m]
+		if on[m].Phase != run.Working || q == nil || len(q.Steps) > 0 {
+			continue
+		}
+		m.foreign = true
+		turns[m] = &turn{driver: d, m: m}
+	}
+	if len(turns) == len(members) {
+		return nil
+	}
+	for m, t := range turns {
+		// The slot is answered at the section's first stage, and more begins there.
+		if _, _, section := stage.SectionOf(d.stages[m], on[m].Next); section {
+			t.have(d.slots.occupy())
+		}
+	}
+	return turns
 }
 
 // requests resolves the run's playbook again where -e gives new variables.
@@ -122,6 +150,9 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 		defer mu.Unlock()
 		max, maxFail = info.MaxStopped, info.MaxFail
 		requests[m] = q
+		for _, step := range info.Steps {
+			d.stages[m] = append(d.stages[m], step.Stage)
+		}
 		if len(d.extra.Values) == 0 {
 			return nil
 		}
@@ -165,6 +196,9 @@ func (d *driver) expected(on map[*member]*run.State, n int64) error {
 		var c stage.Confirm
 		if !decode(at.Ask.Data, &c) {
 			return fmt.Errorf("%s: what it asks cannot be read", m.Label())
+		}
+		if c.Ham < 0 {
+			return lies(m)
 		}
 		sum += c.Ham
 	}
@@ -245,6 +279,8 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 			ctx := c.Context
 			s.doc.Run = id
 			d := &driver{sweep: s, run: id, slots: newSlots(0, 0)}
+			ctx, stop := d.attend(ctx)
+			defer stop()
 			s.eachAll(membersOf(s.members, on), func(m *member) error { return d.drive(ctx, m, 1) })
 			d.whatNext(ctx)
 			return s.end(ctx)

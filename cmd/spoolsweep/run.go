@@ -159,15 +159,17 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 	max, maxFail := plan.MaxStopped, plan.MaxFail.Of(len(ready))
 	s.Note("", "run %s", s.doc.Run)
 	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max, maxFail), plans: plans}
+	ctx, stop := d.attend(ctx)
+	defer stop()
 	left := ready
 	for _, n := range plan.Batches(len(ready)) {
 		if failed, over := d.slots.over(); over || ctx.Err() != nil {
-			s.notBegun(left, failed)
+			d.notBegun(ctx, left, failed)
 			break
 		}
 		s.inTurn(ctx, left[:n], func(m *member) error {
 			if failed, over := d.slots.over(); m.before != nil && over {
-				s.notBegun([]*member{m}, failed)
+				d.notBegun(ctx, []*member{m}, failed)
 				return nil
 			}
 			info := run.Info{
@@ -178,6 +180,7 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 			if err := m.link.Call(ctx, "begin", &info, nil); errors.Is(err, remote.ErrLost) {
 				return d.perhapsBegun(ctx, m, err)
 			} else if err != nil {
+				m.left = ctx.Err() != nil // it may have begun
 				return err
 			}
 			return d.drive(ctx, m, 1)
@@ -200,12 +203,17 @@ func (d *driver) perhapsBegun(ctx context.Context, m *member, lost error) error 
 	return err
 }
 
-// notBegun says which hosts were left as they are because others failed.
-func (s *sweep) notBegun(left []*member, failed int) {
+// notBegun says which hosts were left as they are because others failed, or
+// because somebody wanted it.
+func (d *driver) notBegun(ctx context.Context, left []*member, failed int) {
+	why := fmt.Sprintf("%d failed before (max_fail)", failed)
+	if d.cancelled.Load() || ctx.Err() != nil {
+		why = "interrupted"
+	}
 	for _, m := range left {
 		m.Status = show.Skipped
 		m.Notes = append(m.Notes, "not begun")
-		s.Alert(m.Label(), "not begun: %d failed before (max_fail); it is as it was", failed)
+		d.Alert(m.Label(), "not begun: %s; it is as it was", why)
 	}
 }
 

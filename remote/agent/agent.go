@@ -219,6 +219,8 @@ func toFault(err error) wire.Fault {
 		fault.Kind = "no-run"
 	case errors.Is(err, run.ErrNothing):
 		fault.Kind = "nothing"
+	case errors.Is(err, run.ErrTakenOver):
+		fault.Kind = "taken-over"
 	case errors.As(err, &way):
 		fault.Remedy = way.Remedy
 	case errors.As(err, &answered):
@@ -263,7 +265,7 @@ type (
 )
 
 // calls are all that a controller can ask for. "begin" takes a run.Info,
-// "resume" a run.ResumeRequest.
+// "resume" a run.ResumeRequest, "cancel" a run.CancelRequest.
 var calls = map[string]func(f *front, ctx context.Context, id int, data json.RawMessage) (any, error){
 	"instances": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
 		return f.env.Chosen(ctx, c.Vars)
@@ -279,6 +281,9 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 	}),
 	"resume": handle(func(f *front, ctx context.Context, _ int, c run.ResumeRequest) (any, error) {
 		return struct{}{}, f.env.Resume(ctx, &c)
+	}),
+	"cancel": handle(func(f *front, _ context.Context, _ int, c run.CancelRequest) (any, error) {
+		return struct{}{}, f.env.Cancel(&c)
 	}),
 	"runs": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
 		return f.env.Runs(ctx, c.Vars)

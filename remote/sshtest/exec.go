@@ -34,6 +34,13 @@ func (s *Server) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 		switch {
 		case ok && r.Type == "exec":
 			s.execs.Add(1)
+			s.mu.Lock()
+			fake := s.fake
+			s.mu.Unlock()
+			if fake != nil {
+				serve = func() { exited(channel, fake(payload.Value, channel, channel)) }
+				break
+			}
 			if c, err = s.command(payload.Value, terminal); err != nil {
 				ok = false
 				break
@@ -183,7 +190,12 @@ func (s *Server) follow(c *command, channel ssh.Channel) {
 	if status < 0 { // by a signal
 		status = 255
 	}
+	exited(channel, status)
+	input.Wait()
+}
+
+// exited tells how a command ended.
+func exited(channel ssh.Channel, status int) {
 	_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 	channel.Close()
-	input.Wait()
 }

@@ -19,6 +19,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -54,6 +55,7 @@ type Server struct {
 	mu       sync.Mutex // guards what follows
 	hostKeys []ssh.Signer
 	refuse   bool
+	fake     Fake
 	stalled  chan struct{} // not nil: nothing moves until it is closed
 	cutAfter int64         // for new connections: bytes to the client, 0 for no end
 	fault    *Fault        // that is still to happen
@@ -150,6 +152,17 @@ func (s *Server) SetHostKeys(keys ...ssh.Signer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hostKeys = keys
+}
+
+// Fake stands in for a command: it is given the command line, and what it returns
+// is the exit status.
+type Fake func(line string, in io.Reader, out io.Writer) int
+
+// Lie has commands that begin from now on answered by f; nil for the truth.
+func (s *Server) Lie(f Fake) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fake = f
 }
 
 // Refuse lets nobody in from now on.

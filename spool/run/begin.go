@@ -232,6 +232,9 @@ type ResumeRequest struct {
 // ErrNothing says that a run has nothing left to do.
 var ErrNothing = errors.New("nothing to do")
 
+// ErrTakenOver refuses an answer of a controller that is not the run's any more.
+var ErrTakenOver = errors.New("was taken over")
+
 // AnsweredError refuses a late answer.
 type AnsweredError struct {
 	Number int
@@ -331,6 +334,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		if err := w.Journal.Write(kindAnswer, a); err != nil {
 			return err
 		}
+		if !own(at.ask) { // a program's answer may have crossed with the cancel
+			if err := goOn(dir); err != nil {
+				return err
+			}
+		}
 		return e.startWorker(dir, info, lock, folder)
 	}
 	// A slot that was given and not used may be another host's by now.
@@ -342,6 +350,8 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		if err := w.Journal.Write(kindGoto, gotoRecord{Index: next, By: q.By, At: now}); err != nil {
 			return err
 		}
+	} else if err := w.Journal.Write(kindResumed, resumedRecord{By: q.By, At: now}); err != nil {
+		return err
 	}
 	info.Steps = steps
 	if q.Extra != nil {
@@ -353,7 +363,7 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if q.Yes != nil {
 		info.Yes = *q.Yes
 	}
-	if err := writeInfo(dir, info); err != nil {
+	if err := errors.Join(writeInfo(dir, info), goOn(dir)); err != nil {
 		return err
 	}
 	return e.startWorker(dir, info, lock, folder)
@@ -418,7 +428,7 @@ func checkAnswer(at *progress, q *ResumeRequest, info *Info) error {
 		return fmt.Errorf("question %d is about %s, not %.40q", q.Number, at.ask.Kind, q.Answer.Kind)
 	}
 	if own(at.ask) && q.Controller != info.Controller {
-		return spool.Remedied(fmt.Errorf("run %s was taken over by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, info.Controller), "spoolsweep attach "+info.Run+" follows it")
+		return spool.Remedied(fmt.Errorf("run %s %w by %s: only that one gives turns to stop Postfix, and runs commands", info.Run, ErrTakenOver, info.Controller), "spoolsweep attach "+info.Run+" follows it")
 	}
 	return nil
 }

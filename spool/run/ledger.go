@@ -86,7 +86,7 @@ func recordOf(p *spool.Postfix, dir string, info *Info) (*stage.Record, error) {
 func hands(dir, began string) ([]stage.Hand, error) {
 	all := []stage.Hand{{By: began}}
 	err := spool.Moves(dir, func(spool.Move) error { return nil }, func(r spool.Record) error {
-		if r.Kind != kindGoto && r.Kind != kindAnswer {
+		if r.Kind != kindGoto && r.Kind != kindAnswer && r.Kind != kindResumed {
 			return nil
 		}
 		var who struct{ By string }

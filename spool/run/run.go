@@ -9,6 +9,7 @@
 //	events.jsonl  what happened, one event a line, for whoever watches
 //	verdicts.gz   every message that was set aside, and how it was judged; earlier
 //	              such lists are verdicts.1.gz and so on
+//	cancel        whoever works on the run is to end after the current step
 //	sums.json     what is left of the ledger when it was removed, see ledger_keep
 //	worker.log    what should be empty
 //
@@ -195,6 +196,9 @@ const (
 	kindAnswer = "answer"
 	kindGoto   = "goto"
 	kindAgreed = "agreed"
+	// kindResumed says who had the run go on where it stood: nothing depends on it
+	// but the account.
+	kindResumed = "resumed"
 )
 
 type stageRecord struct {
@@ -209,6 +213,11 @@ type gotoRecord struct {
 	Index int       `json:"index"`
 	By    string    `json:"by,omitempty"`
 	At    time.Time `json:"at,omitzero"`
+}
+
+type resumedRecord struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
 }
 
 // agreedRecord says how many messages a putback with these arguments was

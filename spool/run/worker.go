@@ -161,6 +161,9 @@ func (r *runner) plan(ctx context.Context) error {
 			}
 			continue
 		}
+		if r.cancelled() {
+			return r.failed(i, time.Now(), r.cancelledError())
+		}
 		first, last, section := stage.SectionOf(names(r.info.Steps), i)
 		if section && i != first {
 			// Its set-aside failed and Postfix was started: all of it once more.
@@ -173,7 +176,9 @@ func (r *runner) plan(ctx context.Context) error {
 		if section {
 			err = r.section(ctx, last)
 		} else {
-			err = r.stage(ctx, r.host(), i)
+			h := r.host()
+			h.Cancelled = r.cancelled
+			err = r.stage(ctx, h, i)
 		}
 		var ask *stage.Ask
 		if errors.As(err, &ask) {
@@ -300,6 +305,9 @@ func isNil(r stage.Result) bool {
 // failed tells and journals that a stage, and with it the run, has failed.
 func (r *runner) failed(i int, began time.Time, err error) error {
 	name := r.info.Steps[i].Stage
+	if errors.Is(err, spool.ErrCancelled) { // as a stage returns it, which does not know by whom
+		err = r.cancelledError()
+	}
 	remedy := r.remedy(err)
 	if e := r.write(kindEnd, stageRecord{Index: i, Error: err.Error(), Remedy: remedy}); e != nil {
 		err = errors.Join(err, e)

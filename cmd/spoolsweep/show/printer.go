@@ -61,6 +61,13 @@ func (p *Printer) Note(host, format string, args ...any) {
 // Alert prints what went wrong, also under -q.
 func (p *Printer) Alert(host, format string, args ...any) { p.line(p.Err, host, format, args...) }
 
+// Ask prints a question, and leaves the cursor behind it.
+func (p *Printer) Ask(question string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprint(p.Err, question)
+}
+
 func (p *Printer) line(w io.Writer, host, format string, args ...any) {
 	if (p.JSON || p.Stream) && w == p.Out {
 		return
