@@ -38,6 +38,7 @@ type Target struct {
 	Port       int
 	User       string
 	PrivateKey string // a key file, tried before those of ssh_config
+	ProxyJump  string // hosts on the way, as ssh -J takes them; "none" for none
 
 	Become         bool   // run the agent through sudo unless the login is root
 	BecomeUser     string // only root, or empty for it
@@ -143,7 +144,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	if d.PrivateKey != "" {
 		t.PrivateKey = d.PrivateKey
 	}
-	s, err := d.settings(t)
+	s, err := d.settings(ctx, t)
 	if err != nil {
 		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --ssh-config"}
 	}
@@ -182,7 +183,7 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 }
 
 // settings merges the target with ssh_config.
-func (d *Dialer) settings(t Target) (settings, error) {
+func (d *Dialer) settings(ctx context.Context, t Target) (settings, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		home = "/"
@@ -199,7 +200,7 @@ func (d *Dialer) settings(t Target) (settings, error) {
 		}
 		files = []string{d.ConfigFile}
 	}
-	s, err := readSSHConfig(files, t.Host, t.User, t.Port, localUser(), home)
+	s, err := readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
 	if err == nil && t.PrivateKey != "" {
 		key := t.PrivateKey
 		if rest, ok := strings.CutPrefix(key, "~/"); ok {
