@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"spoolsweep/remote/clean"
 )
 
@@ -38,11 +40,9 @@ type settings struct {
 	StrictHostKeyChecking string // yes, no, ask or accept-new
 	RevokedHostKeys       string // a file, or ""
 
-	// Lists of algorithms as they stand there, "" where the default is meant.
-	HostKeyAlgorithms string
-	Ciphers           string
-	MACs              string
-	KexAlgorithms     string
+	HostKeyAlgorithms string // as it stands there
+	// Algorithms that are known here, none where the default is meant.
+	HostKeys, Ciphers, MACs, KexAlgorithms []string
 
 	ConnectTimeout      time.Duration // 0 where not set
 	ServerAliveInterval time.Duration // 0 for none
@@ -206,8 +206,27 @@ func (c *sshConfig) settings() (settings, error) {
 	if f := c.first("revokedhostkeys"); f != "" && !strings.EqualFold(f, "none") {
 		s.RevokedHostKeys = path(f)
 	}
-	s.HostKeyAlgorithms, s.Ciphers = c.first("hostkeyalgorithms"), c.first("ciphers")
-	s.MACs, s.KexAlgorithms = c.first("macs"), c.first("kexalgorithms")
+	s.HostKeyAlgorithms = c.first("hostkeyalgorithms")
+	able, weak := ssh.SupportedAlgorithms(), ssh.InsecureAlgorithms()
+	for _, list := range []struct {
+		name                 string
+		to                   *[]string
+		defaults, deprecated []string
+	}{
+		{"HostKeyAlgorithms", &s.HostKeys, able.HostKeys, weak.HostKeys},
+		{"Ciphers", &s.Ciphers, able.Ciphers, weak.Ciphers},
+		{"MACs", &s.MACs, able.MACs, weak.MACs},
+		{"KexAlgorithms", &s.KexAlgorithms, able.KeyExchanges, weak.KeyExchanges},
+	} {
+		o := c.values[strings.ToLower(list.name)]
+		if len(o.args) == 0 {
+			continue
+		}
+		var err error
+		if *list.to, err = chosen(o.args[0], list.defaults, list.deprecated); err != nil {
+			return settings{}, fmt.Errorf("%s: %s %s: %w", o.where, list.name, clean.Text(o.args[0], 200), err)
+		}
+	}
 
 	s.ConnectTimeout = c.duration("connecttimeout")
 	s.ServerAliveInterval = c.duration("serveraliveinterval")
@@ -372,10 +391,7 @@ func assemble(spec string, defaults, all []string) []string {
 
 // chosen is assemble of those that the client here has. A list that leaves none
 // is an error: to fall back on others is what the user did not want.
-func chosen(option, spec string, defaults, insecure []string) ([]string, error) {
-	if spec == "" {
-		return nil, nil
-	}
+func chosen(spec string, defaults, insecure []string) ([]string, error) {
 	all := slices.Concat(defaults, insecure)
 	var out []string
 	for _, name := range assemble(spec, defaults, all) {
@@ -384,7 +400,7 @@ func chosen(option, spec string, defaults, insecure []string) ([]string, error) 
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s %s: none of them is known here", option, clean.Text(spec, 200))
+		return nil, errors.New("none of them is known here")
 	}
 	return out, nil
 }
