@@ -136,6 +136,9 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// Wait returns when the connection has ended, for whatever reason.
+func (c *Conn) Wait() { <-c.ended }
+
 // countedConn counts what arrives, by which Conn.guard knows that the far end lives.
 type countedConn struct {
 	net.Conn

@@ -243,6 +243,13 @@ func (k *hostKeys) check(hostport string, remote net.Addr, key ssh.PublicKey, fi
 	shown := key
 	if cert, ok := key.(*ssh.Certificate); ok {
 		shown = cert.Key
+		// The checker of certificates does not say which line revokes one.
+		for _, part := range []ssh.PublicKey{cert.SignatureKey, cert.Key} {
+			var line *xknownhosts.RevokedError
+			if errors.As(k.db.HostKeyCallback()(hostport, remote, part), &line) {
+				err = line
+			}
+		}
 	}
 	e := &DialError{KeyType: shown.Type(), Fingerprint: ssh.FingerprintSHA256(shown)}
 	var changed *xknownhosts.KeyError

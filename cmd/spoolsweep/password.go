@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote"
 )
 
@@ -45,18 +46,38 @@ func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 	return text, nil
 }
 
-// askPassword asks on the terminal, which shows nothing of it.
+// askPassword asks on the terminal for sudo's password.
 func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
 	if !s.tty {
 		return "", errors.New("-K: there is no terminal to ask on: give --become-password-file FILE")
 	}
+	secret, err := s.unseen(c.Context, c, "sudo's password: ")
+	if err != nil {
+		return "", fmt.Errorf("-K: %w", err)
+	}
+	return secret, nil
+}
+
+// passphrase asks on the terminal for that of a key file. Nothing typed means
+// that the key is not to be used.
+func (s *sweep) passphrase(c *cli.Context) func(context.Context, string, bool) (remote.Secret, error) {
+	return func(ctx context.Context, file string, again bool) (remote.Secret, error) {
+		if again {
+			s.Alert("", "that is not the passphrase of %s", show.Clean(file))
+		}
+		return s.unseen(ctx, c, fmt.Sprintf("passphrase of the key %s: ", show.Clean(file)))
+	}
+}
+
+// unseen asks on the terminal, which shows nothing of what is typed.
+func (s *sweep) unseen(ctx context.Context, c *cli.Context, question string) (remote.Secret, error) {
 	fd := int(c.App.Reader.(*os.File).Fd())
 	// ReadPassword turns the echo off when it reads; a quick hand types before that.
 	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return "", fmt.Errorf("-K: %w", err)
+		return "", err
 	}
-	fmt.Fprint(s.Err, "sudo's password: ")
+	fmt.Fprint(s.Err, question)
 	type line struct {
 		text []byte
 		err  error
@@ -71,21 +92,19 @@ func (s *sweep) askPassword(c *cli.Context) (remote.Secret, error) {
 	case typed = <-got:
 	case <-c.Context.Done():
 		typed.err = context.Cause(c.Context)
+	case <-ctx.Done():
+		typed.err = context.Cause(ctx)
 	}
 	// A terminal that is left without echo is a riddle to whoever has it.
 	err = term.Restore(fd, before)
 	fmt.Fprintln(s.Err)
-	var secret remote.Secret
 	if typed.err != nil && !errors.Is(typed.err, io.EOF) {
 		err = typed.err
 	}
-	if err == nil {
-		secret, err = onePassword(typed.text)
-	}
 	if err != nil {
-		return "", fmt.Errorf("-K: %w", err)
+		return "", err
 	}
-	return secret, nil
+	return onePassword(typed.text)
 }
 
 // maxPassword is more than sudo takes.
