@@ -340,7 +340,7 @@ func (m *member) target() remote.Target {
 	c := m.host.Connection
 	dir, _ := m.host.Vars[agentDirectory].(string)
 	return remote.Target{
-		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey,
+		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey, ProxyJump: c.ProxyJump,
 		Become: c.Become != nil && *c.Become, BecomeUser: c.BecomeUser, AgentDirectory: dir,
 	}
 }
