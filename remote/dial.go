@@ -233,6 +233,9 @@ func (d *Dialer) travel(ctx context.Context, legs []leg) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f, ok := way.(*forwarded); ok {
+		h.warnings = append(h.warnings, f.warnings...)
+	}
 	return h.do(ctx, &countedConn{Conn: way}, d.connectTime(s))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -75,7 +76,8 @@ type sharedHop struct {
 func (d *Dialer) hop(ctx context.Context, legs []leg) (*Conn, error) {
 	var names []string
 	for _, l := range legs {
-		names = append(names, l.settings.User+"@"+l.address())
+		// Two names of one host may differ in what they trust.
+		names = append(names, l.target.Host+" "+l.settings.User+"@"+l.address())
 	}
 	name := strings.Join(names, ",")
 	d.mu.Lock()
@@ -157,7 +159,7 @@ func (d *Dialer) through(ctx context.Context, legs []leg) (net.Conn, error) {
 		conn, err := hop.client.DialContext(bound, "tcp", l.address())
 		cancel()
 		if err == nil {
-			return conn, nil
+			return newForwarded(conn, jump, hop), nil
 		}
 		e := &DialError{Host: l.target.Name, Address: l.address(), Kind: KindConnect, Remedy: "check that the host is up and lets " + clean.Text(jump.target.Name, 200) + " in, or raise --timeout"}
 		var refused *ssh.OpenChannelError
@@ -182,6 +184,34 @@ func (d *Dialer) through(ctx context.Context, legs []leg) (net.Conn, error) {
 		}
 		return nil, e
 	}
+}
+
+// forwarded is a way through a jump host. Closing it ends a read at once, also
+// where the jump host has fallen silent and does not confirm the end.
+type forwarded struct {
+	net.Conn
+	read     *io.PipeReader
+	warnings []string // of the jump host
+}
+
+func newForwarded(conn net.Conn, jump leg, hop *Conn) *forwarded {
+	r, w := io.Pipe()
+	f := &forwarded{Conn: conn, read: r}
+	go func() { // ends with the channel, at the latest with the connection to the jump host
+		_, err := io.Copy(w, conn)
+		w.CloseWithError(err)
+	}()
+	for _, text := range hop.Warnings {
+		f.warnings = append(f.warnings, "jump host "+clean.Text(jump.target.Name, 200)+": "+text)
+	}
+	return f
+}
+
+func (f *forwarded) Read(p []byte) (int, error) { return f.read.Read(p) }
+
+func (f *forwarded) Close() error {
+	f.read.Close()
+	return f.Conn.Close()
 }
 
 // behind says of a host what is wrong with the jump host on its way.

@@ -175,7 +175,7 @@ func (k *hostKeys) algorithms(hostport string, allowed []string) []string {
 	for _, a := range slices.Concat(known, plain) {
 		switch {
 		case slices.Contains(out, a), len(allowed) > 0 && !slices.Contains(allowed, a):
-		case len(allowed) == 0 && (a == ssh.KeyAlgoRSA || a == ssh.CertAlgoRSAv01 || a == ssh.InsecureKeyAlgoDSA):
+		case len(allowed) == 0 && (a == ssh.KeyAlgoRSA || a == ssh.CertAlgoRSAv01 || a == "ssh-dss"):
 			// SHA-1 is for those who ask for it, as with ssh itself.
 		default:
 			out = append(out, a)

@@ -308,11 +308,19 @@ func TestSSHAsConfigured(t *testing.T) {
 	want(fromHere(target, "sshd"), gate.Address)
 
 	// A host that falls silent is left after ServerAliveCountMax questions.
-	w.write("config", "ServerAliveInterval 1\nServerAliveCountMax 1\n"+w.base)
+	w.write("config", "Host gate\n ServerAliveInterval 60\nHost *\n ServerAliveInterval 1\n ServerAliveCountMax 1\n"+w.base)
 	d = &remote.Dialer{ConfigFile: filepath.Join(w.dir, "config")}
 	defer d.Close()
 	c, err = d.Dial(t.Context(), remote.Target{Name: "target"})
 	must(t, err)
+	behind, err := d.Dial(t.Context(), remote.Target{Name: "target", ProxyJump: "gate"})
+	must(t, err)
+	must(t, gate.LinkDown())
+	closing := time.Now()
+	behind.Close()
+	if took := time.Since(closing); took > 10*time.Second {
+		t.Errorf("closing what is behind a silent jump host took %v", took)
+	}
 	must(t, target.LinkDown())
 	begun := time.Now()
 	ended := make(chan struct{})
