@@ -4,7 +4,9 @@
 // missing, and speaks with it.
 //
 // It promises that no host key is taken on trust unless its caller says so of
-// that very key, and none ever in the place of another, that the ssh agent is
+// that very key, or the user's StrictHostKeyChecking of all new ones, and none
+// ever in the place of another, that each jump host is checked like any other,
+// that the ssh agent is
 // never forwarded, that nothing is sent to an agent before its greeting has
 // named the file that was expected, that sudo's password goes out only to its
 // prompt and once, and that whatever a server says is cleaned before it stands

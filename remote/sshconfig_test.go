@@ -315,6 +315,22 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
+// The law: a time in seconds is the same time, and none is below zero.
+func FuzzParseTime(f *testing.F) {
+	for _, s := range []string{"0", "1m30", "1h2m3s", "2w", "x", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := parseTime(text)
+		if err != nil {
+			return
+		}
+		if again, err := parseTime(fmt.Sprint(int64(d / time.Second))); err != nil || again != d || d < 0 {
+			t.Errorf("%q is %v, and in seconds %v, %v", text, d, again, err)
+		}
+	})
+}
+
 // The law: a line taken apart, quoted and joined again is taken apart the same.
 func FuzzSplitLine(f *testing.F) {
 	for _, s := range []string{"Host a b", "User=x", `IdentityFile "a b" 'c' d\ e # f`, "Port = 22", `x "`, "=", `a \`, `"`} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -306,6 +307,25 @@ func TestSSHAsConfigured(t *testing.T) {
 		t.Error(r)
 	}
 	want(fromHere(target, "sshd"), gate.Address)
+
+	// And on a terminal, which asks once for the passphrase, for both hosts.
+	key, err := os.ReadFile(target.Key())
+	must(t, err)
+	w.write("theirs", string(key))
+	w.keygen("-p", "-a", "1", "-P", "", "-N", rootWords, "-f", "theirs")
+	f = newFleet(t, []*lab.Host{target, inner})
+	w.write("config", strings.ReplaceAll(w.base, " IdentityFile "+target.Key()+"\n", ""))
+	f.config = filepath.Join(w.dir, "config")
+	stop := leak(t, target)
+	status, shown := onTerminal(t, f, func(in io.Writer) { fmt.Fprintln(in, rootWords) }, "ping", "--private-key", filepath.Join(w.dir, "theirs"))
+	stop()
+	if status != 0 || strings.Count(shown, "passphrase of the key") != 1 || strings.Count(shown, "Postfix 3") != 2 || strings.Contains(shown, rootWords) {
+		t.Errorf("exit status %d:\n%s", status, shown)
+	}
+	r := ends(t, 4, f, "ping", "--private-key", filepath.Join(w.dir, "theirs"), "-l", target.Name)
+	if strings.Contains(r.err, "passphrase of the key") {
+		t.Errorf("asks without a terminal: %v", r)
+	}
 
 	// A host that falls silent is left after ServerAliveCountMax questions.
 	w.write("config", "Host gate\n ServerAliveInterval 60\nHost *\n ServerAliveInterval 1\n ServerAliveCountMax 1\n"+w.base)
