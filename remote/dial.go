@@ -4,7 +4,9 @@
 // missing, and speaks with it.
 //
 // It promises that no host key is taken on trust unless its caller says so of
-// that very key, and none ever in the place of another, that the ssh agent is
+// that very key, or the user's StrictHostKeyChecking of all new ones, and none
+// ever in the place of another, that each jump host is checked like any other,
+// that the ssh agent is
 // never forwarded, that nothing is sent to an agent before its greeting has
 // named the file that was expected, that sudo's password goes out only to its
 // prompt and once, and that whatever a server says is cleaned before it stands
@@ -16,9 +18,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +42,7 @@ type Target struct {
 	Port       int
 	User       string
 	PrivateKey string // a key file, tried before those of ssh_config
+	ProxyJump  string // hosts on the way, as ssh -J takes them; "none" for none
 
 	Become         bool   // run the agent through sudo unless the login is root
 	BecomeUser     string // only root, or empty for it
@@ -50,7 +55,7 @@ type Target struct {
 type Dialer struct {
 	ConfigFile string        // instead of ~/.ssh/config and /etc/ssh/ssh_config; "none" for none
 	KnownHosts []string      // known_hosts files, instead of all others
-	Timeout    time.Duration // for the TCP connection, and again for the host key; 0: 10 s
+	Timeout    time.Duration // for the TCP connection, and again for the host key; 0: ConnectTimeout, else 10 s
 	User       string        // over every Target's
 	PrivateKey string        // over every Target's
 
@@ -58,10 +63,23 @@ type Dialer struct {
 	// true adds it to the first known_hosts file, and goes on. It must not wait.
 	// nil takes none, and nothing ever takes a key where another one is known.
 	AcceptNew func(*DialError) bool
+	// Strict has no effect given to StrictHostKeyChecking accept-new, or no, in
+	// the user's configuration: AcceptNew alone decides.
+	Strict bool
+
+	// Passphrase asks for that of a key file, and may wait for somebody to type.
+	// again says that the last one was wrong. It is called for one key at a time,
+	// only once a host would take that key, and never again for a key that is open
+	// or was refused. nil: encrypted keys are used through the agent only.
+	Passphrase func(ctx context.Context, file string, again bool) (Secret, error)
+
+	asking sync.Mutex // held while Passphrase is called
 
 	mu     sync.Mutex // guards what follows
 	known  map[string]*hostKeys
 	agents map[string]*agentLink
+	locked map[string]*lock
+	hops   map[string]*sharedHop
 }
 
 // authTime is how long logging in may take once the host key is known to be
@@ -77,8 +95,17 @@ func (d *Dialer) timeout() time.Duration {
 	return defaultTimeout
 }
 
-// Close lets go of the connections to ssh agents.
+// connectTime is how long one of the two steps before the login may take.
+func (d *Dialer) connectTime(s settings) time.Duration {
+	if d.Timeout == 0 && s.ConnectTimeout > 0 {
+		return s.ConnectTimeout
+	}
+	return d.timeout()
+}
+
+// Close lets go of the connections to jump hosts and to ssh agents.
 func (d *Dialer) Close() {
+	d.closeHops()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for socket, a := range d.agents {
@@ -96,6 +123,7 @@ type Conn struct {
 
 	client   *ssh.Client
 	net      *countedConn
+	ended    chan struct{} // closed when the connection is gone
 	wg       sync.WaitGroup
 	terminal bool // sudo wants one there
 }
@@ -109,6 +137,9 @@ func (c *Conn) Close() error {
 	}
 	return err
 }
+
+// Wait returns when the connection has ended, for whatever reason.
+func (c *Conn) Wait() { <-c.ended }
 
 // countedConn counts what arrives, by which Conn.guard knows that the far end lives.
 type countedConn struct {
@@ -147,10 +178,33 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	if d.PrivateKey != "" {
 		t.PrivateKey = d.PrivateKey
 	}
-	s, err := d.settings(t)
+	legs, err := d.route(ctx, t)
 	if err != nil {
 		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --ssh-config"}
 	}
+	c, err := d.travel(ctx, legs)
+	if errors.Is(err, errStillLocked) {
+		// Without the key that stayed locked, the others have their turn.
+		c, err = d.travel(ctx, legs)
+	}
+	return c, err
+}
+
+// leg is one host on the way, the last one that which is wanted.
+type leg struct {
+	target   Target
+	settings settings
+	behalf   string // of a jump host: the host for which it is reached
+}
+
+func (l leg) address() string {
+	return net.JoinHostPort(l.settings.HostName, strconv.Itoa(l.settings.Port))
+}
+
+// travel connects to the last of legs, through those before it.
+func (d *Dialer) travel(ctx context.Context, legs []leg) (*Conn, error) {
+	l := legs[len(legs)-1]
+	s, t := l.settings, l.target
 	t.User, t.Port = s.User, s.Port
 
 	files := append(append([]string{}, s.UserKnownHosts...), s.GlobalKnownHosts...)
@@ -166,27 +220,63 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	if err != nil {
 		return nil, &OpenError{t.Name, KindSettings, err, "mend it, or give another one with --known-hosts"}
 	}
-	address := net.JoinHostPort(s.HostName, strconv.Itoa(s.Port))
-	offers, warnings := d.offers(s)
-	h := &handshake{
-		dialer: d, target: t, address: address, offers: offers, known: known, files: files,
-		lookup: address, newKeys: newKeys,
-		warnings: append(append(s.Warnings, known.warnings...), warnings...),
+	revoked, err := readRevoked(s.RevokedHostKeys)
+	if err != nil {
+		return nil, &OpenError{t.Name, KindSettings, err, "mend it: no host key is taken while it is not known which are revoked"}
 	}
+	h := &handshake{
+		dialer: d, target: t, behalf: l.behalf, settings: s, address: l.address(), known: known, files: files, revoked: revoked,
+		lookup: l.address(), newKeys: newKeys, patience: &patience{},
+	}
+	offers, warnings := d.offers(ctx, s, h.patience)
+	h.offers = offers
+	h.warnings = slices.Concat(s.Warnings, known.warnings, warnings)
 	if s.HostKeyAlias != "" {
 		// An alias stands in the file without a port, whatever the port is.
 		h.lookup = net.JoinHostPort(s.HostKeyAlias, "22")
 	}
-	dialer := net.Dialer{Timeout: d.timeout()}
-	tcp, err := dialer.DialContext(ctx, "tcp", address)
+	way, err := d.reach(ctx, legs)
 	if err != nil {
-		return nil, connectError(ctx, t, address, err)
+		return nil, err
 	}
-	return h.do(ctx, &countedConn{Conn: tcp}, d.timeout())
+	if f, ok := way.(*forwarded); ok {
+		h.warnings = append(h.warnings, f.warnings...)
+	}
+	return h.do(ctx, &countedConn{Conn: way}, d.connectTime(s))
+}
+
+// reach opens the bytes' way to the last of legs.
+func (d *Dialer) reach(ctx context.Context, legs []leg) (net.Conn, error) {
+	l := legs[len(legs)-1]
+	s := l.settings
+	switch {
+	case len(legs) > 1:
+		return d.through(ctx, legs)
+	case s.ProxyCommand != "":
+		c, err := startProxy(s.ProxyCommand)
+		if err != nil {
+			return nil, &DialError{Host: l.target.Name, Address: l.address(), Kind: KindConnect, Err: err, Remedy: "mend the ProxyCommand in the ssh configuration"}
+		}
+		return c, nil
+	}
+	dialer := net.Dialer{Timeout: d.connectTime(s)}
+	network := map[string]string{"any": "tcp", "inet": "tcp4", "inet6": "tcp6"}[s.AddressFamily]
+	if s.BindAddress != "" {
+		local, err := net.DefaultResolver.LookupNetIP(ctx, strings.Replace(network, "tcp", "ip", 1), s.BindAddress)
+		if err != nil {
+			return nil, &OpenError{l.target.Name, KindSettings, fmt.Errorf("BindAddress %s: %w", clean.Text(s.BindAddress, 100), err), "name an address of this machine in the ssh configuration"}
+		}
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local[0].Unmap(), 0))
+	}
+	c, err := dialer.DialContext(ctx, network, l.address())
+	if err != nil {
+		return nil, connectError(ctx, l.target, l.address(), err)
+	}
+	return c, nil
 }
 
 // settings merges the target with ssh_config.
-func (d *Dialer) settings(t Target) (settings, error) {
+func (d *Dialer) settings(ctx context.Context, t Target) (settings, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		home = "/"
@@ -203,7 +293,7 @@ func (d *Dialer) settings(t Target) (settings, error) {
 		}
 		files = []string{d.ConfigFile}
 	}
-	s, err := readSSHConfig(files, t.Host, t.User, t.Port, localUser(), home)
+	s, err := readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
 	if err == nil && t.PrivateKey != "" {
 		key := t.PrivateKey
 		if rest, ok := strings.CutPrefix(key, "~/"); ok {
@@ -239,13 +329,17 @@ func connectError(ctx context.Context, t Target, address string, err error) erro
 type handshake struct {
 	dialer   *Dialer
 	target   Target
+	behalf   string // see leg
+	settings settings
 	address  string
 	lookup   string // the host:port to look up in the known_hosts files
 	offers   []offer
 	known    *hostKeys
 	files    []string
-	newKeys  string // the file where a key is added, "" for none
+	revoked  []ssh.PublicKey // of RevokedHostKeys
+	newKeys  string          // the file where a key is added, "" for none
 	warnings []string
+	patience *patience
 
 	keyErr error  // why the host key was refused
 	keyOK  bool   // it was taken: from here on it is about logging in
@@ -253,21 +347,39 @@ type handshake struct {
 	tried  []string
 }
 
+// patience bounds a handshake in time: not every way has deadlines.
+type patience struct {
+	timer *time.Timer // closes the connection
+	late  atomic.Bool // it did
+}
+
+// during calls do, whose time does not count: somebody types.
+func (p *patience) during(do func()) {
+	p.timer.Stop()
+	do()
+	p.timer.Reset(authTime)
+}
+
+// anywhere stands for the peer's address, by which no key is looked up.
+var anywhere = &net.TCPAddr{IP: net.IPv4zero}
+
 func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Duration) (*Conn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(timeout))
+	h.patience.timer = time.AfterFunc(timeout, func() {
+		h.patience.late.Store(true)
+		conn.Close()
+	})
+	s := h.settings
 	config := &ssh.ClientConfig{
+		Config:            ssh.Config{Ciphers: s.Ciphers, MACs: s.MACs, KeyExchanges: s.KexAlgorithms},
 		User:              h.target.User,
-		HostKeyAlgorithms: h.known.algorithms(h.lookup),
-		HostKeyCallback: func(_ string, remote net.Addr, key ssh.PublicKey) error {
-			if h.keyErr = h.known.check(h.lookup, remote, key, h.files); h.keyErr != nil {
-				h.keyErr = h.asNew(key, h.keyErr)
-			}
-			if h.keyErr != nil {
+		HostKeyAlgorithms: h.known.algorithms(h.lookup, s.HostKeys),
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if h.keyErr = h.check(key); h.keyErr != nil {
 				return h.keyErr
 			}
 			h.keyOK = true
-			conn.SetDeadline(time.Now().Add(authTime))
+			h.patience.timer.Reset(authTime)
 			return nil
 		},
 		BannerCallback: func(message string) error {
@@ -277,6 +389,7 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(h.signers)},
 	}
 	c, channels, requests, err := ssh.NewClientConn(conn, h.lookup, config)
+	h.patience.timer.Stop()
 	if !stop() && err == nil {
 		// Cancelled at the last moment: the connection is being closed.
 		c.Close()
@@ -284,14 +397,65 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 	}
 	if err != nil {
 		conn.Close()
-		return nil, h.failure(ctx, err)
+		return nil, h.failure(ctx, err, conn)
 	}
-	conn.SetDeadline(time.Time{})
-	return &Conn{
+	out := &Conn{
 		Target: h.target, Address: h.address, Warnings: h.warnings,
 		Banner: clean.Text(h.banner, maxBanner),
-		client: ssh.NewClient(c, channels, requests), net: conn,
-	}, nil
+		client: ssh.NewClient(c, channels, requests), net: conn, ended: make(chan struct{}),
+	}
+	out.wg.Go(func() {
+		_ = out.client.Wait() // why it ended is whoever uses it to find
+		close(out.ended)
+	})
+	if s.ServerAliveInterval > 0 {
+		out.keepAlive(s.ServerAliveInterval, s.ServerAliveCountMax)
+	}
+	return out, nil
+}
+
+// keepAlive asks the server every so often whether it lives, and closes the
+// connection where so many questions in a row had no answer.
+func (c *Conn) keepAlive(every time.Duration, count int) {
+	c.wg.Go(func() {
+		for {
+			select {
+			case <-time.After(every):
+			case <-c.ended:
+				return
+			}
+			dead := time.AfterFunc(every*time.Duration(max(1, count)), func() { c.client.Close() })
+			_, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil)
+			dead.Stop()
+			if err != nil {
+				return
+			}
+		}
+	})
+}
+
+// check is nil for a key that may be trusted.
+func (h *handshake) check(key ssh.PublicKey) error {
+	for _, r := range h.revoked {
+		cert, certified := key.(*ssh.Certificate)
+		if sameKey(key, r) || certified && sameKey(cert.SignatureKey, r) {
+			return &DialError{KeyType: key.Type(), Fingerprint: ssh.FingerprintSHA256(r), Kind: KindChangedKey, KnownAt: h.settings.RevokedHostKeys,
+				Err: fmt.Errorf("that key is revoked in %s", h.settings.RevokedHostKeys), Remedy: "do not connect: ask who runs this host"}
+		}
+	}
+	err := h.known.check(h.lookup, anywhere, key, h.files)
+	if err == nil {
+		return nil
+	}
+	return h.asNew(key, err)
+}
+
+// name says whom an error is about.
+func (h *handshake) name(e *DialError) {
+	e.Host, e.Address = h.target.Name, h.address
+	if h.behalf != "" {
+		e.Host, e.Jump = h.behalf, h.target.Name
+	}
 }
 
 // asNew takes a key that stands in no file, where that is wanted; else it returns
@@ -299,11 +463,17 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 func (h *handshake) asNew(key ssh.PublicKey, refused error) error {
 	e, ok := refused.(*DialError)
 	_, certified := key.(*ssh.Certificate)
-	if !ok || e.Kind != KindUnknownKey || e.Err != nil || certified || h.dialer.AcceptNew == nil || h.newKeys == "" {
+	if !ok || e.Kind != KindUnknownKey || e.Err != nil || certified || h.newKeys == "" {
 		return refused
 	}
-	e.Host, e.Address = h.target.Name, h.address
-	if !h.dialer.AcceptNew(e) {
+	h.name(e)
+	switch how := h.settings.StrictHostKeyChecking; {
+	case how == "yes":
+		e.Err = errors.New("StrictHostKeyChecking yes in the ssh configuration: no key is added for it")
+		return e
+	case (how == "accept-new" || how == "no") && !h.dialer.Strict:
+		h.warnings = append(h.warnings, fmt.Sprintf("its host key was unknown, and is trusted from now on: %s %s (StrictHostKeyChecking %s in the ssh configuration)", e.KeyType, e.Fingerprint, how))
+	case h.dialer.AcceptNew == nil || !h.dialer.AcceptNew(e):
 		return refused
 	}
 	if err := h.dialer.remember(h.newKeys, h.lookup, key); err != nil {
@@ -324,23 +494,30 @@ func (h *handshake) signers() ([]ssh.Signer, error) {
 
 // failure turns what x/crypto says into a DialError. It has no typed errors for
 // a refused login, so the point that was reached decides.
-func (h *handshake) failure(ctx context.Context, err error) error {
-	e := &DialError{Host: h.target.Name, Address: h.address, Kind: KindHandshake, Err: err,
-		Remedy: "check that an SSH server listens there, and its log"}
+func (h *handshake) failure(ctx context.Context, err error, conn *countedConn) error {
+	e := &DialError{Kind: KindHandshake, Err: err, Remedy: "check that an SSH server listens there, and its log"}
+	h.name(e)
 	var refused *DialError
 	var timeout net.Error
 	switch {
 	case errors.As(h.keyErr, &refused):
-		refused.Host, refused.Address = e.Host, e.Address
+		h.name(refused)
 		return refused
 	case ctx.Err() != nil:
 		e.Err, e.Remedy = context.Cause(ctx), ""
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, errStillLocked):
+		e.Kind, e.Remedy = KindAuth, "add it to the ssh agent (ssh-add), or give its passphrase when asked"
+	case h.patience.late.Load(), errors.As(err, &timeout) && timeout.Timeout():
 		e.Err, e.Remedy = fmt.Errorf("no answer in time: %w", err), "check the host, or raise --timeout"
 	case h.keyOK && refusal(err):
 		e.Kind = KindAuth
 		e.Err = errors.New(h.told(err))
 		e.Remedy = fmt.Sprintf("put the right key into the ssh agent (ssh-add), or name it with --private-key; ssh -v %s shows what ssh itself does", quote(h.target.Host))
+	}
+	if p, ok := conn.Conn.(*proxy); ok && !h.keyOK {
+		if said := p.said(); said != "" {
+			e.Err, e.Remedy = fmt.Errorf("%w; ProxyCommand: %s", e.Err, said), "run the ProxyCommand of the ssh configuration by hand"
+		}
 	}
 	return e
 }

@@ -411,7 +411,7 @@ func TestAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := func(s settings) string {
-		offers, _ := w.dialer.offers(s)
+		offers, _ := w.dialer.offers(t.Context(), s, &patience{})
 		var out []string
 		for _, o := range offers {
 			out = append(out, o.name)

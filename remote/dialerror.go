@@ -21,6 +21,7 @@ const (
 // DialError says why there is no connection to a host, and what to do.
 type DialError struct {
 	Host    string // the inventory's name
+	Jump    string // the jump host on its way that is the cause, "" for the host itself
 	Address string // host:port that was dialled
 	Kind    Kind
 	Err     error // may quote the server: show it through package clean
@@ -35,6 +36,9 @@ type DialError struct {
 // Message says what happened, without the remedy, on one line that is safe to show.
 func (e *DialError) Message() string {
 	where := clean.Text(e.Host, 200)
+	if e.Jump != "" {
+		where += ": jump host " + clean.Text(e.Jump, 200)
+	}
 	if e.Address != "" && e.Address != e.Host {
 		where += " (" + clean.Text(e.Address, 200) + ")"
 	}

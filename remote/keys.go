@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -25,18 +26,27 @@ type identity struct {
 	cert   *ssh.Certificate // from FILE-cert.pub, or nil
 	signer ssh.Signer       // nil where it can only be used through the agent
 	why    string           // where signer is nil: what to say
+	locked []byte           // the file, where it has a passphrase
 }
 
 // offers returns the keys to try, in ssh's order: what the agent holds of the
 // key files named, what else it holds (not with IdentitiesOnly), then the files
 // themselves. Servers count each one that fails, usually to six. Files that
 // were named, but cannot be used, are warnings.
-func (d *Dialer) offers(s settings) ([]offer, []string) {
+func (d *Dialer) offers(ctx context.Context, s settings, p *patience) ([]offer, []string) {
 	var out []offer
 	var warnings []string
 	held, err := d.agentKeys(s.IdentityAgent)
 	if err != nil {
 		warnings = append(warnings, fmt.Sprintf("ssh agent: %v", err))
+	}
+	certs, bad := readCertificates(s.CertificateFiles)
+	warnings = append(warnings, bad...)
+	certified := func(signer ssh.Signer, beside *ssh.Certificate, name string) []offer {
+		if len(s.CertificateFiles) > 0 {
+			beside = nil // so says ssh_config(5)
+		}
+		return withCertificate(signer, append(certs.of(signer.PublicKey()), beside), name)
 	}
 	taken := make([]bool, len(held))
 	var files []offer
@@ -54,24 +64,79 @@ func (d *Dialer) offers(s settings) ([]offer, []string) {
 				continue
 			}
 			taken[n], found = true, true
-			out = append(out, withCertificate(h, id.cert, file+" from the agent")...)
+			out = append(out, certified(h, id.cert, file+" from the agent")...)
+		}
+		if !found && id.signer == nil && id.locked != nil {
+			id.signer = d.lockedKey(ctx, id, p)
 		}
 		switch {
 		case found:
 		case id.signer != nil:
-			files = append(files, withCertificate(id.signer, id.cert, file)...)
+			files = append(files, certified(id.signer, id.cert, file)...)
 		default:
 			warnings = append(warnings, "key "+id.why)
 		}
 	}
-	if !s.IdentitiesOnly {
-		for i, h := range held {
-			if !taken[i] {
-				out = append(out, offer{h, "agent key " + ssh.FingerprintSHA256(h.PublicKey())})
-			}
+	for i, h := range held {
+		if taken[i] {
+			continue
+		}
+		offers := certified(h, nil, "agent key "+ssh.FingerprintSHA256(h.PublicKey()))
+		if s.IdentitiesOnly {
+			offers = offers[:len(offers)-1] // a CertificateFile names it, or nobody
+		}
+		out = append(out, offers...)
+	}
+	return append(out, files...), append(warnings, certs.unused()...)
+}
+
+// certificate is one of a CertificateFile.
+type certificate struct {
+	*ssh.Certificate
+	file string
+	used bool
+}
+
+type certificates []*certificate
+
+func readCertificates(files []string) (certs certificates, warnings []string) {
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("certificate %v", err))
+			continue
+		}
+		k, _, _, _, err := ssh.ParseAuthorizedKey(text)
+		cert, ok := k.(*ssh.Certificate)
+		if err != nil || !ok || cert.CertType != ssh.UserCert {
+			warnings = append(warnings, fmt.Sprintf("certificate %s: it is no user's certificate", file))
+			continue
+		}
+		certs = append(certs, &certificate{Certificate: cert, file: file})
+	}
+	return certs, warnings
+}
+
+// of returns those of a key.
+func (c certificates) of(key ssh.PublicKey) []*ssh.Certificate {
+	var out []*ssh.Certificate
+	for _, cert := range c {
+		if sameKey(key, cert.Key) {
+			cert.used = true
+			out = append(out, cert.Certificate)
 		}
 	}
-	return append(out, files...), warnings
+	return out
+}
+
+func (c certificates) unused() []string {
+	var out []string
+	for _, cert := range c {
+		if !cert.used {
+			out = append(out, fmt.Sprintf("certificate %s: neither a key file nor the ssh agent has its key %s", cert.file, ssh.FingerprintSHA256(cert.Key)))
+		}
+	}
+	return out
 }
 
 // sameKey compares keys; a certificate counts as the key it certifies.
@@ -82,11 +147,14 @@ func sameKey(a, b ssh.PublicKey) bool {
 	return bytes.Equal(a.Marshal(), b.Marshal())
 }
 
-// withCertificate offers the certificate before the bare key: servers that know
+// withCertificate offers the certificates before the bare key: servers that know
 // only the authority would count the other way round as a failure.
-func withCertificate(s ssh.Signer, cert *ssh.Certificate, name string) []offer {
+func withCertificate(s ssh.Signer, certs []*ssh.Certificate, name string) []offer {
 	var out []offer
-	if cert != nil {
+	for _, cert := range certs {
+		if cert == nil {
+			continue
+		}
 		if c, err := ssh.NewCertSigner(cert, s); err == nil {
 			out = append(out, offer{c, name + " with its certificate"})
 		}
@@ -121,6 +189,7 @@ func readIdentity(file string) (*identity, error) {
 	case err == nil:
 		id.signer, id.public = signer, signer.PublicKey()
 	case errors.As(err, &missing):
+		id.locked = text
 		if missing.PublicKey != nil {
 			id.public = missing.PublicKey
 		}

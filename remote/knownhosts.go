@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -156,17 +157,72 @@ var otherAlgorithms = []string{
 	ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
 }
 
-// algorithms returns what to ask the server for. The kinds the host is known by
-// come first: by its own order x/crypto would ask for another of the server's
-// keys and take a known host for an attack (golang/go#29286).
-func (k *hostKeys) algorithms(hostport string) []string {
+// algorithms returns what to ask the server for, of those in allowed where that
+// is not empty. The kinds the host is known by come first: by its own order
+// x/crypto would ask for another of the server's keys and take a known host for
+// an attack (golang/go#29286). Certificates are asked for only where an authority
+// is known, since one of another is as good as an unknown key.
+func (k *hostKeys) algorithms(hostport string, allowed []string) []string {
 	known := k.db.HostKeyAlgorithms(hostport)
-	for _, a := range otherAlgorithms {
-		if !slices.Contains(known, a) {
-			known = append(known, a)
+	if len(known) == 0 {
+		known = k.db.HostKeyAlgorithms(withoutPort(hostport))
+	}
+	plain := otherAlgorithms
+	if len(allowed) > 0 {
+		plain = slices.DeleteFunc(slices.Clone(allowed), func(a string) bool { return strings.Contains(a, "-cert-") })
+	}
+	var out []string
+	for _, a := range slices.Concat(known, plain) {
+		switch {
+		case slices.Contains(out, a), len(allowed) > 0 && !slices.Contains(allowed, a):
+		case len(allowed) == 0 && (a == ssh.KeyAlgoRSA || a == ssh.CertAlgoRSAv01 || a == "ssh-dss"):
+			// SHA-1 is for those who ask for it, as with ssh itself.
+		default:
+			out = append(out, a)
 		}
 	}
-	return known
+	if len(out) == 0 {
+		return allowed
+	}
+	return out
+}
+
+// withoutPort is how a host stands in a file for its usual port.
+func withoutPort(hostport string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return hostport
+	}
+	return net.JoinHostPort(host, "22")
+}
+
+// readRevoked reads the keys of a RevokedHostKeys file, "" for none.
+func readRevoked(file string) ([]ssh.PublicKey, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("RevokedHostKeys: %w", err)
+	}
+	if bytes.HasPrefix(text, []byte("SSHKRL\n\x00")) {
+		return nil, fmt.Errorf("RevokedHostKeys %s: it is a KRL, and only a list of public keys can be read here", file)
+	}
+	var keys []ssh.PublicKey
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("RevokedHostKeys %s:%d: %w", file, n, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // check is nil for a key that stands in the files for hostport, else a
@@ -176,9 +232,24 @@ func (k *hostKeys) check(hostport string, remote net.Addr, key ssh.PublicKey, fi
 	if err == nil {
 		return nil
 	}
+	var unknown *xknownhosts.KeyError
+	if plain := withoutPort(hostport); plain != hostport && errors.As(err, &unknown) && len(unknown.Want) == 0 {
+		// As in OpenSSH's sshconnect.c: a host that stands there without its port
+		// is known by that key, but another key means nothing.
+		if k.db.HostKeyCallback()(plain, remote, key) == nil {
+			return nil
+		}
+	}
 	shown := key
 	if cert, ok := key.(*ssh.Certificate); ok {
 		shown = cert.Key
+		// The checker of certificates does not say which line revokes one.
+		for _, part := range []ssh.PublicKey{cert.SignatureKey, cert.Key} {
+			var line *xknownhosts.RevokedError
+			if errors.As(k.db.HostKeyCallback()(hostport, remote, part), &line) {
+				err = line
+			}
+		}
 	}
 	e := &DialError{KeyType: shown.Type(), Fingerprint: ssh.FingerprintSHA256(shown)}
 	var changed *xknownhosts.KeyError

@@ -3,112 +3,175 @@ package remote
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"spoolsweep/remote/clean"
 )
 
 // sshConfig reads ssh_config(5) for one host as ssh itself would: the first
-// value wins, IdentityFile collects. Unknown keywords are none of our business;
-// what cannot be honoured is a warning with its file and line, since what stands
-// in the user's file must never stop a run.
+// value wins, IdentityFile and CertificateFile collect, and a Match final has all
+// files read a second time. Unknown keywords are none of our business.
 type sshConfig struct {
 	alias     string // the name as it was asked for
 	localUser string
 	home      string
+	own       string          // the user's own file, which nobody else may write to
+	ctx       context.Context // of what Match exec runs
 
-	values   map[string][]string // by keyword in lower case: the first one's arguments
-	identity []string            // IdentityFile, in order
-	warnings []string
+	values       map[string]option // by keyword in lower case: the first one
+	identity     []string          // IdentityFile, in order
+	certificates []string          // CertificateFile, in order
+	warnings     []string
+	final        bool // this is the second reading
+	wantFinal    bool // somebody asked for one
+}
+
+// option is one line of a configuration.
+type option struct {
+	where string // file:line
+	args  []string
+	rest  string // the line after its keyword, as it stands there
+
+	command bool // of ProxyCommand, not ProxyJump
 }
 
 // maxInclude is OpenSSH's READCONF_MAX_DEPTH.
 const maxInclude = 16
 
-// settings is what the files say about one host, tokens expanded.
-type settings struct {
-	HostName         string
-	User             string
-	Port             int
-	IdentityFiles    []string
-	Named            int // how many of them somebody named; the rest are ssh's defaults
-	IdentitiesOnly   bool
-	IdentityAgent    string // "" where not set, "none" for none
-	UserKnownHosts   []string
-	GlobalKnownHosts []string
-	HostKeyAlias     string
-	Warnings         []string
-}
+// execLimit bounds what Match exec runs. ssh waits for ever, which one host of
+// many must not.
+const execLimit = 30 * time.Second
 
-// readSSHConfig returns what files say about alias. A user or port that is
-// already decided comes first, as ssh's own -l and -p do. Files that do not
-// exist are skipped.
-func readSSHConfig(files []string, alias, user string, port int, localUser, home string) (settings, error) {
-	c := &sshConfig{alias: alias, localUser: localUser, home: home, values: map[string][]string{}}
-	if user != "" {
-		c.values["user"] = []string{user}
-	}
-	if port != 0 {
-		c.values["port"] = []string{strconv.Itoa(port)}
-	}
-	for _, file := range files {
-		if err := c.read(file, 0); err != nil {
-			return settings{}, err
+// resolve reads the files, and once more where that is asked for. Files that do
+// not exist are skipped.
+func (c *sshConfig) resolve(files []string) error {
+	for {
+		for _, file := range files {
+			if err := c.read(file, 0, true); err != nil {
+				return err
+			}
 		}
+		if c.final || !c.wantFinal {
+			return nil
+		}
+		name := c.hostName()
+		c.final = true
+		c.values["hostname"] = option{args: []string{strings.ReplaceAll(name, "%", "%%")}}
 	}
-	return c.settings(), nil
 }
 
 func (c *sshConfig) warn(where, format string, args ...any) {
-	c.warnings = append(c.warnings, where+": "+clean.Text(fmt.Sprintf(format, args...), 300))
+	text := where + ": " + clean.Text(fmt.Sprintf(format, args...), 300)
+	if !slices.Contains(c.warnings, text) { // the second reading says all again
+		c.warnings = append(c.warnings, text)
+	}
 }
 
-// read takes in one file. active says at each line whether it is meant for this host.
-func (c *sshConfig) read(file string, depth int) error {
+// read takes in one file. active says at each line whether it is meant for this
+// host; where it is not so from the start, it never is.
+func (c *sshConfig) read(file string, depth int, live bool) error {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err == nil && c.own != "" && !strings.HasPrefix(file, "/etc/ssh/") {
+		err = ownedAlone(file)
+	}
 	if err != nil {
 		return fmt.Errorf("read ssh configuration: %w", err)
 	}
-	active := true
+	active := live
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, len(text)+1)
 	for n := 1; lines.Scan(); n++ {
-		where := fmt.Sprintf("%s:%d", file, n)
-		keyword, args, err := splitLine(lines.Text())
+		o := option{where: fmt.Sprintf("%s:%d", file, n)}
+		var keyword string
+		keyword, o.rest, o.args, err = splitLine(lines.Text())
+		if err != nil && rawKeywords[keyword] {
+			o.args, err = []string{o.rest}, nil // quotes there are the shell's
+		}
 		switch {
 		case err != nil:
-			c.warn(where, "%v, line skipped", err)
+			c.warn(o.where, "%v, line skipped", err)
 		case keyword == "":
-		case len(args) == 0:
-			c.warn(where, "%s without a value, line skipped", keyword)
+		case len(o.args) == 0:
+			c.warn(o.where, "%s without a value, line skipped", keyword)
 		case keyword == "host":
-			active = matchHost(args, c.alias)
+			active = live && matchHost(o.args, c.alias)
 		case keyword == "match":
-			active = c.match(where, args)
-		case !active:
+			active = c.match(o.where, o.args, live)
 		case keyword == "include":
-			c.include(where, file, args, depth)
-		case keyword == "identityfile":
-			c.identity = append(c.identity, args[0])
-		default:
-			if _, set := c.values[keyword]; !set {
-				c.values[keyword] = args
-			}
+			// What is not meant for this host may still ask for a second reading.
+			c.include(o.where, file, o.args, depth, active)
+		case active:
+			c.take(keyword, o)
 		}
 	}
 	return lines.Err()
 }
 
-func (c *sshConfig) include(where, file string, patterns []string, depth int) {
+// take keeps a line, unless one before it decided the matter.
+func (c *sshConfig) take(keyword string, o option) {
+	collect := func(to *[]string) {
+		if !slices.Contains(*to, o.args[0]) {
+			*to = append(*to, o.args[0])
+		}
+	}
+	switch keyword {
+	case "identityfile":
+		collect(&c.identity)
+		return
+	case "certificatefile":
+		collect(&c.certificates)
+		return
+	case "proxycommand", "proxyjump":
+		// The first of the two counts, even where it says none.
+		o.command = keyword == "proxycommand"
+		keyword, o.args = "proxy", []string{o.rest}
+		if strings.HasPrefix(strings.ToLower(o.rest), "none") && len(strings.Fields(o.rest)) == 1 {
+			o.args = []string{"none"}
+		}
+	case "connecttimeout", "serveraliveinterval":
+		if o.args[0] == "none" {
+			return // to ssh that is one that was not set
+		}
+	case "pubkeyacceptedkeytypes":
+		keyword = "pubkeyacceptedalgorithms"
+	}
+	if _, set := c.values[keyword]; !set {
+		c.values[keyword] = o
+	}
+}
+
+// rawKeywords are those whose value is the rest of the line.
+var rawKeywords = map[string]bool{"proxycommand": true, "proxyjump": true, "localcommand": true, "remotecommand": true, "knownhostscommand": true}
+
+// ownedAlone is what ssh wants of the user's file, since it names programs to run.
+func ownedAlone(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if ok && owner.Uid != 0 && int(owner.Uid) != os.Getuid() || info.Mode()&0o022 != 0 {
+		return fmt.Errorf("%s: others own it or may write to it (mode %04o): chown and chmod 600 it, as ssh wants", file, info.Mode().Perm())
+	}
+	return nil
+}
+
+func (c *sshConfig) include(where, file string, patterns []string, depth int, live bool) {
 	if depth+1 > maxInclude {
 		c.warn(where, "Include nested too deeply, skipped")
 		return
@@ -128,56 +191,114 @@ func (c *sshConfig) include(where, file string, patterns []string, depth int) {
 			c.warn(where, "Include %s: %v", pattern, err)
 		}
 		for _, name := range found {
-			if err := c.read(name, depth+1); err != nil {
+			if err := c.read(name, depth+1, live); err != nil {
 				c.warn(where, "Include %s: %v", name, err)
 			}
 		}
 	}
 }
 
-// match decides a Match line. What would run a program, or needs a second pass,
-// counts as not matching.
-func (c *sshConfig) match(where string, args []string) bool {
+// match decides a Match line, as match_cfg_line of OpenSSH's readconf.c. One that
+// is not understood counts as not matching. Where it stands in a block that does
+// not count, nothing is run for it.
+func (c *sshConfig) match(where string, args []string, live bool) bool {
+	result := live
 	for i := 0; i < len(args); i++ {
-		word := strings.ToLower(args[i])
+		word := args[i]
 		not := strings.HasPrefix(word, "!")
 		word = strings.TrimPrefix(word, "!")
-		if word == "all" {
-			continue
+		value, given := "", false
+		if name, v, ok := strings.Cut(word, "="); ok {
+			word, value, given = name, v, true
 		}
+		word = strings.ToLower(word)
+		var got bool
 		switch word {
-		case "host", "originalhost", "user", "localuser":
+		case "all":
+			if len(args) > 1 && (i != 1 || len(args) > 2) {
+				c.warn(where, "Match all is alone in its line, or after final or canonical; block skipped")
+				return false
+			}
+			result = result && !not
+			continue
+		case "final", "canonical":
+			c.wantFinal = c.wantFinal || word == "final"
+			result = result && c.final != not
+			continue
+		case "host", "originalhost", "user", "localuser", "exec":
 		default:
 			c.warn(where, "Match %s is not understood here, block skipped", word)
 			return false
 		}
-		if i++; i == len(args) {
-			c.warn(where, "Match %s without a value, block skipped", word)
-			return false
+		if !given {
+			if i++; i == len(args) {
+				c.warn(where, "Match %s without a value, block skipped", word)
+				return false
+			}
+			value = args[i]
 		}
-		var value string
+		patterns := strings.Split(value, ",")
 		switch word {
 		case "host":
-			value = c.hostName()
+			got = matchHost(strings.Split(strings.ToLower(value), ","), strings.ToLower(c.named()))
 		case "originalhost":
-			value = c.alias
+			got = matchHost(strings.Split(strings.ToLower(value), ","), strings.ToLower(c.alias))
 		case "user":
-			value = c.user()
+			got = matchHost(patterns, c.user())
 		case "localuser":
-			value = c.localUser
+			got = matchHost(patterns, c.localUser)
+		case "exec":
+			if !result {
+				continue // ssh does not run it either
+			}
+			var err error
+			if got, err = c.succeeds(value); err != nil {
+				c.warn(where, "Match exec: %v, block skipped", err)
+				return false
+			}
 		}
-		if word == "host" || word == "originalhost" {
-			value = strings.ToLower(value)
-		}
-		if matchHost(strings.Split(args[i], ","), value) == not {
-			return false
-		}
+		result = result && got != not
 	}
-	return true
+	return result
+}
+
+// succeeds runs a command of the user's file as ssh does, through the user's shell.
+func (c *sshConfig) succeeds(command string) (bool, error) {
+	port := 22
+	if n, err := strconv.Atoi(c.first("port")); err == nil {
+		port = n
+	}
+	tokens := c.tokens(c.named(), c.user(), port)
+	command, err := expandForShell(command, tokens)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, execLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, userShell(), "-c", command)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what it starts ends with it
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return false, fmt.Errorf("%s: no end of it: %w", command, context.Cause(ctx))
+	case errors.As(err, &exit):
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func userShell() string {
+	if shell := os.Getenv("SHELL"); shell != "" {
+		return shell
+	}
+	return "/bin/sh"
 }
 
 func (c *sshConfig) first(keyword string) string {
-	if v := c.values[keyword]; len(v) > 0 {
+	if v := c.values[keyword].args; len(v) > 0 {
 		return v[0]
 	}
 	return ""
@@ -190,13 +311,22 @@ func (c *sshConfig) user() string {
 	return c.localUser
 }
 
-// hostName is what ssh would connect to: names in lower case, as ssh.c makes them.
-func (c *sshConfig) hostName() string {
-	name := c.first("hostname")
-	if name == "" {
-		name = c.alias
+// named is what HostName makes of the name, as Match host sees it.
+func (c *sshConfig) named() string {
+	if name := c.first("hostname"); name != "" {
+		return expand(name, map[byte]string{'h': c.alias})
 	}
-	return strings.ToLower(expand(name, map[byte]string{'h': c.alias}))
+	return c.alias
+}
+
+// hostName is what ssh would connect to: names in lower case and addresses in
+// their one form, as ssh.c makes them.
+func (c *sshConfig) hostName() string {
+	name := c.named()
+	if a, err := netip.ParseAddr(name); err == nil {
+		return a.String()
+	}
+	return strings.ToLower(name)
 }
 
 func (c *sshConfig) tilde(path string) string {
@@ -206,70 +336,18 @@ func (c *sshConfig) tilde(path string) string {
 	return path
 }
 
-func (c *sshConfig) settings() settings {
-	s := settings{HostName: c.hostName(), User: c.user(), Port: 22}
-	if p := c.first("port"); p != "" {
-		n, err := strconv.Atoi(p)
-		if err != nil || n < 1 || n > 65535 {
-			c.warnings = append(c.warnings, fmt.Sprintf("ssh configuration of %s: port %s is none, taken as 22", clean.Text(c.alias, 100), clean.Text(p, 20)))
-			n = 22
-		}
-		s.Port = n
-	}
-	short, _ := os.Hostname()
+// tokens are those of ssh_config(5) that stand for this host.
+func (c *sshConfig) tokens(hostName, user string, port int) map[byte]string {
+	name, _ := os.Hostname()
 	tokens := map[byte]string{
-		'd': c.home, 'h': s.HostName, 'n': c.alias, 'p': strconv.Itoa(s.Port), 'r': s.User, 'u': c.localUser,
-		'i': strconv.Itoa(os.Getuid()), 'l': short, 'L': strings.SplitN(short, ".", 2)[0],
+		'd': c.home, 'h': hostName, 'n': c.alias, 'p': strconv.Itoa(port), 'r': user, 'u': c.localUser,
+		'i': strconv.Itoa(os.Getuid()), 'l': name, 'L': strings.SplitN(name, ".", 2)[0],
 	}
-	s.HostKeyAlias = c.first("hostkeyalias")
-	tokens['k'] = s.HostKeyAlias
-	if s.HostKeyAlias == "" {
+	tokens['k'] = strings.ToLower(c.first("hostkeyalias"))
+	if tokens['k'] == "" {
 		tokens['k'] = c.alias
 	}
-	path := func(p string) string { return c.tilde(expand(expandEnv(p), tokens)) }
-	for _, file := range c.identity {
-		if strings.EqualFold(file, "none") {
-			continue
-		}
-		s.IdentityFiles = append(s.IdentityFiles, path(file))
-	}
-	s.Named = len(s.IdentityFiles)
-	if len(c.identity) == 0 {
-		for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-			s.IdentityFiles = append(s.IdentityFiles, filepath.Join(c.home, ".ssh", name))
-		}
-	}
-	s.IdentitiesOnly = strings.EqualFold(c.first("identitiesonly"), "yes")
-	switch a := c.first("identityagent"); {
-	case strings.EqualFold(a, "none"):
-		s.IdentityAgent = "none"
-	case a == "SSH_AUTH_SOCK" || a == "":
-	case strings.HasPrefix(a, "$") && !strings.HasPrefix(a, "${"):
-		s.IdentityAgent = os.Getenv(a[1:])
-	default:
-		s.IdentityAgent = path(a)
-	}
-	files := func(keyword string, otherwise ...string) []string {
-		var out []string
-		for _, f := range c.values[keyword] {
-			if !strings.EqualFold(f, "none") {
-				out = append(out, path(f))
-			}
-		}
-		if len(c.values[keyword]) == 0 {
-			return otherwise
-		}
-		return out
-	}
-	s.UserKnownHosts = files("userknownhostsfile", filepath.Join(c.home, ".ssh", "known_hosts"), filepath.Join(c.home, ".ssh", "known_hosts2"))
-	s.GlobalKnownHosts = files("globalknownhostsfile", "/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-	for _, keyword := range []string{"ProxyJump", "ProxyCommand"} {
-		if v := c.first(strings.ToLower(keyword)); v != "" && !strings.EqualFold(v, "none") {
-			c.warnings = append(c.warnings, fmt.Sprintf("ssh configuration of %s: %s is not used yet, connecting directly", clean.Text(c.alias, 100), keyword))
-		}
-	}
-	s.Warnings = c.warnings
-	return s
+	return tokens
 }
 
 // matchHost is match_pattern_list of OpenSSH's match.c: any pattern, and none of
@@ -316,17 +394,17 @@ func matchPattern(pattern, s string) bool {
 // splitLine takes a line apart as argv_split of OpenSSH's misc.c does: blanks or
 // one = after the keyword, quotes, \ before a quote, a backslash or a blank, and
 // # for a comment.
-func splitLine(line string) (keyword string, args []string, err error) {
+func splitLine(line string) (keyword, rest string, args []string, err error) {
 	line = strings.TrimSpace(line)
 	if line == "" || line[0] == '#' {
-		return "", nil, nil
+		return "", "", nil, nil
 	}
 	end := strings.IndexAny(line, " \t=")
 	if end < 0 {
-		return strings.ToLower(strings.Trim(line, `"`)), nil, nil
+		return strings.ToLower(strings.Trim(line, `"`)), "", nil, nil
 	}
 	keyword = strings.ToLower(strings.Trim(line[:end], `"`))
-	rest := strings.TrimLeft(line[end:], " \t")
+	rest = strings.TrimLeft(line[end:], " \t")
 	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
 	for i := 0; i < len(rest); {
 		switch rest[i] {
@@ -334,7 +412,7 @@ func splitLine(line string) (keyword string, args []string, err error) {
 			i++
 			continue
 		case '#':
-			return keyword, args, nil
+			return keyword, rest, args, nil
 		}
 		var arg strings.Builder
 		var quote byte
@@ -356,11 +434,11 @@ func splitLine(line string) (keyword string, args []string, err error) {
 			}
 		}
 		if quote != 0 {
-			return "", nil, fmt.Errorf("no closing %c", quote)
+			return keyword, rest, nil, fmt.Errorf("no closing %c", quote)
 		}
 		args = append(args, arg.String())
 	}
-	return keyword, args, nil
+	return keyword, rest, args, nil
 }
 
 // expand replaces the tokens that are known and leaves the others as they stand.
@@ -381,6 +459,26 @@ func expand(s string, tokens map[byte]string) string {
 		}
 	}
 	return b.String()
+}
+
+// shellUnsafe are the characters that OpenSSH takes in no host or user name, since
+// tokens go into a shell's command unquoted.
+const shellUnsafe = "'`\"$\\;&<>|(){},#*?[]!~"
+
+// expandForShell is expand for a command. What a token stands for may come from
+// an inventory, and must be one harmless word.
+func expandForShell(s string, tokens map[byte]string) (string, error) {
+	for i := 0; i+1 < len(s); i++ {
+		if s[i] != '%' {
+			continue
+		}
+		i++
+		v := tokens[s[i]]
+		if s[i] != 'd' && (strings.HasPrefix(v, "-") || strings.ContainsAny(v, shellUnsafe) || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7f })) {
+			return "", fmt.Errorf("%%%c would put %q into a shell's command", s[i], v)
+		}
+	}
+	return expand(s, tokens), nil
 }
 
 // expandEnv replaces ${NAME}; one that is not set stays, as nothing good can

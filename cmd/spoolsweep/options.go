@@ -43,8 +43,8 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
 		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
-		&cli.StringFlag{Name: "host-key-checking", Value: checkStrict, Usage: "`HOW`: strict, or accept-new to trust a host whose key is unknown from now on; one that has changed never is"},
-		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected"},
+		&cli.StringFlag{Name: "host-key-checking", Value: checkStrict, Usage: "`HOW`: strict, or accept-new to trust a host whose key is unknown from now on; one that has changed never is; given, it counts before StrictHostKeyChecking of the ssh configuration"},
+		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected; given, it counts before ConnectTimeout of the ssh configuration"},
 		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
 		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text, json (one document) or jsonl (one event a line)"},
@@ -182,15 +182,26 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{
 			ConfigFile: c.String("ssh-config"), KnownHosts: c.StringSlice("known-hosts"),
-			Timeout: c.Duration("timeout"), User: c.String("user"), PrivateKey: c.String("private-key"),
+			User: c.String("user"), PrivateKey: c.String("private-key"),
+			Strict: c.IsSet("host-key-checking") && c.String("host-key-checking") == checkStrict,
 		},
 		Source: source, Forks: c.Int("forks"), Reconnect: c.Duration("reconnect"),
+	}
+	if c.IsSet("timeout") { // else ConnectTimeout of the ssh configuration counts
+		s.fleet.Dialer.Timeout = c.Duration("timeout")
+	}
+	if s.tty {
+		s.fleet.Dialer.Passphrase = s.passphrase(c)
 	}
 	switch how := c.String("host-key-checking"); how {
 	case checkStrict:
 	case acceptNew:
 		s.fleet.Dialer.AcceptNew = func(e *remote.DialError) bool {
-			s.Alert(e.Host, "warning: its host key was unknown, and is trusted from now on: %s %s (%s)", show.Clean(e.KeyType), show.Clean(e.Fingerprint), acceptNew)
+			whose := "its host key"
+			if e.Jump != "" {
+				whose = "the host key of its jump host " + show.Clean(e.Jump)
+			}
+			s.Alert(e.Host, "warning: %s was unknown, and is trusted from now on: %s %s (%s)", whose, show.Clean(e.KeyType), show.Clean(e.Fingerprint), acceptNew)
 			return true
 		}
 	default:
@@ -386,7 +397,7 @@ func (m *member) target() remote.Target {
 	c := m.host.Connection
 	dir, _ := m.host.Vars[agentDirectory].(string)
 	return remote.Target{
-		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey,
+		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey, ProxyJump: c.ProxyJump,
 		Become: c.Become != nil && *c.Become, BecomeUser: c.BecomeUser, AgentDirectory: dir,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote"
 )
 
@@ -56,11 +57,31 @@ func (s *sweep) askPassword(c *cli.Context, flag, question, file string) (remote
 	if !s.tty {
 		return "", fmt.Errorf("%s: there is no terminal to ask on: give %s FILE", flag, file)
 	}
+	secret, err := s.unseen(c.Context, c, question)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", flag, err)
+	}
+	return secret, nil
+}
+
+// passphrase asks on the terminal for that of a key file. Nothing typed means
+// that the key is not to be used.
+func (s *sweep) passphrase(c *cli.Context) func(context.Context, string, bool) (remote.Secret, error) {
+	return func(ctx context.Context, file string, again bool) (remote.Secret, error) {
+		if again {
+			s.Alert("", "that is not the passphrase of %s", show.Clean(file))
+		}
+		return s.unseen(ctx, c, fmt.Sprintf("passphrase of the key %s: ", show.Clean(file)))
+	}
+}
+
+// unseen asks on the terminal, which shows nothing of what is typed.
+func (s *sweep) unseen(ctx context.Context, c *cli.Context, question string) (remote.Secret, error) {
 	fd := int(c.App.Reader.(*os.File).Fd())
 	// ReadPassword turns the echo off when it reads; a quick hand types before that.
 	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
+		return "", err
 	}
 	fmt.Fprint(s.Err, question)
 	type line struct {
@@ -77,21 +98,19 @@ func (s *sweep) askPassword(c *cli.Context, flag, question, file string) (remote
 	case typed = <-got:
 	case <-c.Context.Done():
 		typed.err = context.Cause(c.Context)
+	case <-ctx.Done():
+		typed.err = context.Cause(ctx)
 	}
 	// A terminal that is left without echo is a riddle to whoever has it.
 	err = term.Restore(fd, before)
 	fmt.Fprintln(s.Err)
-	var secret remote.Secret
 	if typed.err != nil && !errors.Is(typed.err, io.EOF) {
 		err = typed.err
 	}
-	if err == nil {
-		secret, err = onePassword(typed.text)
-	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
+		return "", err
 	}
-	return secret, nil
+	return onePassword(typed.text)
 }
 
 // maxPassword is more than sudo takes.

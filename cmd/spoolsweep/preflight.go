@@ -92,6 +92,8 @@ func unknownKey(m *member) *remote.DialError {
 // trust asks once about all the keys that were listed. It returns the hosts that
 // are to be reached again, and from then on only with the key that was shown.
 func (s *sweep) trust(ctx context.Context, unknown []*member) ([]*member, error) {
+	// Where there is more to say than that it is unknown, no answer would do.
+	unknown = slices.DeleteFunc(slices.Clone(unknown), func(m *member) bool { return unknownKey(m).Err != nil })
 	if len(unknown) == 0 {
 		return nil, nil
 	}

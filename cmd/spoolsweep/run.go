@@ -115,11 +115,14 @@ func runAction(c *cli.Context) error {
 	}
 	found := map[*member]*run.Preflight{}
 	s.preflight(ctx, plans, s.members, found)
-	unknown := s.unknownKeys()
-	if s.tty && !c.Bool("yes") {
+	// The keys behind a jump host show only once its own is trusted.
+	for unknown := s.unknownKeys(); s.tty && !c.Bool("yes") && len(unknown) > 0; unknown = s.unknownKeys() {
 		trusted, err := s.trust(ctx, unknown)
 		if err != nil {
 			return err
+		}
+		if len(trusted) == 0 {
+			break
 		}
 		if plans, err = s.lookAgain(ctx, pb, plans, trusted, found); err != nil {
 			return err

@@ -54,6 +54,37 @@ var ansibleVars = []string{
 
 var jump = regexp.MustCompile(`(?i)(?:^|\s)-J|Proxy(?:Jump|Command)`)
 
+// commonArgs are Ansible's further arguments of ssh. A jump host among them is used.
+const commonArgs = "ansible_ssh_common_args"
+
+// jumpOf finds the jump host among ssh's arguments, and says whether there is
+// anything else. It is not ok where the way is another than a jump host's, or
+// cannot be told for sure.
+func jumpOf(args string) (hosts string, more, ok bool) {
+	words := strings.Fields(args)
+	for i := 0; i < len(words); i++ {
+		word := words[i]
+		if (word == "-o" || word == "-J") && i+1 < len(words) {
+			i++
+			word += words[i]
+		}
+		value, is := strings.CutPrefix(word, "-J")
+		if option, found := strings.CutPrefix(word, "-o"); found {
+			name, v, cut := strings.Cut(option, "=")
+			value, is = v, cut && strings.EqualFold(name, "ProxyJump")
+		}
+		switch {
+		case is && value != "" && hosts == "" && !strings.ContainsAny(value, "\"'\\"):
+			hosts = value
+		case is, jump.MatchString(word):
+			return "", false, false
+		default:
+			more = true
+		}
+	}
+	return hosts, more, true
+}
+
 // settings is what one map of variables says about the connection; nil is
 // unsaid. The tags are the keys of the map ssh.
 type settings struct {
@@ -61,6 +92,7 @@ type settings struct {
 	Port       *int    `json:"port"`
 	User       *string `json:"user"`
 	PrivateKey *string `json:"private_key"`
+	ProxyJump  *string `json:"proxy_jump"`
 	Become     *bool   `json:"become"`
 	BecomeUser *string `json:"-"`
 }
@@ -81,6 +113,11 @@ func readSettings(vars *strict.Value) (*settings, error) {
 	}
 	for _, e := range vars.Entries() {
 		name, field := e.Key.Text, fields[e.Key.Text]
+		if name == commonArgs && e.Value.Kind == strict.String {
+			if err := readCommonArgs(e, s); err != nil {
+				return nil, err
+			}
+		}
 		if field == nil || e.Value.Kind == strict.Null {
 			continue
 		}
@@ -106,12 +143,23 @@ func readSettings(vars *strict.Value) (*settings, error) {
 	return s, nil
 }
 
+func readCommonArgs(e strict.Entry, s *settings) error {
+	hosts, _, ok := jumpOf(e.Value.Text)
+	switch {
+	case !ok:
+		return e.Key.Errorf("%s: which way it leads cannot be told", commonArgs).
+			WithHint("write -J HOST, or put ProxyCommand into ~/.ssh/config")
+	case hosts != "" && s.ProxyJump != nil:
+		return e.Key.Errorf("%s says again what ssh says", commonArgs)
+	case s.ProxyJump == nil:
+		s.ProxyJump = &hosts // none where there is none: those of a group are not for this host
+	}
+	return checkSetting(commonArgs, e.Value, &s.ProxyJump)
+}
+
 func readSSH(e strict.Entry, s *settings) error {
 	for _, k := range e.Value.Entries() {
 		switch k.Key.Text {
-		case "proxy_jump":
-			return k.Key.Errorf("ssh: proxy_jump is not supported yet").
-				WithHint("until then only hosts that are reached without a jump host")
 		case "password", "pass", "passphrase", "become_password":
 			return passwordInClear(k.Key, "ssh: "+k.Key.Text)
 		}
@@ -119,7 +167,7 @@ func readSSH(e strict.Entry, s *settings) error {
 	if err := strict.Decode(e.Value, s); err != nil {
 		return err.(*strict.Error).In(sshMap)
 	}
-	fields := map[string]any{"host": &s.Host, "port": &s.Port, "user": &s.User, "private_key": &s.PrivateKey}
+	fields := map[string]any{"host": &s.Host, "port": &s.Port, "user": &s.User, "private_key": &s.PrivateKey, "proxy_jump": &s.ProxyJump}
 	for _, k := range e.Value.Entries() {
 		if err := checkSetting(sshMap+": "+k.Key.Text, k.Value, fields[k.Key.Text]); err != nil {
 			return err
@@ -170,6 +218,7 @@ func (s *settings) onto(c *Connection) {
 	set(&c.Host, s.Host)
 	set(&c.Port, s.Port)
 	set(&c.User, s.User)
+	set(&c.ProxyJump, s.ProxyJump)
 	set(&c.BecomeUser, s.BecomeUser)
 	if s.PrivateKey != nil {
 		c.PrivateKey = expandHome(*s.PrivateKey)
@@ -255,8 +304,16 @@ func (b *builder) checkAnsibleVar(e strict.Entry) error {
 		b.warn(e.Key.Errorf("ansible_connection is not used").WithHint("every host is reached by ssh"))
 		return nil
 	}
-	if jump.MatchString(v.Text) {
-		return e.Key.Errorf("%s: jump hosts are not supported yet", name)
+	if name == commonArgs && v.Kind == strict.String {
+		if _, more, ok := jumpOf(v.Text); !more || !ok {
+			return nil // it is used, or an error of its own
+		}
+		if jump.MatchString(v.Text) {
+			b.warn(e.Key.Errorf("%s: only the jump host is used", name).WithHint("the rest belongs into ~/.ssh/config"))
+			return nil
+		}
+	} else if jump.MatchString(v.Text) {
+		return e.Key.Errorf("%s: a jump host cannot stand here", name).WithHint("write it into %s, or ~/.ssh/config", commonArgs)
 	}
 	b.warn(e.Key.Errorf("%s is not used", name))
 	return nil

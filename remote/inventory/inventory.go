@@ -57,6 +57,7 @@ type Connection struct {
 	Port       int
 	User       string
 	PrivateKey string // a file, ~ expanded
+	ProxyJump  string `json:",omitempty"` // as ssh -J takes it
 	Become     *bool
 	BecomeUser string
 }

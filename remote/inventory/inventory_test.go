@@ -299,7 +299,7 @@ func TestErrors(t *testing.T) {
 		{"all:\n  vars:\n    ssh: {port: 0}\n", `f.yaml:3: ssh: port: expected a port from 1 to 65535, found 0`},
 		{"all:\n  vars:\n    ssh: {become: \"yes\"}\n", `f.yaml:3: ssh: become: expected true or false, found the text "yes"`},
 		{"all:\n  vars:\n    ssh: {user: \"-x\"}\n", `f.yaml:3: ssh: user: begins with a dash: "-x"`},
-		{"all:\n  vars:\n    ssh:\n      proxy_jump: gate\n", `f.yaml:4: ssh: proxy_jump is not supported yet (until then only hosts that are reached without a jump host)`},
+		{"all:\n  vars:\n    ssh:\n      proxy_jump: -gate\n", `f.yaml:4: ssh: proxy_jump: begins with a dash: "-gate"`},
 		{"all:\n  vars:\n    ssh: {password: hush}\n", `f.yaml:3: ssh: password: a password in clear (remove it; log in with a key or the ssh agent)`},
 		{"all:\n  vars:\n    ssh: {user: a}\n    ansible_user: b\n", `f.yaml:4: ansible_user says again what ssh says`},
 		{"all:\n  vars:\n    ansible_port: many\n", `f.yaml:3: ansible_port: expected a whole number, found the text "many"`},
@@ -317,8 +317,10 @@ func TestErrors(t *testing.T) {
 		{"all:\n  vars:\n    ansible_become: maybe\n", `f.yaml:3: ansible_become: expected true or false, found the text "maybe"`},
 		{"all:\n  vars:\n    ansible_become_method: su\n", `f.yaml:3: ansible_become_method: only sudo is supported`},
 		{"all:\n  vars:\n    ansible_ssh_port: 22\n", `f.yaml:3: ansible_ssh_port is an old name (write "ansible_port")`},
-		{"all:\n  vars:\n    ansible_ssh_common_args: -o ProxyJump=gate\n", `f.yaml:3: ansible_ssh_common_args: jump hosts are not supported yet`},
-		{"all:\n  vars:\n    ansible_ssh_common_args: -J gate\n", `f.yaml:3: ansible_ssh_common_args: jump hosts are not supported yet`},
+		{"all:\n  vars:\n    ansible_ssh_common_args: -o ProxyCommand=\"nc %h\"\n", `f.yaml:3: ansible_ssh_common_args: which way it leads cannot be told (write -J HOST, or put ProxyCommand into ~/.ssh/config)`},
+		{"all:\n  vars:\n    ansible_ssh_common_args: -J gate -J other\n", `f.yaml:3: ansible_ssh_common_args: which way it leads cannot be told (write -J HOST, or put ProxyCommand into ~/.ssh/config)`},
+		{"all:\n  vars:\n    ansible_ssh_args: -J gate\n", `f.yaml:3: ansible_ssh_args: a jump host cannot stand here (write it into ansible_ssh_common_args, or ~/.ssh/config)`},
+		{"all:\n  vars:\n    ssh: {proxy_jump: a}\n    ansible_ssh_common_args: -J b\n", `f.yaml:4: ansible_ssh_common_args says again what ssh says`},
 		{"all:\n  vars:\n    ansible_password: hush\n", `f.yaml:3: ansible_password: a password in clear (remove it; log in with a key or the ssh agent)`},
 		{"all:\n  vars:\n    ssh: {become_password: hush}\n", `f.yaml:3: ssh: become_password: a password in clear (remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file)`},
 		{"all:\n  vars:\n    ansible_become_password: hush\n", `f.yaml:3: ansible_become_password: a password in clear (remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file)`},
@@ -352,6 +354,8 @@ func TestWarnings(t *testing.T) {
 		{"ansible_ssh_common_args: -o Compression=yes", `f.yaml:3: ansible_ssh_common_args is not used`},
 		{"ansible_become_password: !vault x", `f.yaml:3: ansible_become_password is not used (give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file)`},
 		{"ansible_become_password: '{{ vault_password }}'", `f.yaml:3: ansible_become_password is not used (give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file)`},
+		{"ansible_ssh_common_args: -J gate -C", `f.yaml:3: ansible_ssh_common_args: only the jump host is used (the rest belongs into ~/.ssh/config)`},
+		{"ansible_ssh_common_args: -J gate", ""}, {"ansible_ssh_common_args: -o ProxyJump=joe@gate:22,inner", ""},
 		{"port: 5432", ""}, {"sshd: 1", ""}, {"queue: x", ""}, {"nginx_user: x", ""},
 		{"ansible_connection: ssh", ""}, {"ansible_become_method: sudo", ""}, {"ansible_python_interpreter: /usr/bin/python3", ""},
 		{"ansible_password: ''", ""}, {"ansible_password:", ""},
@@ -647,4 +651,23 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestJumpOf(t *testing.T) {
+	for args, want := range map[string]string{
+		"-J gate": "gate", "-Jgate": "gate", "-o ProxyJump=a,b": "a,b", "-oproxyjump=a": "a", "-C -J a -v": "a", "": "", "-C": "",
+	} {
+		if got, _, ok := jumpOf(args); !ok || got != want {
+			t.Errorf("%q: %q, %v, want %q", args, got, ok, want)
+		}
+	}
+	inv, _, err := parse("all:\n  vars: {ansible_ssh_common_args: -J gate}\n  hosts:\n    a:\n    b: {ansible_ssh_common_args: ''}\n    c: {ansible_ssh_common_args: -o ProxyJump=other}\n    d: {ssh: {proxy_jump: third}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"gate", "", "other", "third"} {
+		if got := inv.Hosts()[i].Connection.ProxyJump; got != want {
+			t.Errorf("host %s: %q, want %q", inv.Hosts()[i].Name, got, want)
+		}
+	}
 }

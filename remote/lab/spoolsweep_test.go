@@ -83,6 +83,7 @@ type fleet struct {
 	hosts     []*lab.Host
 	inventory string
 	known     string // file of host keys; "" is the lab's
+	config    string // of ssh, which names the host keys too; "" for none
 }
 
 // noLiveMax is for servers that never answer: what went back stays live there, and
@@ -238,7 +239,10 @@ func commandLine(t testing.TB, f *fleet, args ...string) (argv, env []string) {
 	env, err = goCaches()
 	must(t, err)
 	argv = append([]string{p.file}, args...)
-	argv = append(argv, "-i", f.inventory, "--known-hosts", stdcmp.Or(f.known, f.hosts[0].KnownHosts()), "--ssh-config", "none")
+	argv = append(argv, "-i", f.inventory, "--ssh-config", stdcmp.Or(f.config, "none"))
+	if f.config == "" {
+		argv = append(argv, "--known-hosts", stdcmp.Or(f.known, f.hosts[0].KnownHosts()))
+	}
 	return argv, append(slices.Clone(env), "PATH="+os.Getenv("PATH"), "HOME="+p.home, "XDG_CACHE_HOME="+filepath.Join(p.home, "cache"),
 		"XDG_STATE_HOME="+filepath.Join(p.home, "state"), "XDG_CONFIG_HOME="+filepath.Join(p.home, "config"), "LANG=C.UTF-8")
 }
