@@ -1,7 +1,7 @@
-// Package inventory reads Ansible's YAML inventory: hosts in groups, their
+// Package inventory reads Ansible's inventories: hosts in groups, their
 // variables, and how to connect to each.
 //
-// [Load] reads one or several files, [Inventory.Limit] picks hosts from them.
+// [Loader] reads one or several sources, [Inventory.Limit] picks hosts from them.
 // What Ansible would make of a file is what this makes of it, or else an error:
 // an unknown key, a wrong type, a password in clear and what is not supported
 // yet are refused with file and line, because a host that is swept with the
