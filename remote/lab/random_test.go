@@ -31,7 +31,7 @@ var ways = []string{"section", "worker", "both", "controller", "link", "stall", 
 // else live, the ledger balances, and Postfix runs. The number of a subtest and
 // the seed repeat it, as far as time does:
 //
-//	SPOOLSWEEP_LAB=require go test ./remote/lab -run 'TestKilledAtRandom/^17$' -kills.seed 1
+//	SPOOLSWEEP_LAB=require go test ./remote/lab -run 'TestKilledAtRandom/runs/^17$' -kills.seed 1
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
 	seed := *killsSeed
