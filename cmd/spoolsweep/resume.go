@@ -32,7 +32,11 @@ over those the run was begun with, and it goes on at the first stage that they
 change. A finished run with mail aside is refined in the same way: only what is
 still aside is judged again, and nothing moves twice. So a run that waits for
 rules may give back at once what no flood touches, as by source_count above, and
-what that holds back is refined later.`,
+what that holds back is refined later.
+
+From then on this controller gives the run's turns to stop Postfix, whoever began
+it. Hosts that work on it just then are followed; those that do not answer are left
+for another resume. Ctrl-C asks: detach, cancel after the current step, or go on.`,
 		Flags: commonFlags(extraVars(), yesFlag(),
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
 		OnUsageError: usageError,
@@ -268,7 +272,8 @@ func attachCommand() *cli.Command {
 		Name: "attach", Usage: "follow a run that still works, or tell its end", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep attach
 spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
-		Description:  `Without RUN: the newest. All that happened is told again from the beginning.`,
+		Description: `Without RUN: the newest. All that happened is told again from the beginning.
+Ctrl-C asks: detach, cancel after the current step, or go on.`,
 		Flags:        commonFlags(),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {

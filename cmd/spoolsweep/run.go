@@ -48,7 +48,8 @@ spoolsweep run backscatter-deferred -e rate=20/s`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
-laptop changes nothing, and attach follows it from anywhere. Of several Postfix on
+laptop changes nothing, and attach follows it from anywhere. Ctrl-C asks: detach
+(a second one does), cancel after the current step, or go on. Of several Postfix on
 one host (host variable postfix_instances; default: those that are enabled) the
 next is begun when the one before runs again.
 

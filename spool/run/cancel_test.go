@@ -85,9 +85,10 @@ func TestCancelWhileWaiting(t *testing.T) {
 	if err := h.Begin(t.Context(), info); err != nil {
 		t.Fatal(err)
 	}
-	s := h.rest(Waiting)
+	h.rest(Waiting)
 	h.cancel()
-	if s = h.state(); s.Phase != Waiting || s.Ask.Kind != "slot" {
+	s := h.state()
+	if s.Phase != Waiting || s.Ask.Kind != "slot" {
 		t.Fatalf("state %+v", s)
 	}
 	give := func() {
