@@ -106,7 +106,7 @@ ham:
 		}
 	}
 	r = f.spoolsweep("classify", "--queue", "hold", "-m", "any:casino", "-m", "header.List-Id:list.example.org", "-l", "chavez")
-	r.want(t, 0, "1 messages  rule: header.List-Id:list.example.org (alone 1)", "the live queues hold:")
+	r.want(t, 0, "1 message  rule: header.List-Id:list.example.org (alone 1)", "the live queues hold:")
 
 	explained := f.spoolsweep("classify", "-e", "@"+rules, "--explain", ids[0])
 	explained.want(t, 0, "hold/"+ids[0]+" is ham", "envelope: from <ana@"+h.Hostname()+"> to b@far.test, login ana", "spam rule does not match: body:[pills, casino] lines:2",

@@ -61,9 +61,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			m.Event(e)
 			e.Instance = m.Instance
 			d.Event(e)
-			if e.Stage == "stop" && e.Kind == wire.Begin {
-				t.down()
-			}
+			t.seen(e.Stage == "stop" && e.Kind == wire.Begin)
 			if e.Stage == "start" && e.Kind == wire.End {
 				end, ok := ended(e)
 				if !ok {
@@ -164,6 +162,7 @@ type turn struct {
 
 	mu      sync.Mutex // guards what follows, but for follow's own goroutine reading held
 	held    bool
+	begun   bool // something of the run was seen
 	isDown  bool
 	release func()
 	until   *time.Timer // while the host is silent
@@ -184,10 +183,11 @@ func (t *turn) have(release func()) {
 	t.held, t.release = true, release
 }
 
-func (t *turn) down() {
+// seen notes that the run has begun, and whether Postfix is stopped now.
+func (t *turn) seen(stopping bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.isDown = true
+	t.begun, t.isDown = true, t.isDown || stopping
 }
 
 // up gives the place on: Postfix runs, or was not stopped.
@@ -227,7 +227,11 @@ func (t *turn) silent(since time.Time) {
 	}
 	at := since.Format(time.TimeOnly)
 	if t.release == nil && !t.isDown {
-		d.Alert(t.m.Label(), "silent since %s: the run goes on there", at)
+		on := ": the run goes on there"
+		if !t.begun { // for all that is known here
+			on = ""
+		}
+		d.Alert(t.m.Label(), "silent since %s%s", at, on)
 		return
 	}
 	by := since.Add(d.silence + d.slots.slow())

@@ -133,7 +133,8 @@ func (l *linkHost) undisturbed(up bool) (opened, total int64) {
 
 // plain is what a run says without its numbers and moments.
 func plain(out string) string {
-	return strings.Join(strings.Fields(numbers.ReplaceAllString(out, "")), " ")
+	out = strings.NewReplacer(" messages ", " message ", " logs ", " log ").Replace(numbers.ReplaceAllString(out, ""))
+	return strings.Join(strings.Fields(out), " ")
 }
 
 var numbers = regexp.MustCompile(`\.?\d+`)

@@ -57,7 +57,7 @@ func TestFind(t *testing.T) {
 		{"nn@x.test", nil},
 	} {
 		r := f.spoolsweep("find", row.address)
-		r.want(t, 0, fmt.Sprintf("%9d messages", len(row.want)))
+		r.want(t, 0, fmt.Sprintf("%9d message", len(row.want)))
 		for i, id := range ids {
 			listed := strings.Contains(r.out, "/"+id+":") || strings.Contains(r.out, "/"+id+" ")
 			wanted := false

@@ -96,8 +96,15 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	grouped := strings.Replace(string(inventory), "all:\n", "all:\n  children: {relays: {hosts: {relay01: }}}\n", 1)
-	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules} {
+	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules, "more.ini": "[lists]\nrelay01\n", "secret": "x\n"} {
 		f.write(name, text)
+	}
+	if err := os.Mkdir(f.file("production"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.write("production/hosts.yaml", grouped)
+	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	reading := []string{"ping", "health", "find", "sample", "runs", "report", "classify", "attach", "inventory", "stages", "version"}
 	ran := 0
@@ -108,7 +115,8 @@ func TestExamplesRun(t *testing.T) {
 		}
 	}
 	for _, line := range examples {
-		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0]).Replace(line))
+		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
+			"production/", f.file("production"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}

@@ -101,7 +101,7 @@ func TestWatchInRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.spoolsweep("resume", run, "-y", "-e", rules, "-e", "watch=2s", "-e", "rate=0").want(t, 0,
-		"warning: the source still sends: login spam-account", "1 messages  the source still sends", "1 messages  new: login spam-account")
+		"warning: the source still sends: login spam-account", "1 message  the source still sends", "1 message  new: login spam-account")
 }
 
 // Names that others chose, in log and mail, change nothing on the terminal.

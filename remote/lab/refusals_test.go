@@ -216,8 +216,8 @@ var refusals = []refusal{
 		status: failed, says: `/var/lib/spoolsweep has 49\d inodes free for the run's records, and 1000 are needed`, remedy: "remove files there, or name another state_directory",
 	},
 	{
-		name: "state directory full", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o size=4m,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
-		status: failed, says: "/var/lib/spoolsweep has 4 MB free for the run's records", remedy: "make room, or name another state_directory",
+		name: "state directory full", do: "mkdir -p /var/lib/spoolsweep && mount -t tmpfs -o size=1m,mode=0700 tmpfs /var/lib/spoolsweep", undo: "umount /var/lib/spoolsweep && rmdir /var/lib/spoolsweep",
+		status: failed, says: `/var/lib/spoolsweep has \d MB free for the run's records`, remedy: "make room, or name another state_directory",
 	},
 	{
 		name: "agent directory full", vars: []string{"agent_directory: /mnt/agent"},
