@@ -41,10 +41,10 @@ func TestLinkAtEveryByte(t *testing.T) {
 			stall, deaf bool
 			places      int64 // of the short test
 		}{
-			{"cut", false, false, 6},
-			{"cut for good", false, true, 6},
-			{"stalled", true, false, 1}, // each takes wire.Lost
-			{"stalled for good", true, true, 1},
+			{"cut", false, false, 10},
+			{"cut for good", false, true, 10},
+			{"stalled", true, false, 2}, // each takes wire.Lost
+			{"stalled for good", true, true, 2},
 		} {
 			way := "down"
 			if up {

@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	kills     = flag.Int("kills", 10, "runs that are killed at a random moment")
+	kills     = flag.Int("kills", 20, "runs that are killed at a random moment")
 	killsSeed = flag.Uint64("kills.seed", 0, "what the random moments are made from, to repeat a failure; 0: another each time")
 )
 
