@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -253,6 +254,22 @@ func (e *AnsweredError) Error() string {
 	return fmt.Sprintf("question %d is not open", e.Number)
 }
 
+// anythingAside refuses new rules for a run that ended before its stop, since no
+// queue was full enough: there is nothing that they could judge.
+func anythingAside(w *spool.Work, dir string, info *Info, next int) error {
+	at := slices.IndexFunc(info.Steps, func(s stage.Step) bool { return s.Stage == "set-aside" })
+	var done json.RawMessage
+	if at < 0 || next <= at || w.Unsettled() || last(dir, "set-aside", &done) {
+		return nil
+	}
+	sets, err := w.SetsAside()
+	if err != nil || len(sets) > 0 {
+		return err
+	}
+	return spool.Remedied(fmt.Errorf("run %s has set nothing aside: no queue was full enough, and there is nothing to judge", info.Run),
+		"begin a new one: with -e queues=deferred, say, or a smaller host variable queue_warn, also what is less full is set aside")
+}
+
 // Resume carries a run on: where it stopped, where its new plan differs, or
 // with an answer to what it asks.
 func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
@@ -299,6 +316,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 		}
 		if next, err = whereto(info.Steps, q.Steps, at.next, w.Unsettled()); err != nil {
 			return err
+		}
+		if q.At == nil { // a stage that was added looks for itself
+			if err := anythingAside(w, dir, info, next); err != nil {
+				return err
+			}
 		}
 	}
 	steps := info.Steps

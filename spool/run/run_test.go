@@ -522,3 +522,15 @@ func TestWorkerIsAlone(t *testing.T) {
 	h.swept()
 	h.inheritsNothing()
 }
+
+// A run that had nothing to set aside takes no rules afterwards: it says so, and
+// what to type instead.
+func TestRulesForNothing(t *testing.T) {
+	h := newHost(t, 3)
+	h.begin(plan(rules))
+	h.rest(Finished)
+	err := h.refused(func(q *ResumeRequest) { q.Steps = plan(someRules) })
+	if !strings.Contains(err.Error(), "has set nothing aside") || !strings.Contains(spool.RemedyOf(err), "queue_warn") {
+		t.Errorf("got %v, remedy %q", err, spool.RemedyOf(err))
+	}
+}
