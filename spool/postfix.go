@@ -326,6 +326,26 @@ func (p *Postfix) manager(master int) (process, bool) {
 	return process{}, false
 }
 
+// awaitManager is the queue manager of the Postfix that runs. Right after a start
+// by whomever, a master has none for a moment.
+func (p *Postfix) awaitManager(ctx context.Context) (process, error) {
+	for until := time.Now().Add(managerLimit); ; {
+		master, running := p.Running()
+		if !running {
+			return process{}, errors.New("Postfix does not run: start it first")
+		}
+		if manager, ok := p.manager(master); ok {
+			return manager, nil
+		}
+		if time.Now().After(until) {
+			return process{}, Remedied(fmt.Errorf("master %d has no queue manager", master), lookIntoLog)
+		}
+		if !sleep(ctx, poll) {
+			return process{}, ctx.Err()
+		}
+	}
+}
+
 // lockMaster takes the lock that a running master holds on its pid file
 // (master.c, INTERNAL_LOCK is flock on Linux). While it is held no Postfix can
 // be started. errRunning says that somebody has it.

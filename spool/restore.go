@@ -163,13 +163,9 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 		return done, err
 	}
 	_ = w.removeFresh() // of an earlier try, in nobody's way
-	master, running := w.Postfix.Running()
-	if !running {
-		return done, errors.New("restore: Postfix does not run: start it first")
-	}
-	manager, ok := w.Postfix.manager(master)
-	if !ok {
-		return done, Remedied(fmt.Errorf("restore: master %d has no queue manager", master), lookIntoLog)
+	manager, err := w.Postfix.awaitManager(ctx)
+	if err != nil {
+		return done, fmt.Errorf("restore: %w", err)
 	}
 	r, err := newRestorer(w, o, done)
 	if err != nil {

@@ -219,6 +219,19 @@ func TestRestoreEnds(t *testing.T) {
 			t.Errorf("%+v, %v", moved, err)
 		}
 	})
+	// Whoever starts Postfix beside us, a boot or a colleague, has a master some
+	// moments before its queue manager.
+	t.Run("the queue manager is not there yet", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))
+		await(t, func() bool { return !h.running() })
+		h.p.Manager = "sleep"
+		late := strings.Replace(idleStart, "sleep 1000 9>&- &", "timeout 0.3 tail -f /dev/null 9>&-; sleep 1000 9>&- &", 1)
+		h.must(command(t.Context(), time.Minute, nil, "sh", "-c", late, h.p.QueueDirectory))
+		if moved, err := w.Restore(t.Context(), h.asideMail(w), Options{}, quiet); err != nil || moved.Restored != 6 {
+			t.Errorf("%+v, %v", moved, err)
+		}
+	})
 	t.Run("Postfix is down", func(t *testing.T) {
 		h, w := aside(t, nil, 0, fill)
 		h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))

@@ -22,6 +22,8 @@ const (
 
 	tellEvery   = 6 // tries: the reason is told once a minute
 	settleTries = 3 // somebody else may start Postfix while we settle
+
+	managerLimit = 5 * time.Second // a started master has a queue manager by then
 )
 
 // Variables for the sake of tests alone.
