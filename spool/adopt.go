@@ -55,7 +55,8 @@ func (w *Work) Adopt(name string) (Set, error) {
 	case s.Dev != root.Dev || mount != rootMount:
 		return Set{}, fmt.Errorf("%s is a mount of its own: nothing can be renamed out of it", dir.Name())
 	case s.UID != w.Postfix.Owner && s.UID != 0:
-		return Set{}, fmt.Errorf("%s belongs to uid %d, who may put anything there: 'chown %d %s' if it is as it was set aside", dir.Name(), s.UID, w.Postfix.Owner, dir.Name())
+		return Set{}, Remedied(fmt.Errorf("%s belongs to uid %d, who may put anything there", dir.Name(), s.UID),
+			fmt.Sprintf("chown %d %s, if it is as it was set aside", w.Postfix.Owner, dir.Name()))
 	}
 	set := Set{Queue: q, Aside: name}
 	if slices.ContainsFunc(w.wants, func(k want) bool { return k.Aside == name && k.Old == s.Inode && !k.gone }) {
