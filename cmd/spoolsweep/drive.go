@@ -37,8 +37,9 @@ type driver struct {
 	// stages are the names of each host's plan, where that is the host's.
 	stages map[*member][]string
 
-	terminal sync.Mutex  // one question at a time
-	over     atomic.Bool // another controller has taken the run over
+	terminal sync.Mutex   // one question at a time
+	over     atomic.Bool  // another controller has taken the run over
+	moved    atomic.Int64 // when the last event came, of any host; nanoseconds since 1970
 	telling  sync.WaitGroup
 }
 
@@ -59,6 +60,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
 			next = max(next, e.Seq+1)
 			m.Event(e)
+			d.moved.Store(time.Now().UnixNano())
 			e.Instance = m.Instance
 			d.Event(e)
 			t.seen(e.Stage == "stop" && e.Kind == wire.Begin)
@@ -111,9 +113,21 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			return nil
 		case asks == "slot" && mine:
 			if !t.take(ctx) {
+				if d.over.Load() {
+					continue // it may have had its turn from the other controller
+				}
 				return nil // stays waiting: another host failed, or we are to end
 			}
 			answer = &stage.Answer{Kind: "slot"}
+		case (asks == "slot" || asks == "controller") && d.over.Load():
+			if time.Since(time.Unix(0, d.moved.Load())) > patience {
+				return nil
+			}
+			select {
+			case <-ctx.Done(): // told by the next look
+			case <-time.After(time.Second):
+			}
+			continue
 		case asks != "" && m.unsure != nil && at.Ask.Number == m.unsureOf:
 			answer = m.unsure // what it asked was done, or said, and must not be twice
 		case asks == "controller" && mine:
@@ -145,6 +159,7 @@ func (d *driver) late(m *member, err error) bool {
 	switch fault.Kind {
 	case "answered":
 	case "taken-over":
+		d.moved.Store(time.Now().UnixNano())
 		d.over.Store(true)
 		d.slots.end()
 	default:
@@ -485,6 +500,10 @@ func ruleFor(s stage.Source) string {
 	}
 	return field + ":" + s.Value
 }
+
+// patience is for how long nothing happens on any host before a controller that
+// was overtaken leaves those that wait for the other one, which may be gone too.
+const patience = 30 * time.Second
 
 // silentPlace is how long a host that fell silent while it had a place keeps it:
 // by then the guard of its section has started Postfix, which takes up to
