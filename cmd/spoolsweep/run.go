@@ -104,6 +104,9 @@ func runAction(c *cli.Context) error {
 		return exit(0)
 	}
 	for _, name := range s.extra.Unused(pb) {
+		if slices.Contains(knownVars(), name) {
+			return fmt.Errorf("-e %s: it is a variable of hosts, for every command: set it in the inventory, or in a second one (-i inventory.yaml -i more.yaml)", name)
+		}
 		s.Alert("", "warning: -e %s: nothing in %s uses it", show.Clean(name), pb.Name)
 	}
 	if !c.Bool("check") && !c.Bool("yes") && !s.tty {
@@ -347,7 +350,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		if len(f.Aside) > 0 {
 			s.Note(name, "  set aside: %s", queueCounts(f, f.Aside))
 		} else {
-			s.Note(name, "  no queue holds more than %d messages: nothing would be set aside", m.vars.Warn())
+			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e queues=[deferred]", m.vars.Warn())
 		}
 		if live := queueCounts(f, f.Live); live != "" {
 			s.Note(name, "  stays live: %s", live)
