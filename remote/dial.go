@@ -44,9 +44,10 @@ type Target struct {
 	PrivateKey string // a key file, tried before those of ssh_config
 	ProxyJump  string // hosts on the way, as ssh -J takes them; "none" for none
 
-	Become         bool   // run the agent through sudo unless the login is root
+	Become         bool   // run the agent as root, unless the login is root
+	BecomeMethod   string // through which of BecomeMethods; empty: sudo
 	BecomeUser     string // only root, or empty for it
-	BecomePassword Secret // what sudo is told when it asks; empty: it may not ask
+	BecomePassword Secret // what that is told when it asks; empty: it may not ask
 	AgentDirectory string // where the agent lies on the host; empty: see package push
 }
 
@@ -73,13 +74,20 @@ type Dialer struct {
 	// or was refused. nil: encrypted keys are used through the agent only.
 	Passphrase func(ctx context.Context, file string, again bool) (Secret, error)
 
-	asking sync.Mutex // held while Passphrase is called
+	// OpenSSH has the user's own ssh connect and log in, as it is configured. It
+	// asks on the terminal itself where Passphrase is set.
+	OpenSSH bool
+
+	asking sync.Mutex // held while Passphrase is called, or ssh may ask
 
 	mu     sync.Mutex // guards what follows
 	known  map[string]*hostKeys
 	agents map[string]*agentLink
 	locked map[string]*lock
 	hops   map[string]*sharedHop
+
+	sockets string // the folder of those that the user's ssh holds for us
+	masters int    // how many there were
 }
 
 // authTime is how long logging in may take once the host key is known to be
@@ -108,6 +116,10 @@ func (d *Dialer) Close() {
 	d.closeHops()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.sockets != "" {
+		_ = os.RemoveAll(d.sockets) // in nobody's way
+		d.sockets = ""
+	}
 	for socket, a := range d.agents {
 		a.Close()
 		delete(d.agents, socket)
@@ -123,15 +135,20 @@ type Conn struct {
 
 	client   *ssh.Client
 	net      *countedConn
+	alive    alive
+	release  func()        // after it was closed, if set
 	ended    chan struct{} // closed when the connection is gone
 	wg       sync.WaitGroup
-	terminal bool // sudo wants one there
+	terminal bool // sudo or doas wants one there
 }
 
 // Close ends the connection and everything on it.
 func (c *Conn) Close() error {
 	err := c.client.Close()
 	c.wg.Wait()
+	if c.release != nil {
+		c.release()
+	}
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -172,11 +189,17 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	if t.BecomeUser != "" && t.BecomeUser != "root" {
 		return nil, &OpenError{t.Name, KindSettings, fmt.Errorf("become_user %s: only root can clear a mail queue", clean.Text(t.BecomeUser, 100)), "leave become_user out in the inventory"}
 	}
+	if t.BecomeMethod != "" && !slices.Contains(BecomeMethods, t.BecomeMethod) {
+		return nil, &OpenError{t.Name, KindSettings, fmt.Errorf("become_method %s is not known", clean.Text(t.BecomeMethod, 100)), "it is one of " + strings.Join(BecomeMethods, ", ")}
+	}
 	if d.User != "" {
 		t.User = d.User
 	}
 	if d.PrivateKey != "" {
 		t.PrivateKey = d.PrivateKey
+	}
+	if d.OpenSSH {
+		return d.viaOpenSSH(ctx, t)
 	}
 	legs, err := d.route(ctx, t)
 	if err != nil {
@@ -204,6 +227,9 @@ func (l leg) address() string {
 // travel connects to the last of legs, through those before it.
 func (d *Dialer) travel(ctx context.Context, legs []leg) (*Conn, error) {
 	l := legs[len(legs)-1]
+	if c, err := d.master(ctx, l); c != nil || err != nil {
+		return c, err
+	}
 	s, t := l.settings, l.target
 	t.User, t.Port = s.User, s.Port
 
@@ -399,19 +425,21 @@ func (h *handshake) do(ctx context.Context, conn *countedConn, timeout time.Dura
 		conn.Close()
 		return nil, h.failure(ctx, err, conn)
 	}
-	out := &Conn{
-		Target: h.target, Address: h.address, Warnings: h.warnings,
-		Banner: clean.Text(h.banner, maxBanner),
-		client: ssh.NewClient(c, channels, requests), net: conn, ended: make(chan struct{}),
-	}
-	out.wg.Go(func() {
-		_ = out.client.Wait() // why it ended is whoever uses it to find
-		close(out.ended)
-	})
+	out := newConn(h.target, h.address, ssh.NewClient(c, channels, requests), conn, askServer)
+	out.Warnings, out.Banner = h.warnings, clean.Text(h.banner, maxBanner)
 	if s.ServerAliveInterval > 0 {
 		out.keepAlive(s.ServerAliveInterval, s.ServerAliveCountMax)
 	}
 	return out, nil
+}
+
+func newConn(t Target, address string, client *ssh.Client, conn *countedConn, alive alive) *Conn {
+	c := &Conn{Target: t, Address: address, client: client, net: conn, alive: alive, ended: make(chan struct{})}
+	c.wg.Go(func() {
+		_ = client.Wait() // why it ended is whoever uses it to find
+		close(c.ended)
+	})
+	return c
 }
 
 // keepAlive asks the server every so often whether it lives, and closes the
@@ -425,7 +453,7 @@ func (c *Conn) keepAlive(every time.Duration, count int) {
 				return
 			}
 			dead := time.AfterFunc(every*time.Duration(max(1, count)), func() { c.client.Close() })
-			_, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil)
+			err := c.alive(c.client)
 			dead.Stop()
 			if err != nil {
 				return

@@ -21,8 +21,8 @@ import (
 const (
 	KindAgent    Kind = "agent"    // there is none for this host, or it cannot be brought there
 	KindPlace    Kind = "place"    // the host has no fit directory for it
-	KindSudo     Kind = "sudo"     // there is no sudo, or it refuses
-	KindPassword Kind = "password" // sudo wants a password: none was given, or another one
+	KindSudo     Kind = "sudo"     // there is no sudo, doas or su, or it refuses
+	KindPassword Kind = "password" // it wants a password: none was given, or another one
 	KindSettings Kind = "settings" // our own, of ssh or of the inventory, are no good for it
 	KindGreeting Kind = "greeting" // something else answered, or nothing, or another file than was expected
 )
@@ -167,15 +167,16 @@ type process struct {
 	wire    *wire.Reader
 	stderr  *tail
 	noise   []byte // what came instead of a greeting
-	sudo    *sudo
+	become  *become
 
 	exited chan struct{} // closed when err is set
 	err    error
 }
 
 func (c *Conn) start(hashes map[string]string) (*process, error) {
-	asks := newSudo(c.Target.BecomePassword)
-	line, err := push.Command(c.Target.AgentDirectory, push.Become{Sudo: c.Target.Become, Prompt: asks.prompt}, hashes)
+	asks := newBecome(&c.Target)
+	c.terminal = c.terminal || asks.needsTerminal()
+	line, err := push.Command(c.Target.AgentDirectory, push.Become{Method: asks.method, Word: asks.word}, hashes)
 	if err != nil {
 		return nil, c.openError(KindPlace, err, "give the host another agent_directory")
 	}
@@ -183,7 +184,7 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 	if err != nil {
 		return nil, c.openError(KindAgent, fmt.Errorf("open a session: %w", err), "see the server's log there: MaxSessions of sshd_config may be too low")
 	}
-	p := &process{session: session, conn: c, stderr: &tail{max: maxStderr, secret: c.Target.BecomePassword}, exited: make(chan struct{}), sudo: asks}
+	p := &process{session: session, conn: c, stderr: &tail{max: maxStderr, secret: c.Target.BecomePassword}, exited: make(chan struct{}), become: asks}
 	session.Stderr = io.MultiWriter(p.stderr, asks)
 	stdout, err := session.StdoutPipe()
 	if err == nil {
@@ -191,7 +192,7 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 	}
 	asks.w, asks.end = p.stdin, func() { session.Close() }
 	if err == nil && c.terminal {
-		stdout = &heard{Reader: stdout, w: session.Stderr, sudo: asks}
+		stdout = &heard{Reader: stdout, w: session.Stderr, become: asks}
 		err = session.RequestPty("dumb", 24, 80, rawTerminal)
 	}
 	if err == nil {
@@ -214,7 +215,7 @@ func (c *Conn) start(hashes map[string]string) (*process, error) {
 func (p *process) greeting() (wire.Greeting, error) {
 	timer := time.AfterFunc(greetingTime, func() { p.session.Close() })
 	hello, err := p.wire.Greeting()
-	p.sudo.over()
+	p.become.over()
 	if !timer.Stop() {
 		err = fmt.Errorf("no greeting within %v", greetingTime)
 	}
@@ -223,8 +224,8 @@ func (p *process) greeting() (wire.Greeting, error) {
 		p.noise = noise.Noise
 		return hello, err
 	}
-	if p.conn.terminal || p.sudo.wasAsked() > 0 {
-		p.stderr.forget() // that was sudo
+	if p.conn.terminal || p.become.wasAsked() > 0 {
+		p.stderr.forget() // that was not the agent
 	}
 	if p.conn.terminal {
 		p.wire.SkipNoise(func(line []byte) { fmt.Fprintf(p.stderr, "%s\n", line) })
@@ -321,9 +322,9 @@ func (c *Conn) why(p *process, err error) (*push.Need, error) {
 	}
 	need, err := push.Answer(p.noise)
 	var place *push.PlaceError
-	refused := c.sudoRefused(p)
+	refused := c.becomeRefused(p)
 	switch {
-	case errors.Is(err, push.ErrNoSudo):
+	case errors.As(err, new(*push.NotInstalledError)):
 		return nil, c.openError(KindSudo, err, "install it there, or connect as root (-u root)")
 	case errors.As(err, &place):
 		return nil, c.openError(KindPlace, place, "give the host an agent_directory of its own, with mode 0700, on a file system that is not mounted noexec")
@@ -352,7 +353,7 @@ func (c *Conn) guard(parent context.Context) (ctx context.Context, release func(
 	c.wg.Go(func() {
 		// Ends with the guard, or, where an answer stays away, with the connection.
 		for {
-			if _, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+			if c.alive(c.client) != nil {
 				return
 			}
 			select {

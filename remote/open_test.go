@@ -439,7 +439,7 @@ func TestSilenceWhileOpening(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &Conn{Target: h.target, client: ssh.NewClient(cc, channels, requests), net: counted}
+		c := newConn(h.target, "", ssh.NewClient(cc, channels, requests), counted, askServer)
 		begun := time.Now()
 		_, err = Open(t.Context(), c, source(t))
 		if took := time.Since(begun); !errors.Is(err, ErrLost) || took > 2*wire.Lost {

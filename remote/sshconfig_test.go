@@ -24,6 +24,7 @@ var configurations = []struct {
 	{"Host mx*\n  HostName %h.example.org\n  User root\n  Port 2222\nHost *\n User nobody\n Port 1\n", []string{"mx1", "MX1", "other"}},
 	{"Host mx? !mx2\n User q\nHost !mx2 *\n Port 7\n", []string{"mx1", "mx2", "mx10"}},
 	{"User=a\nHost x\n  User b\n", []string{"x"}},
+	{"ControlMaster auto\nControlPersist 5m\nHost x\n HostName x.example\n Port 2200\n User me\n ControlPath /run/%C\nHost y\n ControlPath none\nHost *\n ControlPath \"/run/a b/%r@%h:%p %n %u %l %L %i %k %%\"\n", []string{"x", "y", "z"}},
 	{"# comment\n\nhOsT \"a b\" x\n\tpOrT = 99 # why\n  IdentityFile \"/a b/c\"\n IdentityFile '/d e'\n IdentityFile /f\\ g\n", []string{"x", "y"}},
 	{"Host x\n IdentityFile ~/.ssh/%h_%r\nHost *\n IdentityFile /two\n IdentityFile /three\n IdentityFile /two\n", []string{"x"}},
 	{"Host x\n HostName real.example\nMatch host real.*\n User m\nMatch originalhost x user m\n Port 12\nMatch all\n Port 13\n", []string{"x", "real.example", "z"}},
@@ -154,7 +155,7 @@ func TestSSHConfigAgainstSSH(t *testing.T) {
 			if s.IdentitiesOnly {
 				got["identitiesonly"] = []string{"yes"}
 			}
-			for key, v := range map[string]string{"identityagent": r.first("identityagent"), "hostkeyalias": s.HostKeyAlias, "bindaddress": s.BindAddress, "proxyjump": strings.TrimPrefix(s.ProxyJump, "ssh://")} {
+			for key, v := range map[string]string{"identityagent": r.first("identityagent"), "hostkeyalias": s.HostKeyAlias, "bindaddress": s.BindAddress, "proxyjump": strings.TrimPrefix(s.ProxyJump, "ssh://"), "controlpath": s.ControlPath} {
 				if v != "" {
 					got[key] = []string{v}
 				}
@@ -178,7 +179,7 @@ func TestSSHConfigAgainstSSH(t *testing.T) {
 			want := map[string][]string{}
 			for _, key := range []string{"hostname", "user", "port", "addressfamily", "bindaddress", "identityfile", "certificatefile", "identitiesonly", "identityagent",
 				"connecttimeout", "serveraliveinterval", "serveralivecountmax", "stricthostkeychecking", "hostkeyalias", "hostkeyalgorithms",
-				"userknownhostsfile", "globalknownhostsfile", "proxyjump", "proxycommand"} {
+				"userknownhostsfile", "globalknownhostsfile", "proxyjump", "proxycommand", "controlpath"} {
 				if len(said[key]) > 0 {
 					want[key] = said[key]
 				}

@@ -2,8 +2,11 @@ package remote
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,6 +36,8 @@ type settings struct {
 
 	ProxyJump    string // as it stands there, "" for none
 	ProxyCommand string // its tokens are expanded, "" for none
+
+	ControlPath string // "" for none
 
 	UserKnownHosts        []string
 	GlobalKnownHosts      []string
@@ -234,6 +239,9 @@ func (c *sshConfig) settings() (settings, error) {
 	if err := c.proxy(&s, tokens); err != nil {
 		return settings{}, err
 	}
+	if p := c.first("controlpath"); p != "" && !strings.EqualFold(p, "none") {
+		s.ControlPath = c.controlPath(p, s, tokens)
+	}
 	for _, o := range unable {
 		v := strings.ToLower(c.first(o.keyword))
 		if v != "" && !slices.Contains(o.harmless, v) {
@@ -242,6 +250,19 @@ func (c *sshConfig) settings() (settings, error) {
 	}
 	s.Warnings = c.warnings
 	return s, nil
+}
+
+// controlPath expands what stands there. %C is a hash of where one connects from
+// and to, and %j the last jump host (ssh_connection_hash of OpenSSH's readconf.c).
+func (c *sshConfig) controlPath(path string, s settings, tokens map[byte]string) string {
+	jump := ""
+	if last, _, err := lastHop(s.ProxyJump); err == nil {
+		jump = last.host
+	}
+	hash := sha1.Sum([]byte(tokens['l'] + s.HostName + strconv.Itoa(s.Port) + s.User + jump))
+	more := maps.Clone(tokens)
+	more['C'], more['j'] = hex.EncodeToString(hash[:]), jump
+	return c.tilde(expand(expandEnv(path), more))
 }
 
 // unable are options that the client here cannot honour, and what is done

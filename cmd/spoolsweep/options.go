@@ -37,9 +37,11 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.BoolFlag{Name: "list-hosts", Usage: "list the hosts and do nothing"},
 		&cli.IntFlag{Name: "forks", Aliases: []string{"f"}, Value: 50, Usage: "work on `N` hosts at the same time"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "log in as `NAME`"},
-		&cli.BoolFlag{Name: "become", Aliases: []string{"b"}, Usage: "become root with sudo"},
-		&cli.BoolFlag{Name: "ask-become-pass", Aliases: []string{"K"}, Usage: "ask for sudo's password, once for all hosts"},
-		&cli.StringFlag{Name: "become-password-file", Usage: "read sudo's password from `FILE`, which nobody else may read"},
+		&cli.BoolFlag{Name: "become", Aliases: []string{"b"}, Usage: "become root"},
+		&cli.StringFlag{Name: "become-method", Usage: "become root with `PROGRAM`: sudo, doas or su; given, it counts before ansible_become_method (default: sudo)"},
+		&cli.BoolFlag{Name: "ask-become-pass", Aliases: []string{"K"}, Usage: "ask for the password of sudo, doas or su, once for all hosts"},
+		&cli.StringFlag{Name: "become-password-file", Usage: "read that password from `FILE`, which nobody else may read"},
+		&cli.StringFlag{Name: "transport", Value: transportBuiltin, Usage: "connect with `WHAT`: builtin, or openssh to have your own ssh log in, with whatever it can that the built-in client cannot"},
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
 		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
@@ -57,6 +59,12 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 const (
 	checkStrict = "strict"
 	acceptNew   = "accept-new"
+)
+
+// What connects to the hosts.
+const (
+	transportBuiltin = "builtin"
+	transportOpenSSH = "openssh"
 )
 
 // inventoryFlags are those of every command that reads the inventory.
@@ -104,7 +112,7 @@ type sweep struct {
 	doc     *show.Document
 	again   string // the flags that find the same hosts again
 
-	password remote.Secret // sudo's
+	password remote.Secret // for becoming root
 
 	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
 	silence    time.Duration   // see silentPlace
@@ -187,6 +195,13 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		},
 		Source: source, Forks: c.Int("forks"), Reconnect: c.Duration("reconnect"),
 	}
+	switch how := c.String("transport"); how {
+	case transportBuiltin:
+	case transportOpenSSH:
+		s.fleet.Dialer.OpenSSH = true
+	default:
+		return nil, fmt.Errorf("--transport %s: it is %s or %s", how, transportBuiltin, transportOpenSSH)
+	}
 	if c.IsSet("timeout") { // else ConnectTimeout of the ssh configuration counts
 		s.fleet.Dialer.Timeout = c.Duration("timeout")
 	}
@@ -210,10 +225,17 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	if s.fleet.Forks < 1 {
 		return nil, fmt.Errorf("-f %d: at least one host at a time", s.fleet.Forks)
 	}
+	method := c.String("become-method")
+	if c.IsSet("become-method") && !slices.Contains(remote.BecomeMethods, method) {
+		return nil, fmt.Errorf("--become-method %s: it is one of %s", method, strings.Join(remote.BecomeMethods, ", "))
+	}
 	for _, h := range hosts {
 		m, err := newMember(h, c.Bool("become"))
 		if err != nil {
 			return nil, err
+		}
+		if method != "" {
+			m.host.Connection.BecomeMethod = method
 		}
 		s.members = append(s.members, m)
 		s.doc.Hosts = append(s.doc.Hosts, m.Host)
@@ -340,7 +362,7 @@ func again(c *cli.Context, limit string) string {
 			words = append(words, "--"+name, v)
 		}
 	}
-	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "become-password-file"} {
+	for _, name := range []string{"ssh-config", "private-key", "agent", "user", "transport", "become-method", "become-password-file"} {
 		if c.IsSet(name) {
 			words = append(words, "--"+name, c.String(name))
 		}
@@ -398,7 +420,7 @@ func (m *member) target() remote.Target {
 	dir, _ := m.host.Vars[agentDirectory].(string)
 	return remote.Target{
 		Name: m.host.Name, Host: cmp.Or(c.Host, m.host.Name), Port: c.Port, User: c.User, PrivateKey: c.PrivateKey, ProxyJump: c.ProxyJump,
-		Become: c.Become != nil && *c.Become, BecomeUser: c.BecomeUser, AgentDirectory: dir,
+		Become: c.Become != nil && *c.Become, BecomeMethod: c.BecomeMethod, BecomeUser: c.BecomeUser, AgentDirectory: dir,
 	}
 }
 

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,7 +19,7 @@ import (
 	"spoolsweep/remote"
 )
 
-// becomePassword is what sudo is to be told on all hosts, from the terminal or a
+// becomePassword is what sudo, doas or su is to be told on all hosts, from the terminal or a
 // file; empty where neither was asked for.
 func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 	ask, file := c.Bool("ask-become-pass"), c.String("become-password-file")
@@ -29,20 +31,22 @@ func (s *sweep) becomePassword(c *cli.Context) (remote.Secret, error) {
 	case !ask && (file == "" || file == "-"):
 		return "", fmt.Errorf("--become-password-file %q: a file is wanted; -K asks on the terminal", file)
 	}
-	becomes := false
+	var methods []string
 	for _, m := range s.members {
-		becomes = becomes || m.target().Become
+		if t := m.target(); t.Become && !slices.Contains(methods, cmp.Or(t.BecomeMethod, remote.BecomeMethods[0])) {
+			methods = append(methods, cmp.Or(t.BecomeMethod, remote.BecomeMethods[0]))
+		}
 	}
 	// A core file would have the password.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return "", fmt.Errorf("core files could not be turned off, and one would hold sudo's password: %w", err)
+		return "", fmt.Errorf("core files could not be turned off, and one would hold the password: %w", err)
 	}
 	switch {
-	case !becomes:
-		s.Alert("", "warning: sudo's password is not used: none of these hosts becomes root with sudo (-b, or ansible_become)")
+	case len(methods) == 0:
+		s.Alert("", "warning: the password is not used: none of these hosts becomes root with sudo, doas or su (-b, or ansible_become)")
 		return "", nil
 	case ask:
-		return s.askPassword(c, "-K", "sudo's password: ", "--become-password-file")
+		return s.askPassword(c, "-K", strings.Join(methods, " or ")+"'s password: ", "--become-password-file")
 	}
 	text, err := readPassword(file)
 	if err != nil {

@@ -50,7 +50,7 @@ func TestPasswordFile(t *testing.T) {
 	good := file("hush\n", 0o400)
 	ping("-b", "-K").want(t, statusUsage, "no terminal to ask on", "--become-password-file")
 	ping("-b", "-K", "--become-password-file", good).want(t, statusUsage, "one of them")
-	ping("-K").want(t, 4, "warning: sudo's password is not used", "-b", "mx1")
+	ping("-K").want(t, 4, "warning: the password is not used", "-b", "mx1")
 	if r := ping("-b", "--become-password-file", good); r.status != 4 || strings.Contains(r.err, "warning") {
 		t.Errorf("a good file: %+v", r)
 	}

@@ -15,15 +15,15 @@ func pingCommand() *cli.Command {
 		Name: "ping", Usage: "reach and identify hosts; the agent is pushed where it is missing",
 		UsageText: `spoolsweep ping
 spoolsweep ping -l 'mx*' -o json`,
-		Description: `With -b the agent runs as root through sudo, as with all commands. Where sudo
-wants a password, -K asks for it, once for all hosts, or --become-password-file
-names a file with it:
+		Description: `With -b the agent runs as root through sudo, or with --become-method through
+doas or su, as with all commands. Where that wants a password, -K asks for it,
+once for all hosts, or --become-password-file names a file with it:
 
   spoolsweep ping -u admin -b -K
   spoolsweep ping -u admin -b --become-password-file ~/.sudo-password
 
-It is sent when sudo asks, and not otherwise; a wrong one is tried once. A host
-where sudo takes none, or another one, counts as unreachable (exit status 4).`,
+It is sent when it is asked for, and not otherwise; a wrong one is tried once.
+A host that takes none, or another one, counts as unreachable (exit status 4).`,
 		Flags: commonFlags(), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -21,18 +21,26 @@ const (
 var connectionVars = []string{
 	sshMap,
 	"ansible_host", "ansible_port", "ansible_user", "ansible_ssh_private_key_file",
-	"ansible_become", "ansible_become_user",
+	"ansible_become", "ansible_become_method", "ansible_become_user",
 }
 
-// sudoPasswords are the names of a password for sudo.
-var sudoPasswords = []string{
-	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ssh: become_password",
+// becomePasswords are the names of a password for sudo, doas or su.
+var becomePasswords = []string{
+	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ansible_doas_pass", "ansible_su_pass", "ssh: become_password",
+}
+
+// becomeMethods are the programs to become root with, in Ansible's words.
+var becomeMethods = []string{"sudo", "doas", "su"}
+
+// becomeMethod is a method without the collection that Ansible has it in.
+func becomeMethod(name string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(name, "ansible.builtin."), "community.general.")
 }
 
 // passwords are the variables in which Ansible takes a password.
 var passwords = []string{
 	"ansible_password", "ansible_ssh_pass", "ansible_ssh_password",
-	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ansible_su_pass",
+	"ansible_become_pass", "ansible_become_password", "ansible_sudo_pass", "ansible_doas_pass", "ansible_su_pass",
 	"ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase",
 }
 
@@ -49,7 +57,7 @@ var oldNames = map[string]string{
 var ansibleVars = []string{
 	"ansible_ssh_host", "ansible_ssh_port", "ansible_ssh_user", "ansible_private_key_file",
 	"ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args",
-	"ansible_become_method", "ansible_become_exe", "ansible_become_flags", "ansible_connection", groupPriority,
+	"ansible_become_exe", "ansible_become_flags", "ansible_connection", groupPriority,
 }
 
 var jump = regexp.MustCompile(`(?i)(?:^|\s)-J|Proxy(?:Jump|Command)`)
@@ -94,6 +102,7 @@ type settings struct {
 	PrivateKey *string `json:"private_key"`
 	ProxyJump  *string `json:"proxy_jump"`
 	Become     *bool   `json:"become"`
+	Method     *string `json:"become_method"`
 	BecomeUser *string `json:"-"`
 }
 
@@ -109,7 +118,7 @@ func readSettings(vars *strict.Value) (*settings, error) {
 	fields := map[string]any{
 		"ansible_host": &s.Host, "ansible_port": &s.Port, "ansible_user": &s.User,
 		"ansible_ssh_private_key_file": &s.PrivateKey,
-		"ansible_become":               &s.Become, "ansible_become_user": &s.BecomeUser,
+		"ansible_become":               &s.Become, "ansible_become_method": &s.Method, "ansible_become_user": &s.BecomeUser,
 	}
 	for _, e := range vars.Entries() {
 		name, field := e.Key.Text, fields[e.Key.Text]
@@ -167,7 +176,7 @@ func readSSH(e strict.Entry, s *settings) error {
 	if err := strict.Decode(e.Value, s); err != nil {
 		return err.(*strict.Error).In(sshMap)
 	}
-	fields := map[string]any{"host": &s.Host, "port": &s.Port, "user": &s.User, "private_key": &s.PrivateKey, "proxy_jump": &s.ProxyJump}
+	fields := map[string]any{"host": &s.Host, "port": &s.Port, "user": &s.User, "private_key": &s.PrivateKey, "proxy_jump": &s.ProxyJump, "become_method": &s.Method}
 	for _, k := range e.Value.Entries() {
 		if err := checkSetting(sshMap+": "+k.Key.Text, k.Value, fields[k.Key.Text]); err != nil {
 			return err
@@ -206,6 +215,8 @@ func checkSetting(name string, at *strict.Value, field any) error {
 			return at.Errorf("%s: begins with a dash: %q", name, text)
 		case strings.ContainsFunc(text, unicode.IsControl):
 			return at.Errorf("%s: control characters in %q", name, text)
+		case strings.HasSuffix(name, "become_method") && !slices.Contains(becomeMethods, becomeMethod(text)):
+			return at.Errorf("%s: %q is not supported", name, text).WithHint("one of %s", strings.Join(becomeMethods, ", "))
 		case !strings.HasSuffix(name, "key") && !strings.HasSuffix(name, "file") && strings.ContainsFunc(text, unicode.IsSpace):
 			return at.Errorf("%s: a space in %q", name, text)
 		}
@@ -219,6 +230,9 @@ func (s *settings) onto(c *Connection) {
 	set(&c.Port, s.Port)
 	set(&c.User, s.User)
 	set(&c.ProxyJump, s.ProxyJump)
+	if s.Method != nil {
+		c.BecomeMethod = becomeMethod(*s.Method)
+	}
 	set(&c.BecomeUser, s.BecomeUser)
 	if s.PrivateKey != nil {
 		c.PrivateKey = expandHome(*s.PrivateKey)
@@ -249,8 +263,8 @@ func expandHome(path string) string {
 
 func passwordInClear(at *strict.Value, name string) *strict.Error {
 	e := at.Errorf("%s: a password in clear", name)
-	if slices.Contains(sudoPasswords, name) {
-		return e.WithHint("remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file")
+	if slices.Contains(becomePasswords, name) {
+		return e.WithHint("remove it; give the password for becoming root with -K (--ask-become-pass) or --become-password-file")
 	}
 	return e.WithHint("remove it; log in with a key or the ssh agent")
 }
@@ -264,11 +278,11 @@ func (b *builder) checkPassword(e strict.Entry) error {
 		return nil
 	case v.Get(strict.Vaulted) != nil, v.Kind == strict.String && wholeTemplate.MatchString(v.Text):
 		w := e.Key.Errorf("%s is not used", e.Key.Text)
-		if slices.Contains(sudoPasswords, e.Key.Text) {
+		if slices.Contains(becomePasswords, e.Key.Text) {
 			if b.vault.passwords != nil || b.raw {
 				return nil
 			}
-			w = w.WithHint("give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file")
+			w = w.WithHint("give the password for becoming root with -K or --become-password-file, or the vault's with --vault-password-file")
 		}
 		b.warn(w)
 		return nil
@@ -292,11 +306,6 @@ func (b *builder) checkAnsibleVar(e strict.Entry) error {
 	switch name {
 	case groupPriority:
 		return nil
-	case "ansible_become_method":
-		if v.Text == "sudo" {
-			return nil
-		}
-		return e.Key.Errorf("ansible_become_method: only sudo is supported")
 	case "ansible_connection":
 		if slices.Contains([]string{"ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh"}, v.Text) {
 			return nil

@@ -59,7 +59,9 @@ type Connection struct {
 	PrivateKey string // a file, ~ expanded
 	ProxyJump  string `json:",omitempty"` // as ssh -J takes it
 	Become     *bool
-	BecomeUser string
+	// BecomeMethod is Ansible's name for the program: sudo, doas or su.
+	BecomeMethod string `json:",omitempty"`
+	BecomeUser   string
 }
 
 // Group is a group of hosts, "all" and "ungrouped" included.
@@ -80,7 +82,7 @@ func (inv *Inventory) Groups() []*Group { return slices.Clone(inv.groups) }
 // stands; nil if nothing did.
 func (h *Host) Origin(name string) *strict.Value { return h.origin[name] }
 
-// BecomePassword is the password for sudo that a vault of the inventory holds for
+// BecomePassword is the password for becoming root that a vault of the inventory holds for
 // this host; empty if none does, or the vault stays closed.
 func (h *Host) BecomePassword() string { return h.becomePassword }
 

@@ -315,16 +315,16 @@ func TestErrors(t *testing.T) {
 		{"all:\n  vars:\n    ansible_host: 'a b'\n", `f.yaml:3: ansible_host: a space in "a b"`},
 		{"all:\n  vars:\n    ansible_user: \"a\\n\"\n", `f.yaml:3: ansible_user: control characters in "a\n"`},
 		{"all:\n  vars:\n    ansible_become: maybe\n", `f.yaml:3: ansible_become: expected true or false, found the text "maybe"`},
-		{"all:\n  vars:\n    ansible_become_method: su\n", `f.yaml:3: ansible_become_method: only sudo is supported`},
+		{"all:\n  vars:\n    ansible_become_method: enable\n", `f.yaml:3: ansible_become_method: "enable" is not supported (one of sudo, doas, su)`},
 		{"all:\n  vars:\n    ansible_ssh_port: 22\n", `f.yaml:3: ansible_ssh_port is an old name (write "ansible_port")`},
 		{"all:\n  vars:\n    ansible_ssh_common_args: -o ProxyCommand=\"nc %h\"\n", `f.yaml:3: ansible_ssh_common_args: which way it leads cannot be told (write -J HOST, or put ProxyCommand into ~/.ssh/config)`},
 		{"all:\n  vars:\n    ansible_ssh_common_args: -J gate -J other\n", `f.yaml:3: ansible_ssh_common_args: which way it leads cannot be told (write -J HOST, or put ProxyCommand into ~/.ssh/config)`},
 		{"all:\n  vars:\n    ansible_ssh_args: -J gate\n", `f.yaml:3: ansible_ssh_args: a jump host cannot stand here (write it into ansible_ssh_common_args, or ~/.ssh/config)`},
 		{"all:\n  vars:\n    ssh: {proxy_jump: a}\n    ansible_ssh_common_args: -J b\n", `f.yaml:4: ansible_ssh_common_args says again what ssh says`},
 		{"all:\n  vars:\n    ansible_password: hush\n", `f.yaml:3: ansible_password: a password in clear (remove it; log in with a key or the ssh agent)`},
-		{"all:\n  vars:\n    ssh: {become_password: hush}\n", `f.yaml:3: ssh: become_password: a password in clear (remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file)`},
-		{"all:\n  vars:\n    ansible_become_password: hush\n", `f.yaml:3: ansible_become_password: a password in clear (remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file)`},
-		{"all:\n  hosts:\n    mx1:\n      ansible_become_pass: 1234\n", `f.yaml:4: ansible_become_pass: a password in clear (remove it; give sudo's password with -K (--ask-become-pass) or --become-password-file)`},
+		{"all:\n  vars:\n    ssh: {become_password: hush}\n", `f.yaml:3: ssh: become_password: a password in clear (remove it; give the password for becoming root with -K (--ask-become-pass) or --become-password-file)`},
+		{"all:\n  vars:\n    ansible_become_password: hush\n", `f.yaml:3: ansible_become_password: a password in clear (remove it; give the password for becoming root with -K (--ask-become-pass) or --become-password-file)`},
+		{"all:\n  hosts:\n    mx1:\n      ansible_become_pass: 1234\n", `f.yaml:4: ansible_become_pass: a password in clear (remove it; give the password for becoming root with -K (--ask-become-pass) or --become-password-file)`},
 		{"all:\n  hosts: {mx1: }\n  vars:\n    postfix_stop: !vault x\n", `f.yaml:4: postfix_stop: encrypted by ansible-vault (give --vault-password-file FILE or --ask-vault-pass)`},
 	} {
 		_, _, err := parse(tt.text)
@@ -352,8 +352,8 @@ func TestWarnings(t *testing.T) {
 		{"ansible_prot: 22", `f.yaml:3: variable "ansible_prot" is not one of ours (did you mean "ansible_port"?)`},
 		{"ansible_connection: local", `f.yaml:3: ansible_connection is not used (every host is reached by ssh)`},
 		{"ansible_ssh_common_args: -o Compression=yes", `f.yaml:3: ansible_ssh_common_args is not used`},
-		{"ansible_become_password: !vault x", `f.yaml:3: ansible_become_password is not used (give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file)`},
-		{"ansible_become_password: '{{ vault_password }}'", `f.yaml:3: ansible_become_password is not used (give sudo's password with -K or --become-password-file, or the vault's with --vault-password-file)`},
+		{"ansible_become_password: !vault x", `f.yaml:3: ansible_become_password is not used (give the password for becoming root with -K or --become-password-file, or the vault's with --vault-password-file)`},
+		{"ansible_become_password: '{{ vault_password }}'", `f.yaml:3: ansible_become_password is not used (give the password for becoming root with -K or --become-password-file, or the vault's with --vault-password-file)`},
 		{"ansible_ssh_common_args: -J gate -C", `f.yaml:3: ansible_ssh_common_args: only the jump host is used (the rest belongs into ~/.ssh/config)`},
 		{"ansible_ssh_common_args: -J gate", ""}, {"ansible_ssh_common_args: -o ProxyJump=joe@gate:22,inner", ""},
 		{"port: 5432", ""}, {"sshd: 1", ""}, {"queue: x", ""}, {"nginx_user: x", ""},
@@ -461,13 +461,15 @@ relays:
   hosts:
     mx1:
     mx2: {ssh: {port: 22, become: no, host: 192.0.2.2}, ansible_user: 1000}
-    mx3:2222: {ansible_ssh_private_key_file: key}
+    mx3:2222: {ansible_ssh_private_key_file: key, ansible_become_method: community.general.doas}
+    mx4: {ssh: {become_method: su}}
 `)
 	yes, no := true, false
 	for name, want := range map[string]Connection{
 		"mx1": {Port: 2200, User: "root", PrivateKey: "/home/admin/.ssh/id_mail", Become: &yes, BecomeUser: "root"},
 		"mx2": {Host: "192.0.2.2", Port: 22, User: "1000", PrivateKey: "/home/admin/.ssh/id_mail", Become: &no, BecomeUser: "root"},
-		"mx3": {Port: 2222, User: "root", PrivateKey: "key", Become: &yes, BecomeUser: "root"},
+		"mx3": {Port: 2222, User: "root", PrivateKey: "key", Become: &yes, BecomeMethod: "doas", BecomeUser: "root"},
+		"mx4": {Port: 2200, User: "root", PrivateKey: "/home/admin/.ssh/id_mail", Become: &yes, BecomeMethod: "su", BecomeUser: "root"},
 	} {
 		if diff := cmp.Diff(want, host(t, inv, name).Connection); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -140,7 +140,7 @@ func (b *builder) resolve(h *Host, blocks []block) error {
 				return inVariable(name, err)
 			}
 		case slices.Contains(passwords, name):
-			if b.vault.passwords == nil || !slices.Contains(sudoPasswords, name) || b.isPlain(raw) {
+			if b.vault.passwords == nil || !slices.Contains(becomePasswords, name) || b.isPlain(raw) {
 				break
 			}
 			password, err := s.variable(name, raw)

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -348,5 +350,83 @@ func TestAskBecomePass(t *testing.T) {
 	r = ends(t, 1, f, "ping", "-b", "-K")
 	if !strings.Contains(r.err, "no terminal") || !strings.Contains(r.err, "--become-password-file") {
 		t.Errorf("without a terminal: %v", r)
+	}
+}
+
+// The real doas, which asks on a terminal only, and su, which always asks.
+func TestDoasAndSu(t *testing.T) {
+	t.Parallel()
+	needs.Program(t, "doas")
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, "ansible_user: admin", "ansible_become: true")
+	const rootsOwn = "Rööt's own $(word) 17"
+	right, roots, wrong := passwordFile(t, rootWords), passwordFile(t, rootsOwn), passwordFile(t, "battery")
+	passwords := h.Command(t.Context(), "chpasswd")
+	passwords.Stdin = strings.NewReader("admin:" + rootWords + "\nroot:" + rootsOwn + "\n")
+	if out, err := passwords.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	withSudo(t, h, byNone)
+	succeeds(t, f, "ping") // the agent is there now
+	inside(t, h, "rm /etc/sudoers.d/admin")
+	stop := leak(t, h)
+	for _, row := range []struct {
+		name, method, rules, file string
+		status                    int
+		says                      []string
+	}{
+		{"no password wanted", "doas", "permit nopass admin as root", "", 0, nil},
+		{"no password wanted, a wrong one given", "doas", "permit nopass admin as root", wrong, 0, nil},
+		{"right password", "doas", "permit admin as root", right, 0, nil},
+		{"wrong password", "doas", "permit admin as root", wrong, 4, []string{h.Name, "doas does not take the password of admin", "told once", "-K", "nopass"}},
+		{"no password given", "doas", "permit admin as root", "", 4, []string{h.Name, "-K", "--become-password-file", "nopass"}},
+		{"no rule", "doas", "permit nopass friend as root", "", 2, []string{h.Name, "doas does not let admin become root", "/etc/doas.conf", "-u root"}},
+		{"no rules", "doas", "", "", 2, []string{h.Name, "doas", "-u root"}},
+		{"right password", "su", "", roots, 0, nil},
+		{"admin's password", "su", "", right, 4, []string{h.Name, "su does not take root's password", "told once", "-K", "sudo"}},
+		{"no password given", "su", "", "", 4, []string{h.Name, "su asks for root's password", "-K", "sudo"}},
+	} {
+		inside(t, h, "rm -f /etc/doas.conf")
+		if row.rules != "" {
+			inside(t, h, "umask 077; echo "+row.rules+" >/etc/doas.conf")
+		}
+		args := []string{"ping", "--become-method", row.method}
+		if row.file != "" {
+			args = append(args, "--become-password-file", row.file)
+		}
+		r := spoolsweep(t, f, args...)
+		if r.status != row.status || row.status == 0 && strings.Contains(r.out, "not root") {
+			t.Errorf("%s, %s: want exit status %d: %v", row.method, row.name, row.status, r)
+		}
+		for _, text := range row.says {
+			if !strings.Contains(r.err, text) {
+				t.Errorf("%s, %s: does not say %q: %v", row.method, row.name, text, r)
+			}
+		}
+		for _, secret := range []string{rootWords, rootsOwn, "battery"} {
+			if strings.Contains(r.out+r.err, secret) {
+				t.Errorf("%s, %s: prints a password: %v", row.method, row.name, r)
+			}
+		}
+	}
+	stop()
+
+	// A sweep's worth of both: frames go through a terminal, and through su.
+	smallFlood(t, h)
+	inside(t, h, "umask 077; echo permit admin as root >/etc/doas.conf")
+	f = newFleet(t, []*lab.Host{h}, "ansible_user: admin", "ansible_become: true", "ansible_become_method: doas", few)
+	doas := succeeds(t, f, "classify", "-m", "sender:nobody@*", "--become-password-file", right)
+	f = newFleet(t, []*lab.Host{h}, "ansible_user: admin", "ansible_become: true", "ansible_become_method: su", few)
+	su := succeeds(t, f, "classify", "-m", "sender:nobody@*", "--become-password-file", roots)
+	counts := func(r result) []string { // the samples are chance
+		return regexp.MustCompile(`(?m)^.* messages .*$`).FindAllString(r.out, -1)
+	}
+	if !slices.Equal(counts(doas), counts(su)) || len(counts(doas)) < 3 {
+		t.Errorf("through doas: %v\nthrough su: %v", doas, su)
+	}
+
+	inside(t, h, "mv /usr/bin/doas /usr/bin/doas.away")
+	if r := ends(t, 2, f, "ping", "--become-method", "doas"); !strings.Contains(r.err, "doas is not installed") {
+		t.Errorf("no doas: %v", r)
 	}
 }

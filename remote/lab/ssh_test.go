@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -474,4 +475,101 @@ func mustRun(t *testing.T, h *lab.Host, argv ...string) string {
 	out, err := h.Run(t.Context(), argv...)
 	must(t, err)
 	return out
+}
+
+// A sweep over connections that the user's own ssh holds: one that it held
+// before, for which no key of ours is needed, and those that it makes for us.
+func TestOverTheUsersOwnSSH(t *testing.T) {
+	t.Parallel()
+	all := hosts(t, 2)
+	dir := t.TempDir()
+	f := newFleet(t, all, few)
+	f.config = filepath.Join(dir, "config")
+	sockets, err := os.MkdirTemp("", "own") // a socket's path is short
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(sockets) })
+	configured := func(more string) {
+		t.Helper()
+		must(t, os.WriteFile(f.config, fmt.Appendf(nil, "%sHost *\n ControlPath %s/%%C\n IdentitiesOnly yes\n IdentityAgent none\n UserKnownHostsFile %s\n GlobalKnownHostsFile none\n", more, sockets, all[0].KnownHosts()), 0o600))
+	}
+	configured("")
+	// Without the key in the inventory nobody but the master gets in.
+	inventory, err := os.ReadFile(f.inventory)
+	must(t, err)
+	must(t, os.WriteFile(f.inventory, regexp.MustCompile(`(?m)^ *ansible_ssh_private_key_file: .*\n`).ReplaceAll(inventory, nil), 0o600))
+	r := ends(t, 4, f, "ping")
+	if strings.Count(r.err, "UNREACHABLE") != 2 {
+		t.Errorf("without masters: %v", r)
+	}
+	messages := map[*lab.Host][]lab.Message{}
+	masters := map[*lab.Host]*exec.Cmd{}
+	for _, h := range all {
+		messages[h] = smallFlood(t, h)
+		logins(t, h, "sshd")
+		master := exec.Command("ssh", "-F", f.config, "-M", "-N", "-i", h.Key(), "-l", "root", h.Address)
+		must(t, master.Start())
+		t.Cleanup(func() { _ = master.Process.Kill(); _ = master.Wait() })
+		masters[h] = master
+	}
+	eventually(t, 20*time.Second, "masters", func() bool {
+		names, err := filepath.Glob(sockets + "/*")
+		return err == nil && len(names) == len(all) && !strings.Contains(strings.Join(names, " "), ".")
+	})
+	rules := rulesFile(t, floodRules(all...))
+	succeeds(t, f, "run", "backscatter", "-y", "-e", "rate=0", "-e", rules)
+	for _, h := range all {
+		checkSwept(t, h, messages[h])
+		if n := len(logins(t, h, "sshd")); n != 1 {
+			t.Errorf("%s: %d logins, want the master's alone", h.Name, n)
+		}
+	}
+	// It is still there, and a dead one's socket is in nobody's way.
+	for _, h := range all {
+		must(t, masters[h].Process.Signal(syscall.SIGKILL))
+		_ = masters[h].Wait()
+	}
+	if r := ends(t, 4, f, "ping"); strings.Count(r.err, "not let in") != 2 {
+		t.Errorf("with dead masters: %v", r)
+	}
+
+	// ssh itself logs in, here with a way that only it knows.
+	configured(fmt.Sprintf("Match all\n IdentityFile %s\n CanonicalizeHostname always\n", all[0].Key()))
+	must(t, os.RemoveAll(sockets))
+	for _, h := range all {
+		logins(t, h, "sshd")
+	}
+	ages := regexp.MustCompile(`\d+ s\b`)
+	counted := ages.ReplaceAllString(succeeds(t, f, "health", "--transport", "openssh").out, "")
+	if plain := ages.ReplaceAllString(succeeds(t, f, "health").out, ""); plain != counted {
+		t.Errorf("over ssh:\n%s\nby ourselves:\n%s", counted, plain)
+	}
+	for _, h := range all {
+		if n := len(logins(t, h, "sshd")); n != 2 {
+			t.Errorf("%s: %d logins, want one of ssh's and one of ours", h.Name, n)
+		}
+	}
+	// What it held for us is gone when we are.
+	eventually(t, 20*time.Second, "no ssh", func() bool { return len(withWord(t, "ControlPersist")) == 0 })
+
+	configured("")
+	if r := ends(t, 4, f, "ping", "--transport", "openssh"); strings.Count(r.err, "not let in: root@") != 2 || !strings.Contains(r.err, "Permission denied") {
+		t.Errorf("not let in: %v", r)
+	}
+	must(t, os.WriteFile(f.config, []byte("Host *\n Frobnicate yes\n"), 0o600))
+	if r := ends(t, 2, f, "ping", "--transport", "openssh"); !strings.Contains(r.err, "frobnicate") {
+		t.Errorf("a configuration that ssh refuses: %v", r)
+	}
+}
+
+// withWord are the command lines of this machine's processes with a word in them.
+func withWord(t *testing.T, word string) (lines []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(t, err)
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), word) { // they come and go
+			lines = append(lines, string(text))
+		}
+	}
+	return lines
 }

@@ -67,8 +67,8 @@ func TestScript(t *testing.T) {
 					t.Errorf("architecture %s", got.Arch)
 				}
 			}
-			need(run("", "direct"), dir)
-			need(run("", "direct", "any="+hash), dir)
+			need(run("", "direct", ""), dir)
+			need(run("", "direct", "", "any="+hash), dir)
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
@@ -80,20 +80,20 @@ func TestScript(t *testing.T) {
 			if err := os.Chtimes(agent, old, old); err != nil {
 				t.Fatal(err)
 			}
-			if got := run("", "direct", "m68k=x", "any="+hash); got != "I run in /\n" {
+			if got := run("", "direct", "", "m68k=x", "any="+hash); got != "I run in /\n" {
 				t.Errorf("got %q", got)
 			}
 			if info, err := os.Stat(agent); err != nil || time.Since(info.ModTime()) > time.Hour {
 				t.Errorf("what was run is not touched: %v, %v", info, err)
 			}
-			need(run("", "direct", "m68k="+hash), dir)
+			need(run("", "direct", "", "m68k="+hash), dir)
 			odd := filepath.Join(home, "a b", "c'd $x *")
-			need(run(odd, "direct"), odd)
+			need(run(odd, "direct", ""), odd)
 
 			if err := os.Chmod(dir, 0o750); err != nil {
 				t.Fatal(err)
 			}
-			out := run(dir, "direct", "any="+hash)
+			out := run(dir, "direct", "", "any="+hash)
 			var place *PlaceError
 			if _, err := Answer([]byte(out)); !errors.As(err, &place) || !strings.Contains(place.Why, dir) {
 				t.Errorf("got %q, %v", out, err)
@@ -115,7 +115,9 @@ func TestAnswer(t *testing.T) {
 		{"spoolsweep-need amd64 x /a\n", nil, "no such answer"},
 		{"spoolsweep-need amd64 0 relative\n", nil, "no such answer"},
 		{"spoolsweep-need amd64 99999999999 /a\n", nil, "no such answer"},
-		{"spoolsweep-no sudo\n", nil, ErrNoSudo.Error()},
+		{"spoolsweep-no sudo\n", nil, "sudo is not installed"},
+		{"spoolsweep-no su\n", nil, "su is not installed"},
+		{"spoolsweep-no rm -rf\n", nil, ""},
 		{"spoolsweep-no place  /a cannot be made; /b is not of user 5 alone;\n", nil, "no directory for the agent: /a cannot be made; /b is not of user 5 alone"},
 	} {
 		got, err := Answer([]byte(c.in))

@@ -3,7 +3,6 @@ package push
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,8 +19,9 @@ const Any = "any"
 // written for dash and busybox.
 //
 //	$1 the agent's directory, or empty for the usual places
-//	$2 "direct" to run it as it is, "sudo" to run it as root without a password,
-//	   anything else is the prompt with which sudo is to ask for one on stderr
+//	$2 "direct" to run it as it is; sudo, doas or su to run it as root through that
+//	$3 the word in the prompt with which sudo is to ask for a password on stderr, or
+//	   that is said on stderr before doas or su asks in its own; empty: it may not ask
 //	   then ARCH=SHA256 for each agent the controller has, ARCH may be "any"
 //
 // A directory is taken only if the login user owns it, nobody else may enter
@@ -33,7 +33,7 @@ const Any = "any"
 // kernel refuses it on a noexec file system, elsewhere the shell takes it for an
 // empty script.
 const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
-	`w=$1; b=$2; shift 2; u=$(id -u); n=; ` +
+	`w=$1; b=$2; k=$3; shift 3; u=$(id -u); n=; ` +
 	`case "$(uname -sm)" in ` +
 	`"Linux x86_64") a=amd64;; "Linux aarch64") a=arm64;; "Linux i"[3-6]86) a=386;; "Linux riscv64") a=riscv64;; ` +
 	`*) a=$(uname -sm | tr " " -);; esac; ` +
@@ -46,8 +46,10 @@ const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
 	`case $m in d????????[tT]*) ;; d????w*|d???????w*) exit 1;; d*) ;; *) exit 1;; esac; done; ` +
 	`test "$y" = "$u" || exit 1; case $x in drwx------*) exit 0;; esac; exit 1 ); }; ` +
 	`become() { touch -c "$1"; case $b:$u in direct:*|*:0) exec "$1";; esac; ` +
-	`command -v sudo >/dev/null || { echo "spoolsweep-no sudo"; exit 0; }; ` +
-	`case $b in sudo) exec sudo -n -- "$1";; esac; exec sudo -S -p "$b" -- "$1"; }; ` +
+	`command -v $b >/dev/null || { echo "spoolsweep-no $b"; exit 0; }; ` +
+	`case $b:$k in sudo:) exec sudo -n -- "$1";; sudo:*) exec sudo -S -p "$k: " -- "$1";; doas:) exec doas -n "$1";; esac; ` +
+	// The agent is the shell that su starts: no quoting, and root's may be any.
+	`echo "$k" >&2; case $b in doas) exec doas "$1";; su) exec su -s "$1" root;; esac; }; ` +
 	`place() { case $1 in /run/user/*) test -d "${1%/*}" || return 1;; esac; ` +
 	`test -d "$1" || mkdir -p "$1" 2>/dev/null || { n="$n $1 cannot be made;"; return 1; }; ` +
 	`mine "$1" || { n="$n $1 is not of user $u alone;"; return 1; }; ` +
@@ -61,10 +63,10 @@ const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
 	`for d in "$@"; do if place "$d"; then echo "spoolsweep-need $a $u $d"; exit 0; fi; done; ` +
 	`echo "spoolsweep-no place $n"`
 
-// Become is who runs the agent: the login user, or root through sudo.
+// Become is who runs the agent: the login user, or root through a program.
 type Become struct {
-	Sudo   bool
-	Prompt string // with which sudo asks for a password; empty: it may not ask
+	Method string // sudo, doas or su; empty: the login user
+	Word   string // that is said before a password is asked for; empty: it may not be
 }
 
 // Command is what to run on a host: it becomes the agent, whose greeting is then
@@ -82,11 +84,7 @@ func Command(directory string, become Become, hashes map[string]string) (string,
 	if len(directory) > 1 {
 		directory = strings.TrimRight(directory, "/")
 	}
-	how := "direct"
-	if become.Sudo {
-		how = cmp.Or(become.Prompt, "sudo")
-	}
-	words := []string{"exec", "/bin/sh", "-c", quote(script), "spoolsweep", quote(directory), quote(how)}
+	words := []string{"exec", "/bin/sh", "-c", quote(script), "spoolsweep", quote(directory), quote(cmp.Or(become.Method, "direct")), quote(become.Word)}
 	for _, arch := range slices.Sorted(maps.Keys(hashes)) {
 		words = append(words, quote(arch+"="+hashes[arch]))
 	}
@@ -102,8 +100,10 @@ type Need struct {
 	Directory string // where it is to go
 }
 
-// ErrNoSudo says that the host has no sudo.
-var ErrNoSudo = errors.New("sudo is not installed")
+// NotInstalledError says that the host has no such program to become root with.
+type NotInstalledError struct{ Program string }
+
+func (e *NotInstalledError) Error() string { return e.Program + " is not installed" }
 
 // PlaceError says that the host has no directory fit for the agent.
 type PlaceError struct {
@@ -134,10 +134,10 @@ func Answer(printed []byte) (*Need, error) {
 			return nil, fmt.Errorf("no such answer: %q", last)
 		}
 		return &Need{Arch: fields[1], UID: uint32(uid), Directory: fields[3]}, nil
-	case len(fields) >= 2 && fields[0] == "spoolsweep-no" && fields[1] == "sudo":
-		return nil, ErrNoSudo
 	case len(fields) >= 2 && fields[0] == "spoolsweep-no" && fields[1] == "place":
 		return nil, &PlaceError{Why: strings.Join(fields[2:], " ")}
+	case len(fields) == 2 && fields[0] == "spoolsweep-no" && slices.Contains([]string{"sudo", "doas", "su"}, fields[1]):
+		return nil, &NotInstalledError{fields[1]}
 	}
 	return nil, nil
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"spoolsweep/remote/push"
 	"spoolsweep/remote/sshtest"
 )
 
@@ -203,46 +202,59 @@ func TestSudoRefuses(t *testing.T) {
 
 // However the prompt comes in pieces, it is answered once, and asked again it is
 // not. What is no prompt is not answered, nor what comes after the greeting.
-func TestSudoPrompt(t *testing.T) {
-	text := "lecture: spoolsweep-ABC: spoolsweep-"
-	for size := 1; size < 80; size++ {
-		var sent strings.Builder
-		ended := 0
-		s := newSudo(right)
-		s.w, s.end = &sent, func() { ended++ }
-		write := func(text string) {
-			for part := range slices.Chunk([]byte(text), size) {
-				if n, err := s.Write(part); n != len(part) || err != nil {
-					t.Fatal(n, err)
+func TestPrompts(t *testing.T) {
+	for _, method := range BecomeMethods {
+		target := &Target{Become: true, BecomeMethod: method, BecomePassword: right}
+		for size := 1; size < 80; size++ {
+			var sent strings.Builder
+			ended := 0
+			b := newBecome(target)
+			b.w, b.end = &sent, func() { ended++ }
+			write := func(text string) {
+				for part := range slices.Chunk([]byte(text), size) {
+					if n, err := b.Write(part); n != len(part) || err != nil {
+						t.Fatal(n, err)
+					}
 				}
 			}
-		}
-		write(text)
-		if sent.Len() > 0 {
-			t.Fatalf("%q was answered", text)
-		}
-		write(s.prompt + "\n")
-		if sent.String() != string(right)+"\n" || ended != 0 {
-			t.Fatalf("in pieces of %d: sent %q, ended %d", size, sent.String(), ended)
-		}
-		write("Sorry, try again.\n" + s.prompt + s.prompt)
-		if sent.String() != string(right)+"\n" || ended != 1 {
-			t.Fatalf("asked again: sent %q, ended %d", sent.String(), ended)
-		}
-		s = newSudo(right)
-		s.w = &sent
-		sent.Reset()
-		s.over()
-		write(s.prompt)
-		if sent.Len() > 0 {
-			t.Fatal("it was told after the greeting")
+			prompt := "[sudo: " + b.word + ": ] Password: "
+			write("lecture: spoolsweep-ABC: Password: spoolsweep-")
+			if method != sudo {
+				prompt = "\rdoas (joe@mx1) password: "
+				write(b.word + "\n")
+			}
+			if sent.Len() > 0 {
+				t.Fatalf("%s: the lecture was answered", method)
+			}
+			write(prompt)
+			if sent.String() != string(right)+"\n" || ended != 0 {
+				t.Fatalf("%s, in pieces of %d: sent %q, ended %d", method, size, sent.String(), ended)
+			}
+			write("Sorry, try again.\n" + prompt + prompt)
+			if sent.String() != string(right)+"\n" || ended != 1 {
+				t.Fatalf("%s, asked again: sent %q, ended %d", method, sent.String(), ended)
+			}
+			b = newBecome(target)
+			b.w = &sent
+			sent.Reset()
+			b.over()
+			write(b.word + prompt)
+			if sent.Len() > 0 {
+				t.Fatalf("%s: it was told after the greeting", method)
+			}
 		}
 	}
-	if a, b := newSudo(right).prompt, newSudo(right).prompt; a == b || newSudo("").prompt != "" {
-		t.Errorf("prompts %q and %q", a, b)
+	// su cannot be told not to ask: it is ended when it does.
+	ended := 0
+	b := newBecome(&Target{Become: true, BecomeMethod: su})
+	b.end = func() { ended++ }
+	fmt.Fprintf(b, "%s\nPassword: ", b.word)
+	if ended != 1 || b.wasAsked() != 1 {
+		t.Errorf("without a password: ended %d, asked %d", ended, b.wasAsked())
 	}
-	if _, err := push.Command("", push.Become{Sudo: true, Prompt: newSudo(right).prompt}, nil); err != nil {
-		t.Error(err)
+	one, two := newBecome(&Target{Become: true, BecomePassword: right}), newBecome(&Target{Become: true, BecomePassword: right})
+	if one.word == two.word || newBecome(&Target{Become: true}).word != "" {
+		t.Errorf("words %q and %q", one.word, two.word)
 	}
 }
 
