@@ -29,16 +29,22 @@ func manyServers() string {
 
 const destinations = 60
 
-// waits sends n messages, as users do, to a server that answers at once, and
-// returns for how long each was under way, from the first byte of its submission to its arrival, sorted.
-func waits(t *testing.T, h *lab.Host, name string, n int) []time.Duration {
+// newMail is what users send meanwhile: to whom, and how often.
+type newMail struct {
+	to    string
+	every time.Duration
+}
+
+// waits sends n messages, as users do, and returns for how long each was under way,
+// from the first byte of its submission to its arrival, sorted.
+func (m newMail) waits(t *testing.T, h *lab.Host, name string, n int) []time.Duration {
 	t.Helper()
 	var messages []lab.Message
 	for i := range n {
 		messages = append(messages, lab.Message{ID: fmt.Sprintf("new-%s-%03d", name, i), Sender: "ada@" + h.Name + ".lab.test",
-			Recipients: []string{"friend@quick.example"}, Subject: "new mail", Body: "Hello\n"})
+			Recipients: []string{m.to}, Subject: "new mail", Body: "Hello\n"})
 	}
-	began, err := h.Trickle(t.Context(), messages, 100*time.Millisecond)
+	began, err := h.Trickle(t.Context(), messages, m.every)
 	must(t, err)
 	took := map[string]time.Duration{}
 	seen := map[string]bool{}
@@ -65,20 +71,31 @@ func waits(t *testing.T, h *lab.Host, name string, n int) []time.Duration {
 	return slices.Sorted(maps.Values(took))
 }
 
-// While ham goes back to servers that are slow to take it, new mail for others
-// waits no more than twice as long as on an idle server, with the rate and the
-// live_max that a sweep has by itself.
+// While ham goes back to servers that are slow to take it, new mail waits no more
+// than twice as long as on an idle server, with the rate and the live_max that a
+// sweep has by itself: mail for other servers, and mail for the same one, where
+// all goes through one slow relay.
 func TestNewMailWaitsNoLonger(t *testing.T) {
 	t.Parallel()
 	h := hosts(t, 1)[0]
+	newMailWaits(t, h, manyServers(), newMail{"friend@quick.example", 100 * time.Millisecond}, 40)
+}
+
+func TestNewMailThroughOneSlowRelay(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	newMailWaits(t, h, "default_transport = smtp:[127.0.0.1]:9", newMail{"slow.friend@quick.example", time.Second}, 20)
+}
+
+func newMailWaits(t *testing.T, h *lab.Host, servers string, m newMail, n int) {
 	f := newFleet(t, []*lab.Host{h}, queueWarn)
 	inventory, err := os.ReadFile(f.inventory)
 	must(t, err)
 	must(t, os.WriteFile(f.inventory, bytes.Replace(inventory, []byte(noLiveMax), nil, 1), 0o600))
-	must(t, h.Postconf(t.Context(), manyServers()))
+	must(t, h.Postconf(t.Context(), servers))
 	must(t, h.Flood(lab.Deliver))
-	waits(t, h, "first", 5) // all processes are there
-	idle := waits(t, h, "idle", 40)
+	m.waits(t, h, "first", 5) // all processes are there
+	idle := m.waits(t, h, "idle", n)
 
 	var ham []lab.Message
 	for i := range 600 {
@@ -100,7 +117,7 @@ func TestNewMailWaitsNoLonger(t *testing.T) {
 	// than a quarter of a second is this machine's noise, and nobody's wait.
 	var longer []string
 	for try := range 2 {
-		busy := waits(t, h, fmt.Sprint("busy", try), 40)
+		busy := m.waits(t, h, fmt.Sprint("busy", try), n)
 		live, left := len(files(t, h, "active"))+len(files(t, h, "incoming")), len(files(t, h, "active.spamfull"))
 		if left == 0 {
 			t.Error("the restore was over before the last new message arrived")

@@ -35,8 +35,8 @@ const (
 // liveMax keeps new mail from waiting for what is restored, however slow the
 // servers are that it is for: of the 100 deliveries that Postfix makes at a time
 // (default_process_limit) most stay free for other servers, and of the 20 to one
-// server (default_destination_concurrency_limit) few are waited for.
-const liveMax = 30
+// server, such as a relay for all (default_destination_concurrency_limit), some.
+const liveMax = 15
 
 func newRestoreArgs() RestoreArgs {
 	return RestoreArgs{Rate: 50, LiveMax: liveMax, Canary: canarySize, Expired: leaveExpired}
