@@ -206,7 +206,7 @@ func readRevoked(file string) ([]ssh.PublicKey, error) {
 		return nil, fmt.Errorf("RevokedHostKeys: %w", err)
 	}
 	if bytes.HasPrefix(text, []byte("SSHKRL\n\x00")) {
-		return nil, fmt.Errorf("RevokedHostKeys %s: it is a KRL, and only a list of public keys can be read here", file)
+		return nil, fmt.Errorf("RevokedHostKeys %s: it is a KRL, and only a list of public keys can be read here, or --transport openssh be given", file)
 	}
 	var keys []ssh.PublicKey
 	n := 0

@@ -245,7 +245,7 @@ func (c *sshConfig) settings() (settings, error) {
 	for _, o := range unable {
 		v := strings.ToLower(c.first(o.keyword))
 		if v != "" && !slices.Contains(o.harmless, v) {
-			c.warn(c.values[o.keyword].where, "%s %s cannot be done here: %s", o.name, v, o.so)
+			c.warn(c.values[o.keyword].where, "%s %s cannot be done here: %s (--transport openssh can)", o.name, v, o.so)
 		}
 	}
 	s.Warnings = c.warnings
@@ -292,7 +292,7 @@ func (c *sshConfig) proxy(s *settings, tokens map[byte]string) error {
 	}
 	if o.command {
 		if c.fixed("proxyusefdpass", "no", yesNo) == "yes" {
-			return fmt.Errorf("%s: ProxyUseFdpass cannot be done here: let the ProxyCommand carry the data (nc without -F)", c.values["proxyusefdpass"].where)
+			return fmt.Errorf("%s: ProxyUseFdpass cannot be done here: let the ProxyCommand carry the data (nc without -F), or give --transport openssh", c.values["proxyusefdpass"].where)
 		}
 		delete(tokens, 'd') // ssh has %h %k %n %p %r there
 		command, err := expandForShell(o.args[0], tokens)
