@@ -276,7 +276,7 @@ type typist struct {
 func (k *typist) Write(p []byte) (int, error) {
 	k.shown.Write(p)
 	asks := func(question string) bool { return bytes.Contains(k.shown.Bytes(), []byte(question)) }
-	if !k.typed && (asks("sudo's password: ") || asks("[y/N] ") || asks("passphrase of the key ")) {
+	if !k.typed && (asks("'s password: ") || asks("[y/N] ") || asks("passphrase of the key ")) {
 		k.typed = true
 		k.typing.Go(func() { k.answer(k.in) })
 	}

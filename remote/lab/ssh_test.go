@@ -118,7 +118,7 @@ func logins(t *testing.T, h *lab.Host, name string) []string {
 func secondServer(t *testing.T, h *lab.Host, port int, lines string) {
 	t.Helper()
 	cmd := h.Command(t.Context(), "sh", "-ec", fmt.Sprintf("cat >/etc/lab/sshd%d; /usr/sbin/sshd -f /etc/lab/sshd%d -E /var/log/sshd%d.log", port, port, port))
-	cmd.Stdin = strings.NewReader(fmt.Sprintf("Port %d\nPidFile /run/sshd%d.pid\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nUsePAM no\nUseDNS no\nStrictModes no\n", port, port) + lines)
+	cmd.Stdin = strings.NewReader(lines + fmt.Sprintf("Port %d\nPidFile /run/sshd%d.pid\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nUsePAM no\nUseDNS no\nStrictModes no\n", port, port)) // the first one counts
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("sshd on port %d: %v: %s", port, err, out)
 	}
@@ -558,6 +558,35 @@ func TestOverTheUsersOwnSSH(t *testing.T) {
 	must(t, os.WriteFile(f.config, []byte("Host *\n Frobnicate yes\n"), 0o600))
 	if r := ends(t, 2, f, "ping", "--transport", "openssh"); !strings.Contains(r.err, "frobnicate") {
 		t.Errorf("a configuration that ssh refuses: %v", r)
+	}
+}
+
+// A server that lets nobody in without a password: ssh itself asks for it, on the
+// terminal, and the sweep goes over what it logged in to.
+func TestPasswordOfTheUsersOwnSSH(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	secondServer(t, h, 2222, "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nPubkeyAuthentication no\nSubsystem sftp internal-sftp\n")
+	passwords := h.Command(t.Context(), "chpasswd")
+	passwords.Stdin = strings.NewReader("admin:" + rootWords + "\n")
+	if out, err := passwords.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	withSudo(t, h, byNone)
+	f := newFleet(t, []*lab.Host{h}, few, "ansible_port: 2222", "ansible_user: admin", "ansible_become: true")
+	dir := t.TempDir()
+	f.config = filepath.Join(dir, "config")
+	must(t, os.WriteFile(f.config, fmt.Appendf(nil, "Host *\n IdentityAgent none\n UserKnownHostsFile %s/known\n GlobalKnownHostsFile none\n StrictHostKeyChecking accept-new\n", dir), 0o600))
+	if r := ends(t, 4, f, "ping"); !strings.Contains(r.err, "not let in") {
+		t.Errorf("without a password: %v", r)
+	}
+	status, shown := onTerminal(t, f, func(in io.Writer) { fmt.Fprintln(in, rootWords) }, "ping", "--transport", "openssh")
+	if status != 0 || strings.Count(shown, "'s password: ") != 1 || !strings.Contains(shown, "Postfix 3") || strings.Contains(shown, rootWords) {
+		t.Errorf("exit status %d:\n%s", status, shown)
+	}
+	// Where nobody can be asked it is not asked, and the line says what to do.
+	if r := ends(t, 4, f, "ping", "--transport", "openssh"); !strings.Contains(r.err, "Permission denied") || !strings.Contains(r.err, "ssh -p 2222 admin@") {
+		t.Errorf("without a terminal: %v", r)
 	}
 }
 
