@@ -567,12 +567,7 @@ func TestPasswordOfTheUsersOwnSSH(t *testing.T) {
 	t.Parallel()
 	h := hosts(t, 1)[0]
 	secondServer(t, h, 2222, "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nPubkeyAuthentication no\nSubsystem sftp internal-sftp\n")
-	passwords := h.Command(t.Context(), "chpasswd")
-	passwords.Stdin = strings.NewReader("admin:" + rootWords + "\n")
-	if out, err := passwords.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	withSudo(t, h, byNone)
+	withSudo(t, h, byNone) // which gives admin a password too
 	f := newFleet(t, []*lab.Host{h}, few, "ansible_port: 2222", "ansible_user: admin", "ansible_become: true")
 	dir := t.TempDir()
 	f.config = filepath.Join(dir, "config")
