@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +24,9 @@ func healthCommand() *cli.Command {
 spoolsweep health -l 'mx*' --warn 1000 --crit 10000
 spoolsweep health --watch 30s -l chavez
 spoolsweep health --exit-status -q
-spoolsweep health -o json`,
+spoolsweep health -o json
+spoolsweep health -o openmetrics
+spoolsweep health --watch 1m --textfile /var/lib/prometheus/node-exporter`,
 		Description: `Of each host, and of each of several Postfix on it (host variable
 postfix_instances; default: those that are enabled): whether it runs; the messages
 of every queue, their bytes and the age of the oldest; what was set aside and by
@@ -37,12 +41,17 @@ left on a host but the agent.
 
 --exit-status ends as monitoring plugins do, its first line for their display:
 0 all is ok, 1 a host is busy, 2 one is flooded or its Postfix stopped, 3 one
-could not be asked.`,
+could not be asked.
+
+-o openmetrics prints metrics for Prometheus; --textfile writes them to the file
+spoolsweep.prom in a folder of node_exporter's textfile collector, whole or not
+at all. A host that could not be asked is spoolsweep_host_up 0.`,
 		Flags: commonFlags(
 			&cli.Int64Flag{Name: "warn", Usage: "busy: a queue holds more than `N` messages (default: the host's queue_warn, 500)"},
 			&cli.Int64Flag{Name: "crit", Usage: "flooded: a queue holds more than `N` messages (default: the host's queue_crit, 5000)"},
 			&cli.BoolFlag{Name: "exact", Usage: "look into every message, however long it takes"},
 			&cli.DurationFlag{Name: "watch", Usage: "look again every `TIME`, until interrupted"},
+			&cli.PathFlag{Name: "textfile", Usage: "also write metrics to spoolsweep.prom in the folder `DIR`"},
 			&cli.BoolFlag{Name: "exit-status", Usage: "end with the status of a monitoring plugin"},
 		),
 		OnUsageError: usageError,
@@ -68,8 +77,10 @@ func healthAction(c *cli.Context) error {
 		return fmt.Errorf("--watch %v: at least a second", every)
 	case c.IsSet("watch") && c.Bool("exit-status"):
 		return errors.New("--watch and --exit-status exclude each other")
-	case c.IsSet("watch") && c.String("output") == "json":
-		return errors.New("--watch has no one document: give -o jsonl")
+	case c.IsSet("watch") && slices.Contains([]string{"json", openMetrics}, c.String("output")):
+		return errors.New("--watch has no one document: give -o jsonl, or --textfile")
+	case c.Bool("exit-status") && c.String("output") == openMetrics:
+		return errors.New("--exit-status and -o openmetrics exclude each other")
 	case c.Int64("warn") < 0 || c.Int64("crit") < 0:
 		return errors.New("--warn and --crit are numbers of messages")
 	case c.IsSet("warn") && c.IsSet("crit") && c.Int64("crit") < c.Int64("warn"):
@@ -81,11 +92,22 @@ func healthAction(c *cli.Context) error {
 	}
 	args := &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(c.Int64("warn")), Crit: stage.Number(c.Int64("crit"))}
 	if c.Bool("exit-status") {
-		return s.plugin(c.Context, args)
+		err := s.plugin(c.Context, args)
+		if written := s.textfile(c.Path("textfile")); written != nil {
+			return written
+		}
+		return err
 	}
+	metrics := c.String("output") == openMetrics
 	for {
 		began := time.Now()
-		s.health(c.Context, args, true)
+		s.health(c.Context, args, !metrics)
+		if metrics {
+			fmt.Fprint(s.Out, show.Metrics(s.doc.Hosts, began))
+		}
+		if err := s.textfile(c.Path("textfile")); err != nil {
+			return err
+		}
 		if every == 0 || c.Context.Err() != nil {
 			return s.end(c.Context)
 		}
@@ -112,6 +134,32 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 		}
 		return func() { s.Result(m.Host, "count", result) }, nil
 	})
+}
+
+// openMetrics is the format of -o that this command alone has.
+const openMetrics = "openmetrics"
+
+// textfile writes the hosts' metrics into a folder that node_exporter reads, in one
+// step; "" is none.
+func (s *sweep) textfile(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(dir, ".spoolsweep-*") // not read: its name does not end in .prom
+	if err != nil {
+		return fmt.Errorf("--textfile: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(show.Metrics(s.doc.Hosts, time.Now()))
+	// node_exporter runs as a user of its own.
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, "spoolsweep.prom"))
+	}
+	if err != nil {
+		return fmt.Errorf("--textfile: %w", err)
+	}
+	return nil
 }
 
 // Statuses of monitoring plugins.

@@ -106,7 +106,7 @@ func TestHealth(t *testing.T) {
 	r.want(t, 3, "SPOOLSWEEP UNKNOWN: peltier unreachable (")
 	f.spoolsweep("health").want(t, 4, "UNREACHABLE")
 	for _, args := range [][]string{
-		{"--watch", "1ms"}, {"--watch", "1m", "--exit-status"}, {"--watch", "1m", "-o", "json"}, {"--warn", "-1"}, {"now"},
+		{"--watch", "1ms"}, {"--watch", "1m", "--exit-status"}, {"--watch", "1m", "-o", "json"}, {"--watch", "1m", "-o", "openmetrics"}, {"--warn", "-1"}, {"now"},
 	} {
 		status := statusUsage
 		if len(args) == 3 && args[2] == "--exit-status" {
@@ -114,6 +114,35 @@ func TestHealth(t *testing.T) {
 		}
 		f.spoolsweep(append([]string{"health"}, args...)...).want(t, status)
 	}
+}
+
+// Metrics, printed and in a file that is whole whenever it is read.
+func TestHealthMetrics(t *testing.T) {
+	t.Parallel()
+	f, run := swept(t)
+	dir := t.TempDir()
+	r := f.spoolsweep("health", "-o", "openmetrics", "--textfile", dir)
+	r.want(t, 0)
+	ages := regexp.MustCompile(`(?m)^(spoolsweep_\w*_(?:seconds|bytes)\{.*\}) \d+$`)
+	same := func(text string) string { return ages.ReplaceAllString(strings.ReplaceAll(text, run, "RUN"), "$1 N") }
+	checkGolden(t, "testdata/health.openmetrics", same(r.out))
+	path := filepath.Join(dir, "spoolsweep.prom")
+	text, err := os.ReadFile(path)
+	if err != nil || same(string(text)) != same(r.out) {
+		t.Errorf("the file holds %q, %v", text, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v, %v", info, err)
+	}
+	f.servers[1].Refuse(true)
+	f.spoolsweep("health", "--exit-status", "--textfile", dir).want(t, pluginUnknown)
+	entries, err := os.ReadDir(dir)
+	if text, _ = os.ReadFile(path); err != nil || len(entries) != 1 || !strings.Contains(string(text), `spoolsweep_host_up{host="peltier",postfix="-"} 0`) {
+		t.Errorf("%v, %v:\n%s", entries, err, text)
+	}
+	f.spoolsweep("health", "--textfile", filepath.Join(dir, "none")).want(t, statusUsage, "--textfile: ")
+	f.spoolsweep("ping", "-o", "openmetrics").want(t, statusUsage, "health alone")
+	f.spoolsweep("health", "-o", "openmetrics", "--exit-status").want(t, pluginUnknown)
 }
 
 // A watch looks again and again, over one connection, until it is interrupted.

@@ -170,6 +170,10 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		s.JSON = true
 	case "jsonl":
 		s.Stream = true
+	case openMetrics:
+		if c.Command.Name != "health" {
+			return nil, errors.New("-o openmetrics: health alone has it")
+		}
 	default:
 		return nil, fmt.Errorf("-o %s: the formats are text, json and jsonl", c.String("output"))
 	}
