@@ -116,7 +116,7 @@ func TestExamplesRun(t *testing.T) {
 	}
 	for _, line := range examples {
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"production/", f.file("production"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}
