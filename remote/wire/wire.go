@@ -114,8 +114,11 @@ type Reader struct {
 	noise func(line []byte)
 }
 
+// readSize holds most frames whole; a controller of a thousand hosts has as many.
+const readSize = 4 << 10
+
 // NewReader returns a Reader of r.
-func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, readSize)} }
 
 // SkipNoise has Read hand lines that do not begin as Writer's frames do to noise,
 // where they would be errors: on a terminal the agent's stderr comes among them.
@@ -129,14 +132,16 @@ var frameBegin = []byte(`{"kind":"`)
 // data ([*NoiseError]).
 func (r *Reader) Greeting() (Greeting, error) {
 	var noise []byte
+	begun := 0 // the last line, in noise
 	for {
-		line, err := r.r.ReadSlice('\n')
+		part, err := r.r.ReadSlice('\n')
+		noise = append(noise, part...)
 		if err == nil {
-			if g, found, err := greetingIn(line); found {
+			if g, found, err := greetingIn(noise[begun:]); found {
 				return g, err
 			}
+			begun = len(noise)
 		}
-		noise = append(noise, line...)
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return Greeting{}, &NoiseError{Noise: noise, Err: err}
 		}

@@ -29,6 +29,7 @@ func TestGreeting(t *testing.T) {
 		{"root@mx:~# spoolsweep/1 dev " + sha + "\n", "dev", false},
 		{"root@mx:~/spoolsweep/ $ spoolsweep/1 dev " + sha + "\n", "dev", false},
 		{long + "spoolsweep/1 dev " + sha + "\n", "dev", false},
+		{strings.Repeat("x", 4<<10-20) + "spoolsweep/1 dev " + sha + "\n", "dev", false}, // over the end of a buffer
 		{long + long + "spoolsweep/1 dev " + sha + "\n", "no greeting", true},
 		{strings.Repeat("spoolsweep/", 5000) + " spoolsweep/1 dev " + sha + "\n", "dev", false},
 		{"spoolsweep/9 dev " + sha + "\n", "this controller spoolsweep/1", true},
