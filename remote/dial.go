@@ -78,6 +78,8 @@ type Dialer struct {
 	// asks on the terminal itself where Passphrase is set.
 	OpenSSH bool
 
+	room room
+
 	asking sync.Mutex // held while Passphrase is called, or ssh may ask
 
 	mu     sync.Mutex // guards what follows
@@ -198,6 +200,31 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Conn, error) {
 	if d.PrivateKey != "" {
 		t.PrivateKey = d.PrivateKey
 	}
+	// Before anything is opened for it.
+	leave, err := d.room.take(t, 1)
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.dial(ctx, t)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	if _, shared := c.net.Conn.(*forwarded); shared {
+		leave() // it is a part of the connection to a jump host
+	}
+	release := c.release
+	c.release = func() {
+		if release != nil {
+			release()
+		}
+		leave()
+	}
+	return c, nil
+}
+
+// dial is Dial of a target that is complete.
+func (d *Dialer) dial(ctx context.Context, t Target) (*Conn, error) {
 	if d.OpenSSH {
 		return d.viaOpenSSH(ctx, t)
 	}
@@ -279,10 +306,17 @@ func (d *Dialer) reach(ctx context.Context, legs []leg) (net.Conn, error) {
 	case len(legs) > 1:
 		return d.through(ctx, legs)
 	case s.ProxyCommand != "":
+		// Its process and another pipe: one file was counted.
+		leave, err := d.room.take(l.target, 2)
+		if err != nil {
+			return nil, err
+		}
 		c, err := startProxy(s.ProxyCommand)
 		if err != nil {
+			leave()
 			return nil, &DialError{Host: l.target.Name, Address: l.address(), Kind: KindConnect, Err: err, Remedy: "mend the ProxyCommand in the ssh configuration"}
 		}
+		c.leave = leave
 		return c, nil
 	}
 	dialer := net.Dialer{Timeout: d.connectTime(s)}

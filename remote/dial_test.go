@@ -41,6 +41,11 @@ func newWorld(t *testing.T, change func(*sshtest.Config)) *world {
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("SSH_AUTH_SOCK", "")
 	w := &world{home: t.TempDir()}
+	t.Cleanup(func() { // after all others
+		if n := w.dialer.room.taken; n != 0 {
+			t.Errorf("room for %d files is still taken", n)
+		}
+	})
 	local := t.TempDir()
 	w.key, w.known = filepath.Join(local, "id"), filepath.Join(local, "known_hosts")
 	public, err := sshtest.WriteKey(w.key)

@@ -20,6 +20,7 @@ type proxy struct {
 	stderr    *tail
 	exited    chan struct{}
 	once      sync.Once
+	leave     func() // see room
 }
 
 // proxyGrace is how long a ProxyCommand has to end by itself.
@@ -53,6 +54,7 @@ func startProxy(command string) (*proxy, error) {
 // Close ends the command and what it started.
 func (p *proxy) Close() error {
 	p.once.Do(func() {
+		defer p.leave()
 		p.in.Close()
 		p.Reader.(*io.PipeReader).Close()
 		select {

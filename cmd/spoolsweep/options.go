@@ -509,9 +509,8 @@ func (m *member) fail(err error) {
 
 // close ends the links; runs go on.
 func (s *sweep) close() {
-	for _, m := range s.members {
-		m.link.Close()
-	}
+	// Side by side: each waits for the agent's end, on a long way or for a stuck one.
+	s.fleet.Each(len(s.members), func(i int) { s.members[i].link.Close() })
 	s.fleet.Dialer.Close()
 }
 

@@ -1,0 +1,132 @@
+// Crowd is many SSH servers, each with a host key of its own, whose agents are made
+// of this one process: so many real ones would measure the machine, and not their
+// controller. It is a program, so that tests of that need not share its memory, nor
+// be slowed by the race detector in it.
+//
+//	crowd -n 1000 DIR
+//
+// writes to DIR what an admin has to reach them (hosts.yaml, known_hosts, key, and
+// agent, which nobody runs), says so, and serves until its input ends.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"spoolsweep/remote/sshtest"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
+	"spoolsweep/spool/run"
+)
+
+var (
+	hosts  = flag.Int("n", 1000, "how many hosts")
+	events = flag.Int("events", 0, "events of the run that each works on")
+	every  = flag.Duration("every", 100*time.Millisecond, "there comes one")
+	slow   = flag.Duration("slow", 0, "an agent ends that much later than its input")
+)
+
+// theRun is the one that all hosts work on.
+const theRun = "20261128T120000Z-ab12"
+
+func main() {
+	log.SetFlags(0)
+	flag.Parse()
+	if err := serve(flag.Arg(0)); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, os.Stdin) // its end is the end of all
+}
+
+func serve(dir string) error {
+	key, err := sshtest.WriteKey(filepath.Join(dir, "key"))
+	if err != nil {
+		return err
+	}
+	var inventory, known strings.Builder
+	inventory.WriteString("all:\n  hosts:\n")
+	for i := range *hosts {
+		s, err := sshtest.Start(sshtest.Config{ClientKeys: []ssh.PublicKey{key}, Home: dir})
+		if err != nil {
+			return err
+		}
+		s.Lie(agent)
+		fmt.Fprintf(&inventory, "    mx%04d: {ansible_port: %d}\n", i+1, s.Addr().Port)
+		known.WriteString(s.KnownHostsLine())
+	}
+	fmt.Fprintf(&inventory, "  vars: {ansible_host: 127.0.0.1, ansible_user: practice, ansible_ssh_private_key_file: %s}\n", filepath.Join(dir, "key"))
+	head := make([]byte, 64) // of a Linux program for amd64
+	copy(head, "\x7fELF\x02\x01\x01")
+	head[16], head[18], head[20] = 2, 62, 1
+	for name, text := range map[string]string{"hosts.yaml": inventory.String(), "known_hosts": known.String(), "agent": string(head)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var agentSum = regexp.MustCompile(`=([0-9a-f]{64})`)
+
+// agent greets as the one that is looked for, and answers what ping and attach ask.
+func agent(line string, in io.Reader, out io.Writer) int {
+	if err := wire.WriteGreeting(out, wire.Greeting{Build: "crowd", SHA256: agentSum.FindStringSubmatch(line)[1]}); err != nil {
+		return 1
+	}
+	r, w := wire.NewReader(in), wire.NewWriter(out)
+	for {
+		f, err := r.Read()
+		if err != nil {
+			time.Sleep(*slow)
+			return 0
+		}
+		kind, reply := wire.Reply, any(nil)
+		switch f.Kind + f.Name {
+		case "callinstances":
+			reply = []spool.Instance{{Name: spool.DefaultInstance}}
+		case "callidentify":
+			reply = &run.Preflight{Hostname: "one of many"}
+		case "callruns":
+			reply = []*run.State{{Run: theRun, Phase: run.Working}}
+		case "tail":
+			if tell(w, f.ID) != nil {
+				return 1
+			}
+			kind, reply = wire.Rest, &run.State{Run: theRun, Phase: run.Finished}
+		default:
+			continue
+		}
+		text, err := json.Marshal(reply)
+		if err == nil {
+			err = w.Write(wire.Frame{Kind: kind, ID: f.ID, Data: text})
+		}
+		if err != nil {
+			return 1
+		}
+	}
+}
+
+// tell sends the run's events, each at its time.
+func tell(w *wire.Writer, id int) error {
+	next := time.NewTicker(*every)
+	defer next.Stop()
+	for i := range *events {
+		<-next.C
+		e := &wire.Event{Run: theRun, Instance: spool.DefaultInstance, Seq: int64(i + 1), Time: time.Now().UTC(), Stage: "restore", Kind: wire.Progress, Data: json.RawMessage(`{"of":100000,"restored":12345}`)}
+		if err := w.Write(wire.Frame{Kind: wire.News, ID: id, Event: e}); err != nil {
+			return err
+		}
+	}
+	return w.Write(wire.Frame{Kind: wire.News, ID: id, Event: &wire.Event{Run: theRun, Seq: int64(*events + 1), Time: time.Now().UTC(), Index: -1, Kind: wire.End, Data: json.RawMessage(`{"status":"ok"}`)}})
+}
