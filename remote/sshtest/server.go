@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -40,6 +41,8 @@ type Config struct {
 	Noise      string          // printed before whatever a command prints, like a careless login shell
 	Banner     string          // shown before the login
 	NoSFTP     bool            // no sftp subsystem
+	Latency    time.Duration   // a round trip takes that much longer
+	Room       int64           // bytes that can be stored by SFTP, when the disk is full; 0 for no limit
 	Address    string          // to listen on; empty: a free port of 127.0.0.1
 }
 
@@ -146,6 +149,17 @@ func (s *Server) Execs() int64    { return s.execs.Load() }
 func (s *Server) SFTPs() int64    { return s.sftps.Load() }
 func (s *Server) Conns() int64    { return s.conns.Load() }
 func (s *Server) Uploaded() int64 { return s.uploaded.Load() }
+
+// Processes are the ids of the commands that run.
+func (s *Server) Processes() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []int
+	for c := range s.commands {
+		ids = append(ids, c.cmd.Process.Pid)
+	}
+	return ids
+}
 
 // SetHostKeys gives new connections other host keys.
 func (s *Server) SetHostKeys(keys ...ssh.Signer) {
@@ -286,6 +300,9 @@ func (s *Server) accept() {
 			return
 		}
 		s.conns.Add(1)
+		if s.config.Latency > 0 {
+			conn = s.slowed(conn)
+		}
 		s.mu.Lock()
 		c := &faulty{Conn: conn, server: s, left: s.cutAfter, limited: s.cutAfter > 0, closed: make(chan struct{})}
 		if s.closed || s.deaf {

@@ -52,6 +52,9 @@ type upload struct {
 }
 
 func (u *upload) WriteAt(p []byte, off int64) (int, error) {
+	if room := u.server.config.Room; room > 0 && off+int64(len(p)) > room {
+		return 0, syscall.ENOSPC
+	}
 	n, err := u.File.WriteAt(p, off)
 	u.server.uploaded.Add(int64(n))
 	return n, err

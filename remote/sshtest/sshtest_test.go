@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
@@ -152,4 +153,49 @@ func uploadAndRun(c *ssh.Client, name string, program []byte) error {
 		err = errors.New("it printed " + string(out))
 	}
 	return err
+}
+
+// What a long way delays is late, not slow: it has room for much at a time, and what
+// was sent before the end arrives.
+func TestLatency(t *testing.T) {
+	key, err := sshtest.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const trip = 100 * time.Millisecond
+	s, err := sshtest.Start(sshtest.Config{ClientKeys: []ssh.PublicKey{key.PublicKey()}, Home: t.TempDir(), Latency: trip, Room: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c, err := ssh.Dial("tcp", s.Addr().String(), &ssh.ClientConfig{
+		User: "u", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	run, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	out, err := run.Output("head -c 1000000 /dev/zero; echo end")
+	if took := time.Since(began); err != nil || !strings.HasSuffix(string(out), "end\n") || took < trip || took > 50*trip {
+		t.Errorf("%d bytes in %v, %v", len(out), took, err)
+	}
+	// The disk is full before that file is.
+	files, err := sftp.NewClient(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	f, err := files.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 2000)); err == nil || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("got %v", err)
+	}
+	f.Close()
 }
