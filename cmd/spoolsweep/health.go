@@ -91,6 +91,9 @@ func healthAction(c *cli.Context) error {
 		return err
 	}
 	args := &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(c.Int64("warn")), Crit: stage.Number(c.Int64("crit"))}
+	if shorter, ok := c.App.Metadata[watchKey].(time.Duration); ok && every > 0 {
+		every = shorter
+	}
 	if c.Bool("exit-status") {
 		err := s.plugin(c.Context, args)
 		if written := s.textfile(c.Path("textfile")); written != nil {
@@ -120,6 +123,10 @@ func healthAction(c *cli.Context) error {
 		s.Note("", "%s", time.Now().Format(time.DateTime))
 	}
 }
+
+// watchKey is the key of the app's metadata where a test has a shorter time
+// between two looks.
+const watchKey = "watch"
 
 // health counts once on all hosts. It can be done again: what was before is
 // forgotten, the connections are kept.
