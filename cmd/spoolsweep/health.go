@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote"
 	"spoolsweep/spool/stage"
 )
 
@@ -129,12 +130,18 @@ func healthAction(c *cli.Context) error {
 const watchKey = "watch"
 
 // health counts once on all hosts. It can be done again: what was before is
-// forgotten, the connections are kept.
+// forgotten, the connections are kept, and a host that answered the last time is
+// asked once more where its link is lost.
 func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 	s.reach(ctx)
 	s.eachInOrder(s.members, func(m *member) (func(), error) {
+		answered := m.Result != nil
 		m.Status, m.Error, m.Result, m.Stages = show.OK, nil, nil, []*show.Stage{}
 		result, err := s.fetch(ctx, m, 0, "count", args, "")
+		if answered && errors.Is(err, remote.ErrLost) && ctx.Err() == nil {
+			// A link that was kept may be long dead, as after a laptop's sleep.
+			result, err = s.fetch(ctx, m, 0, "count", args, "")
+		}
 		m.Result = result
 		if err != nil || !print {
 			return nil, err

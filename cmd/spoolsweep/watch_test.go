@@ -31,7 +31,7 @@ const (
 )
 
 // Hours of health --watch over hosts whose links are lost again and again: each is
-// reached again, and in the end the controller holds what it held in the beginning,
+// reached again in the same look, and in the end the controller holds what it held in the beginning,
 // and every host has the one agent that answers.
 func TestWatchForHours(t *testing.T) {
 	var names []string
@@ -55,8 +55,8 @@ func TestWatchForHours(t *testing.T) {
 	for _, s := range w.samples {
 		t.Logf("%+v", s)
 	}
-	if w.losses < *watchRounds/4 || w.unreached > w.losses {
-		t.Errorf("%d links were lost, %d looks found none", w.losses, w.unreached)
+	if w.losses < *watchRounds/4 || w.unreached > w.losses/10 {
+		t.Errorf("%d links were lost, %d looks were told as unreachable", w.losses, w.unreached)
 	}
 	resident := 32 << 10
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
