@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if err == nil && strings.HasPrefix(filepath.Base(self), "spoolsweep-agent") {
 		os.Exit(fakeAgent(self, os.Stdin, os.Stdout))
 	}
+	if address := os.Getenv(proxyVariable); address != "" {
+		os.Exit(proxyTo(address))
+	}
 	status := m.Run()
 	if left := leftBehind(); left != "" && status == 0 {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
