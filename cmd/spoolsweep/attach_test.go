@@ -176,6 +176,27 @@ func TestCtrlC(t *testing.T) {
 	f.audit(t, practice.Place.Aside)
 }
 
+// A Ctrl-C at an open question leaves it to the host, on a line of its own, and says
+// how to come back to it: there it is asked again.
+func TestCtrlCAtAQuestion(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(500)
+	s := f.begin(t, true, 0, "run", "backscatter", "-e", "@"+f.write("rules.yaml", demoRules), "-e", "rate=0", "-e", "watch=0")
+	s.waitFor(`Do this on 1 of 1`)
+	s.types("y")
+	run := s.waitFor(`run (\d{8}T\S+)$`)[1]
+	s.waitFor(`send \d+ messages, leave \d+ aside\?.* \[y/N\] `)
+	s.interrupt()
+	r := s.end()
+	r.want(t, statusInterrupted, "[y/N] \ndetached, the question stays open on chavez: spoolsweep resume "+run)
+
+	s = f.begin(t, true, 0, "resume", run)
+	s.waitFor(`send \d+ messages, leave \d+ aside`)
+	s.types("y")
+	s.end().want(t, 0, "moved back")
+	f.audit(t, practice.Place.Aside)
+}
+
 // Without a terminal there is nobody to ask: Ctrl-C detaches.
 func TestCtrlCWithoutTerminal(t *testing.T) {
 	t.Parallel()

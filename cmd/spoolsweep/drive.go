@@ -136,6 +136,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			answer, err = d.confirm(ctx, m, at.Ask)
 		}
 		if err != nil || answer == nil {
+			m.open = err != nil && ctx.Err() != nil // whoever was asked has left
 			return err
 		}
 		switch err := d.answer(ctx, m, at.Ask.Number, *answer); {
@@ -390,19 +391,25 @@ func (d *driver) command(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	return &stage.Answer{Kind: "controller", Value: string(text)}, nil
 }
 
-// detached names the hosts whose run goes on and is not followed any more, and
-// says whether there are any.
+// detached names the hosts that are not followed any more and whose run goes on, or
+// has a question open, and says whether there are any.
 func (d *driver) detached() bool {
-	var left []string
+	var left, open []string
 	for _, m := range d.members {
-		if m.left {
+		switch {
+		case m.left:
 			left = append(left, show.Clean(m.Label()))
+		case m.open:
+			open = append(open, show.Clean(m.Label()))
 		}
 	}
 	if len(left) > 0 {
 		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", strings.Join(left, ", "), d.run, d.again)
 	}
-	return len(left) > 0
+	if len(open) > 0 {
+		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", strings.Join(open, ", "), d.run, d.again)
+	}
+	return len(left)+len(open) > 0
 }
 
 // whatNext tells what to type for the hosts that wait, and those that were left.

@@ -136,6 +136,7 @@ type member struct {
 
 	driven  atomic.Bool // its run is followed just now
 	left    bool        // its run goes on, and is not followed any more
+	open    bool        // a question of its run was left open, and it is not followed any more
 	foreign bool        // another controller began or resumed the run there
 
 	*show.Host
@@ -536,8 +537,12 @@ func (s *sweep) status(ctx context.Context) error {
 	return nil
 }
 
-// ask asks a question on the terminal and returns what was typed.
+// ask asks a question on the terminal and returns what was typed. One that is broken
+// off leaves the cursor on a line of its own.
 func (s *sweep) ask(ctx context.Context, question string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
 	s.Ask(question)
 	type line struct {
 		text string
@@ -555,6 +560,7 @@ func (s *sweep) ask(ctx context.Context, question string) (string, error) {
 		}
 		return strings.TrimSpace(l.text), l.err
 	case <-ctx.Done():
+		s.Ask("\n")
 		return "", ctx.Err()
 	}
 }
