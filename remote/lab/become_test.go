@@ -283,16 +283,37 @@ func (k *typist) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// terminalCommand is a command on a terminal of its own, which shows its settings
+// before and after it. The shell catches Ctrl-C so that it is there to do so; what
+// it starts does not inherit that.
+func terminalCommand(ctx context.Context, t *testing.T, f *fleet, args ...string) *exec.Cmd {
+	t.Helper()
+	argv, env := commandLine(t, f, args...)
+	line := "trap : INT; stty -g; '" + strings.Join(argv, "' '") + "'; s=$?; stty -g; exit $s"
+	cmd := exec.CommandContext(ctx, needs.Program(t, "script"), "-qec", line, "/dev/null")
+	cmd.Env, cmd.Dir = env, t.TempDir()
+	return cmd
+}
+
+// checkTerminal looks that the terminal is as before the command, by what it
+// showed, and returns that without carriage returns.
+func checkTerminal(t *testing.T, shown string) string {
+	t.Helper()
+	shown = strings.ReplaceAll(shown, "\r", "")
+	settings, _, _ := strings.Cut(shown, "\n")
+	if !strings.Contains(settings, ":") || strings.Count(shown, settings) != 2 {
+		t.Errorf("the terminal is another one after it:\n%s", shown)
+	}
+	return shown
+}
+
 // onTerminal runs a command on a terminal of its own, and returns its exit
 // status and what the terminal showed. The terminal must be as before.
 func onTerminal(t *testing.T, f *fleet, answer func(in io.Writer), args ...string) (int, string) {
 	t.Helper()
-	argv, env := commandLine(t, f, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 	defer cancel()
-	line := "trap '' INT; stty -g; '" + strings.Join(argv, "' '") + "'; s=$?; stty -g; exit $s"
-	cmd := exec.CommandContext(ctx, needs.Program(t, "script"), "-qec", line, "/dev/null")
-	cmd.Env, cmd.Dir = env, t.TempDir()
+	cmd := terminalCommand(ctx, t, f, args...)
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	k := &typist{in: in, answer: answer}
@@ -302,12 +323,7 @@ func onTerminal(t *testing.T, f *fleet, answer func(in io.Writer), args ...strin
 	}
 	in.Close()
 	k.typing.Wait()
-	shown := strings.ReplaceAll(k.shown.String(), "\r", "")
-	settings, _, _ := strings.Cut(shown, "\n")
-	if !strings.Contains(settings, ":") || strings.Count(shown, settings) != 2 {
-		t.Errorf("the terminal is another one after it:\n%s", shown)
-	}
-	return cmd.ProcessState.ExitCode(), shown
+	return cmd.ProcessState.ExitCode(), checkTerminal(t, k.shown.String())
 }
 
 // -K asks once for all hosts, on the terminal, which does not show what is typed.
