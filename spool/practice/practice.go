@@ -131,7 +131,8 @@ var queueDirectories = []struct {
 	mode uint32
 }{
 	{"maildrop", 0o1730}, {"incoming", 0o700}, {"active", 0o700}, {"deferred", 0o700}, {"hold", 0o700},
-	{"corrupt", 0o700}, {"defer", 0o700}, {"bounce", 0o700}, {"trace", 0o700}, {"pid", 0o755}, {"public", 0o710},
+	{"corrupt", 0o700}, {"defer", 0o700}, {"bounce", 0o700}, {"trace", 0o700}, {"flush", 0o700}, {"private", 0o700}, {"saved", 0o700},
+	{"pid", 0o755}, {"public", 0o710},
 }
 
 const (
