@@ -309,7 +309,7 @@ func (c *client) send(m Message) error {
 		}
 	}
 	body := c.text.DotWriter()
-	if _, err := body.Write(m.text()); err != nil {
+	if _, err := body.Write(m.Text()); err != nil {
 		return err
 	}
 	if err := body.Close(); err != nil {

@@ -33,8 +33,8 @@ type Message struct {
 	Forward    string // XFORWARD attributes: the client that a content filter passes on
 }
 
-// text is the message as it is sent, with plain newlines.
-func (m Message) text() []byte {
+// Text is the message as it is sent, with plain newlines.
+func (m Message) Text() []byte {
 	if m.Raw != nil {
 		return m.Raw
 	}

@@ -12,10 +12,14 @@ import (
 	"testing"
 
 	"spoolsweep/remote/lab"
+	"spoolsweep/spool/practice"
 )
 
 func TestMain(m *testing.M) {
 	lab.Main()
+	if code, mine := practice.Main(os.Args[1:]); mine { // of the practice hosts of TestSameEvents
+		os.Exit(code)
+	}
 	flag.Parse()
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
