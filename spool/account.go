@@ -26,6 +26,9 @@ type Move struct {
 	// Open says that a death left the batch without an outcome: the message was
 	// moved if it stands at From no more.
 	Open bool
+	// Gone says that a death left a delete without word of it: it was deleted, or
+	// delivered by Postfix before.
+	Gone bool
 }
 
 // Collided says that its id was taken, so that it went out of the way.
@@ -53,7 +56,7 @@ func Moves(dir string, moved func(Move) error, other func(Record) error) error {
 			if m.isLog() || slices.Contains(o.Not, i) {
 				continue
 			}
-			err := moved(Move{From: m.From, To: m.To, ID: m.ID, Inode: m.Inode, Size: m.Size, Sum: m.Sum, At: open.At, Seq: open.seq, Open: unsure})
+			err := moved(Move{From: m.From, To: m.To, ID: m.ID, Inode: m.Inode, Size: m.Size, Sum: m.Sum, At: open.At, Seq: open.seq, Open: unsure, Gone: slices.Contains(o.Gone, i)})
 			if err != nil {
 				return err
 			}

@@ -192,7 +192,7 @@ func TestDeleteBelievesNobody(t *testing.T) {
 			}
 			// Who carries it on looks for himself.
 			h.super("")
-			if done := h.delete(h.open(), all...); done.Deleted != 3 || done.Failed != 0 {
+			if done := h.delete(h.open(), all...); done.Deleted+done.Gone != 3 || done.Failed != 0 {
 				t.Errorf("carried on: %+v", done)
 			}
 			if left := h.live(Deferred); len(left) > 0 {
@@ -253,7 +253,7 @@ func TestDeleteCrashWalk(t *testing.T) {
 							return err
 						}
 						done, err := w.Delete(context.Background(), list(all...), Removal{Token: "delete"}, func(Removed) {})
-						if err == nil && (int(done.Deleted) != len(all) || done.Failed > 0) {
+						if err == nil && (int(done.Deleted+done.Gone) != len(all) || done.Failed > 0) {
 							t.Errorf("done %+v of %d", done, len(all))
 						}
 						return err
@@ -326,6 +326,53 @@ func TestDeleteEndsWhatIsLeft(t *testing.T) {
 	_ = left.Process.Kill()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("what was left: %v", err)
+	}
+}
+
+// What Postfix delivers after the death of a delete, and what the dead one's
+// postsuper deleted, cannot be told apart: neither is called deleted.
+func TestDeliveredWhileADeleteIsOpen(t *testing.T) {
+	h, _ := queued(t, []string{"deferred", "defer"}, 1)
+	all := h.live(Deferred)
+	step = func(what string) error {
+		if strings.HasPrefix(what, "command ") {
+			panic(killed{what})
+		}
+		return nil
+	}
+	err, died := die(func() error {
+		_, err := h.open().Delete(context.Background(), list(all...), Removal{Token: "delete"}, func(Removed) {})
+		return err
+	})
+	if !died {
+		t.Fatalf("nobody died: %v", err)
+	}
+	m := all[0]
+	h.must(os.Remove(filepath.Join(h.at(m.path()), m.ID)))
+	fates := func() (gone, open, removed []string) {
+		h.must(Moves(h.state(), func(v Move) error {
+			switch {
+			case v.Open:
+				open = append(open, v.ID)
+			case v.Gone:
+				gone = append(gone, v.ID)
+			default:
+				removed = append(removed, v.ID)
+			}
+			return nil
+		}, nil))
+		return gone, open, removed
+	}
+	if gone, open, removed := fates(); len(gone)+len(removed) > 0 || len(open) != 3 {
+		t.Errorf("before it is settled: gone %v, open %v, removed %v", gone, open, removed)
+	}
+	for range 2 { // the second time of an earlier try alone
+		if done := h.delete(h.open(), all...); done.Deleted != 2 || done.Gone != 1 || done.Failed != 0 {
+			t.Errorf("carried on: %+v", done)
+		}
+		if gone, open, removed := fates(); !slices.Equal(gone, []string{m.ID}) || len(open) > 0 || len(removed) != 2 {
+			t.Errorf("gone %v, open %v, removed %v", gone, open, removed)
+		}
 	}
 }
 

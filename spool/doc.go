@@ -80,7 +80,8 @@
 //	directories synced; "outcome"           all unlinked                      the next batch
 //	                                        TestPurgeCrashWalk, TestSyncedBeforeRecorded
 //	delete: "intent"s, then "command" of    postsuper at work without us      it is ended first, then each file
-//	  postsuper, which waits for that       TestDeleteEndsWhatIsLeft,         is looked at
+//	  postsuper, which waits for that       TestDeleteEndsWhatIsLeft,         is looked at; what no queue has is
+//	                                        TestDeliveredWhileADeleteIsOpen   "gone": deleted, or delivered
 //	directories synced; "outcome"           TestDeleteCrashWalk
 //	a journal written anew without its      the old one or the new            Forget, by the next run that
 //	  messages: the new one, then renamed                                     changes anything

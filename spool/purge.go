@@ -30,13 +30,16 @@ type Removal struct {
 
 // Removed is what a purge or a delete did.
 type Removed struct {
-	Deleted  int64    `json:"deleted"`
+	Deleted int64 `json:"deleted"`
+	// Gone were in the batch of a delete that died, and in no live queue after that:
+	// deleted by its postsuper, or delivered by Postfix before.
+	Gone     int64    `json:"gone,omitempty"`
 	Failed   int64    `json:"failed,omitempty"`   // still there: another file than the one listed, or gone on by itself
 	Failures []string `json:"failures,omitempty"` // the first few, with their reasons
 }
 
 func (m *Moved) asRemoved() Removed {
-	return Removed{Deleted: m.removed, Failed: m.Failed, Failures: m.Failures}
+	return Removed{Deleted: m.removed, Gone: m.gone, Failed: m.Failed, Failures: m.Failures}
 }
 
 // Purge unlinks the listed messages, which this run has set aside, each after

@@ -109,7 +109,8 @@ type Moved struct {
 	ByQueue       map[string]int64 `json:"by_queue"`
 	Failures      []string         `json:"failures,omitempty"` // the first few, with their reasons
 
-	removed int64 // by a purge or a delete, whose result is a Removed
+	// Of a purge or a delete, whose result is a Removed.
+	removed, gone int64
 }
 
 const lookIntoLog = "look into the mail log for why it ended, then spoolsweep resume"
@@ -144,10 +145,12 @@ type intention struct {
 	Sum  []byte `json:"h,omitempty"` // SHA-256 of a message
 }
 
-// outcomeRecord closes a batch: the intentions, by index, that were not done.
+// outcomeRecord closes a batch: the intentions, by index, that were not done, and
+// those that were done by us or by Postfix, which nobody knows.
 type outcomeRecord struct {
 	Intent int64 `json:"intent"`
 	Not    []int `json:"not,omitempty"`
+	Gone   []int `json:"gone,omitempty"` // of a delete, after a death
 }
 
 // Restore moves the listed messages back into the running Postfix: renames,
@@ -294,7 +297,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // settleMoves looks after a batch that a death left open, and adds up what
-// this list's batches did.
+// this list's batches did. What is not aside any more was moved by us. From a live
+// queue Postfix takes mail too: what of a delete is not there any more was deleted
+// by the postsuper that our death left without a listener, or was delivered.
 func (w *Work) settleMoves(token string) (Moved, error) {
 	sum := Moved{ByQueue: map[string]int64{}}
 	for _, b := range w.moves {
@@ -309,10 +314,15 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 				if err != nil {
 					return sum, err
 				}
-				if stands {
+				switch {
+				case stands:
 					o.Not = append(o.Not, i)
-				} else if err := w.present(m); err != nil {
-					return sum, err
+				case m.fromLive():
+					o.Gone = append(o.Gone, i)
+				default:
+					if err := w.present(m); err != nil {
+						return sum, err
+					}
 				}
 			}
 			// The directories may not have been synced before the death.
@@ -325,7 +335,10 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 		}
 		if b.Token == token {
 			for i, m := range b.Moves {
-				if !slices.Contains(o.Not, i) {
+				switch {
+				case slices.Contains(o.Gone, i):
+					sum.gone++
+				case !slices.Contains(o.Not, i):
 					sum.count(m)
 				}
 			}
@@ -339,8 +352,7 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 // another, which is no removal either.
 func (w *Work) stands(m intention) (bool, error) {
 	paths := []string{m.From}
-	queue, _, _ := strings.Cut(m.From, "/")
-	if m.To == "" && slices.Contains(live, Queue(queue)) {
+	if m.fromLive() {
 		for _, q := range live {
 			paths = append(paths, w.home(q, m.ID))
 		}
@@ -360,6 +372,12 @@ func (w *Work) stands(m intention) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// fromLive tells what a delete is to remove from what a purge is.
+func (i intention) fromLive() bool {
+	queue, _, _ := strings.Cut(i.From, "/")
+	return i.To == "" && slices.Contains(live, Queue(queue))
 }
 
 func (m *Moved) count(i intention) {

@@ -155,6 +155,8 @@ func (m *FoundMail) text() string {
 		text += ", its id was taken: moved to " + m.To
 	case FatePurged, FateDeleted:
 		text += ", " + m.Fate
+	case FateGone:
+		text += ", deleted, or delivered before that, as its id in the mail log tells,"
 	case FateStayed:
 		text += ", was not deleted"
 	case FateMissing:
@@ -418,6 +420,9 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 		if from, _, _ := strings.Cut(v.From, "/"); from == dir && m.Fate == "" {
 			return nil // it stands there: it was not moved, or came there again
 		}
+		if v.Open && live(v.From) && m.Fate == "" {
+			return nil // it stands, in another queue: it went on
+		}
 		m.To = v.To
 		if i := handOf(hands, v.Seq); i >= 0 {
 			m.By = brief(hands[i].By)
@@ -426,6 +431,8 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 			m.Time = time.Unix(v.At, 0).UTC()
 		}
 		switch {
+		case v.To == "" && live(v.From) && (v.Gone || v.Open):
+			m.Fate = FateGone
 		case v.To == "" && live(v.From):
 			m.Fate = FateDeleted
 		case v.To == "":

@@ -27,6 +27,7 @@ const (
 	FateSent      = "sent_meanwhile" // found in a live queue, where this run did not move it
 	FateMissing   = "missing"        // neither aside nor live, and this run did nothing to it
 	FateDeleted   = "deleted"        // by delete, from a live queue
+	FateGone      = "gone"           // deleted by a delete that died, or delivered by Postfix before: the mail log tells
 	FateStayed    = "stayed"         // was to be deleted, and was not
 )
 
@@ -64,22 +65,28 @@ type Sums struct {
 	Purged        int64 `json:"purged"`
 	SentMeanwhile int64 `json:"sent_meanwhile"`
 	Missing       int64 `json:"missing"`
-	// Of a delete: what it deleted, and what of its list stayed.
+	// Of a delete: what it deleted, what of its list stayed, and what was deleted or
+	// delivered, which nobody knows.
 	Deleted int64 `json:"deleted"`
+	Gone    int64 `json:"gone,omitempty"`
 	Stayed  int64 `json:"stayed"`
 }
 
 // Lines tells the balance.
 func (s *Sums) Lines() []Line {
 	var lines []Line
-	if s.SetAside > 0 || s.Deleted+s.Stayed == 0 {
+	doomed := s.Deleted + s.Gone + s.Stayed
+	if s.SetAside > 0 || doomed == 0 {
 		lines = append(lines, Line{Label: "set aside", Number: s.SetAside, Unit: "messages", Text: fmt.Sprintf(
 			"restored %d + collisions %d + left %d + purged %d + sent meanwhile %d + missing %d",
 			s.Restored, s.Collisions, s.Left, s.Purged, s.SentMeanwhile, s.Missing)})
 	}
-	if s.Deleted+s.Stayed > 0 {
-		lines = append(lines, Line{Label: "were to be deleted", Number: s.Deleted + s.Stayed, Unit: "messages", Text: fmt.Sprintf(
-			"deleted %d + stayed %d", s.Deleted, s.Stayed)})
+	if doomed > 0 {
+		text := fmt.Sprintf("deleted %d + stayed %d", s.Deleted, s.Stayed)
+		if s.Gone > 0 {
+			text += fmt.Sprintf(" + gone %d, deleted or delivered", s.Gone)
+		}
+		lines = append(lines, Line{Label: "were to be deleted", Number: doomed, Unit: "messages", Text: text})
 	}
 	return lines
 }
@@ -88,6 +95,9 @@ func (s *Sums) add(fate string) {
 	switch fate {
 	case FateDeleted:
 		s.Deleted++
+		return
+	case FateGone:
+		s.Gone++
 		return
 	case FateStayed:
 		s.Stayed++
@@ -208,6 +218,7 @@ type slot struct {
 	from, to     int32 // numbers of names
 	hand         int32
 	moved, open  bool
+	gone         bool
 	stands, seen bool
 	summed       bool
 	sum          [sha256.Size]byte
@@ -235,7 +246,7 @@ func (l *ledger) onePart() error {
 		if !l.mine([]byte(m.ID)) {
 			return nil
 		}
-		s := slot{from: l.name(m.From), to: l.name(m.To), hand: int32(handOf(l.hands, m.Seq)), moved: true, open: m.Open, at: m.At, size: m.Size}
+		s := slot{from: l.name(m.From), to: l.name(m.To), hand: int32(handOf(l.hands, m.Seq)), moved: true, open: m.Open, gone: m.Gone, at: m.At, size: m.Size}
 		s.summed = copy(s.sum[:], m.Sum) == sha256.Size
 		if live(m.From) {
 			l.gone[file{m.ID, m.Inode}] = s
@@ -372,11 +383,16 @@ func (l *ledger) aside(e *Entry, f file, s slot) {
 
 // live says what became of a message that was to be deleted from a live queue.
 func (l *ledger) live(e *Entry, f file, s slot) {
-	e.Fate = FateStayed
-	if s.moved && !(s.open && l.postfix.HoldsFile(f.id, f.inode) != "") {
+	switch {
+	case !s.moved || s.open && l.postfix.HoldsFile(f.id, f.inode) != "":
+		e.Fate = FateStayed
+		return
+	case s.open, s.gone:
+		e.Fate = FateGone
+	default:
 		e.Fate = FateDeleted
-		l.done(e, s)
 	}
+	l.done(e, s)
 }
 
 func (l *ledger) done(e *Entry, s slot) {

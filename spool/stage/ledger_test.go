@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
@@ -196,6 +197,62 @@ func (k *work) everything() []spool.Mail {
 		k.t.Fatal(err)
 	}
 	return all
+}
+
+// Of a delete that died the ledger calls gone what Postfix may have delivered, and
+// never deleted.
+func TestLedgerOfADelete(t *testing.T) {
+	h := newHost(t)
+	var ids []string
+	inodes := map[string]uint64{}
+	path := func(id string) string { return h.Spool("deferred", id[:1], id) }
+	for range 4 {
+		id := submit(t, h, practice.Message{Queue: spool.Deferred, Sender: "spam@far.test", Recipients: []string{"to@x.test"}, Text: "Subject: x\n\nhello\n"})[0]
+		var s unix.Stat_t
+		if err := unix.Lstat(path(id), &s); err != nil {
+			t.Fatal(err)
+		}
+		ids, inodes[id] = append(ids, id), s.Ino
+	}
+	k := aside(t, h, spool.Incoming)
+	batch := func(ids ...string) map[string]any {
+		var moves []map[string]any
+		for _, id := range ids {
+			moves = append(moves, map[string]any{"f": "deferred/" + id[:1], "q": id, "i": inodes[id]})
+		}
+		return map[string]any{"token": "x", "at": 1764025200, "moves": moves}
+	}
+	records, err := spool.ReadJournal(k.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(
+		k.Work.Journal.Write("intent", batch(ids[0], ids[1])),
+		k.Work.Journal.Write("outcome", map[string]any{"intent": len(records) + 1, "gone": []int{1}}),
+		k.Work.Journal.Write("intent", batch(ids[2], ids[3])), // open
+		os.Remove(path(ids[0])), os.Remove(path(ids[1])), os.Remove(path(ids[2])),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, sums := k.ledger(ledgerPart, 0)
+	got := []string{}
+	for _, id := range ids {
+		got = append(got, all[id].Fate)
+	}
+	if diff := cmp.Diff([]string{FateDeleted, FateGone, FateGone, FateStayed}, got); diff != "" {
+		t.Errorf("fates, -want +got:\n%s", diff)
+	}
+	if *sums != (Sums{Deleted: 1, Gone: 2, Stayed: 1}) {
+		t.Errorf("sums: %+v", sums)
+	}
+	var text []string
+	for _, l := range sums.Lines() {
+		text = append(text, fmt.Sprint(l.Number, " ", l.Label, ": ", l.Text))
+	}
+	if want := "4 were to be deleted: deleted 1 + stayed 1 + gone 2, deleted or delivered"; !slices.Contains(text, want) {
+		t.Errorf("told as %q, want %q", text, want)
+	}
 }
 
 // Of the lists of a run the first stays, and each by which something was moved.

@@ -104,6 +104,9 @@ func (r *Removed) Lines() []Line {
 	if r.Matched != r.Deleted {
 		lines = append(lines, Line{Label: "were to be deleted", Number: r.Matched, Unit: "messages"})
 	}
+	if r.Gone > 0 {
+		lines = append(lines, Line{Label: "gone", Number: r.Gone, Unit: "messages", Text: "deleted when the run was broken off, or delivered by Postfix before: report --ledger names them, and the mail log tells"})
+	}
 	if r.Failed > 0 {
 		lines = append(lines, Line{Label: "not deleted", Number: r.Failed, Unit: "messages", Text: fmt.Sprintf("%q", r.Failures)})
 	}
