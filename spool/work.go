@@ -115,6 +115,16 @@ type startedRecord struct {
 	Not []Queue `json:"not,omitempty"`
 }
 
+// Started is the start of Postfix that ends a section, if the record is of one;
+// whole says that all was set aside before that.
+func (r Record) Started() (s *Started, whole bool) {
+	var started startedRecord
+	if r.Kind != kindStarted || json.Unmarshal(r.Data, &started) != nil {
+		return nil, false
+	}
+	return &started.Started, len(started.Not) == 0
+}
+
 type stopRecord struct {
 	Master int   `json:"master"`
 	Boot   int64 `json:"boot"` // when, by the clock of boot()

@@ -77,6 +77,61 @@ func TestKilledInSection(t *testing.T) {
 	}
 }
 
+// The section, or who settles, died when the journal had the start and nobody had
+// been told: it is told by the next, and nothing is stopped again.
+func TestDiedBehindTheStart(t *testing.T) {
+	h := newHost(t, flood)
+	info := h.info(plan(rules))
+	info.Yes = false
+	if err := h.Begin(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
+	h.rest(Waiting)
+	master, _ := h.Running()
+	h.cut("events.jsonl", `"stage":"start","index":3,"event":"result"`, false)
+	h.cut("journal", " started ", true)
+	h.resume(nil)
+	if s := h.rest(Waiting); s.Ask == nil || s.Ask.Kind != "confirm" {
+		t.Errorf("asks %+v, want confirm", s.Ask)
+	}
+	if now, running := h.Running(); !running || now != master {
+		t.Errorf("Postfix is process %d, was %d", now, master)
+	}
+	h.allAside()
+	if s := result[stage.Started](h, "start"); s.At.IsZero() || s.Master != master {
+		t.Errorf("start has the result %+v, want master %d", s, master)
+	}
+	if aside := result[stage.Aside](h, "set-aside"); len(aside.Queues) == 0 {
+		t.Error("set-aside has no result")
+	}
+	if got := h.endedStages(); got["stop"] != 1 || got["set-aside"] != 1 || got["start"] != 1 || got["classify"] != 1 {
+		t.Errorf("stages that ended: %v", got)
+	}
+}
+
+// cut leaves of a file of the record what was written before a line with the text,
+// or that line too.
+func (h *host) cut(name, text string, with bool) {
+	h.t.Helper()
+	path := h.State() + "/runs/" + runID + "/" + name
+	all, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	at := strings.Index(string(all), text)
+	if at < 0 {
+		h.t.Fatalf("%s has no %q", name, text)
+	}
+	if with {
+		at += strings.IndexByte(string(all[at:]), '\n') + 1
+	} else {
+		at = strings.LastIndexByte(string(all[:at]), '\n') + 1
+	}
+	if err := os.WriteFile(path, all[:at], 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // mustResumeFirst looks that no other run begins while this one is down.
 func (h *host) mustResumeFirst() {
 	h.t.Helper()

@@ -254,6 +254,9 @@ type progress struct {
 	answered []AnswerRecord
 	resumed  *gotoRecord // the last one
 	agreed   *agreedRecord
+	// up is the start of a section whose stages have no end yet: whoever was to tell
+	// of them died.
+	up *spool.Started
 }
 
 func (p *progress) replay(r spool.Record, steps int) error {
@@ -266,11 +269,13 @@ func (p *progress) replay(r spool.Record, steps int) error {
 	}
 	switch r.Kind {
 	case kindBegin:
+		p.up = nil
 		p.next, p.failed, p.remedy = s.Index, "", ""
 		if p.ask != nil && p.ask.Index != s.Index {
 			p.ask, p.answer = nil, nil // else a death in the stage would lose the answer
 		}
 	case kindEnd:
+		p.up = nil
 		p.ask, p.answer = nil, nil
 		switch {
 		case s.Error != "":
@@ -299,6 +304,11 @@ func (p *progress) replay(r spool.Record, steps int) error {
 			return err
 		}
 		p.answered = append(p.answered, *p.answer)
+	default:
+		// After a set-aside that failed it is done again.
+		if s, whole := r.Started(); whole && p.failed == "" {
+			p.up = s
+		}
 	}
 	return nil
 }

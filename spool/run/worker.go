@@ -461,9 +461,12 @@ func (r *runner) guard(ctx context.Context) error {
 // settle ends what a dead section left, and journals its stages as done: the
 // names are as they would have been.
 func (r *runner) settle(ctx context.Context, why string) error {
+	up := r.at.up
 	if !r.work.Unsettled() {
 		_, err := r.work.Settle(ctx) // removes what a prepared section left
-		return err
+		if err != nil || up == nil {
+			return err
+		}
 	}
 	first, last, ok := sectionBefore(r.info.Steps, r.at.next)
 	if !ok {
@@ -477,7 +480,13 @@ func (r *runner) settle(ctx context.Context, why string) error {
 		i = first
 	}
 	r.work.Tell = func(message string) { r.record.emit("", -1, evWarn, map[string]string{"message": message}) }
-	s, err := r.work.Settle(ctx)
+	s := spool.Settled{Started: up}
+	var err error
+	if up == nil {
+		s, err = r.work.Settle(ctx)
+	} else { // it died behind the start, before it had told of it
+		s.Sets, err = r.work.SetsAside()
+	}
 	if err != nil {
 		return r.failed(min(i, last), time.Now(), err)
 	}
