@@ -51,7 +51,8 @@
 //	start; "starting" before the lock is    Postfix down or coming up         Settle: started; where it runs and
 //	  let go, "command" after it            TestTimer (spool/run)             all is right, that is recorded
 //	start proved; "started", with what      the section is over               nothing is left to settle; what was
-//	  was not set aside                     TestNotSetAsideIsNotOurs          not set aside is nobody's again
+//	  was not set aside                     TestNotSetAsideIsNotOurs          not set aside is nobody's again; the
+//	                                        TestDiedBehindTheStart            next one tells (spool/run)
 //	it does not stay up, late: "back",      as after stop or exchange, the    Settle in the direction of "back";
 //	  stop proved, exchanged back, synced   other way round                   never under a live master
 //	  and "starting"                        TestBackCrashWalk                 (TestNoExchangeUnderMaster)
@@ -91,7 +92,8 @@
 // systemd runs, when both have, or the one hangs that is left; a boot starts
 // Postfix by itself with whatever names stand; resume, and put back, in any case.
 // After whoever died while going on, the next does the same (TestDiesAgain, and
-// with processes that are really killed TestKilled). The state's disk full from
+// with processes that are really killed TestKilled; on a real Postfix TestCrashWalk
+// of remote/lab). The state's disk full from
 // the stop on: TestFullDisk; the record gone: Postfix is started, and what is
 // aside is named by health as nobody's (TestStateRemoved of spool/run). Time
 // limits use monotonic clocks, and nothing that is decided after a death depends

@@ -30,20 +30,26 @@ const stepMark = "/spoolsweep-step/"
 // visible to strace.
 func tracedAgent(t *testing.T) string {
 	t.Helper()
+	return agentWith(t, `func(what string) error { _ = unix.Access("`+stepMark+`"+what, 0); return nil }`)
+}
+
+// agentWith builds the shipped agent with another counter in spool/change.go. It
+// lasts as long as the test.
+func agentWith(t *testing.T, counter string) string {
+	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	must(t, err)
 	change := filepath.Join(root, "spool", "change.go")
 	source, err := os.ReadFile(change)
 	must(t, err)
-	const counter = "var step = func(what string) error { return nil }"
-	if !strings.Contains(string(source), counter) {
-		t.Fatalf("%s has no line %q any more", change, counter)
+	const before, shipped = "var step = ", "func(what string) error { return nil }"
+	if !strings.Contains(string(source), before+shipped) {
+		t.Fatalf("%s has no line %q any more", change, before+shipped)
 	}
 	dir := t.TempDir()
-	marked, overlay, agent := filepath.Join(dir, "change.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "agent")
-	text := strings.Replace(string(source), counter, "var step = func(what string) error { _ = unix.Access(\""+stepMark+"\"+what, 0); return nil }", 1)
-	must(t, os.WriteFile(marked, []byte(text), 0o600))
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {change: marked}})
+	changed, overlay, agent := filepath.Join(dir, "change.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "agent")
+	must(t, os.WriteFile(changed, []byte(strings.Replace(string(source), before+shipped, before+counter, 1)), 0o600))
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {change: changed}})
 	must(t, err)
 	must(t, os.WriteFile(overlay, replace, 0o600))
 	cmd := exec.Command("go", "build", "-overlay", overlay, "-trimpath", "-ldflags", "-s -w", "-o", agent, "./cmd/spoolsweep-agent")
