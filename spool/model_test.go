@@ -376,6 +376,9 @@ func (m *model) deliver(r *rand.Rand) {
 			continue
 		}
 		dir := m.h.home(to, s.id)
+		if m.has(dir, s.id) {
+			continue // pickup gives what it takes from maildrop a name of its own
+		}
 		m.h.must(os.MkdirAll(m.h.at(dir), 0o700))
 		m.h.must(os.Rename(from, filepath.Join(m.h.at(dir), s.id)))
 		m.say("     %q goes on to %s", text, dir)
