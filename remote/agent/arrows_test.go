@@ -64,7 +64,7 @@ func own(imports []string) []string {
 // all below it. The design's section 2 has the reasons.
 var arrows = map[string][]string{
 	"cmd/spoolsweep":       {"cmd/spoolsweep/show", "playbooks", "playbooks/strict", "remote", "remote/...", "spool/..."},
-	"cmd/spoolsweep/show":  {"remote/clean", "remote/wire", "spool/run", "spool/stage"},
+	"cmd/spoolsweep/show":  {"remote/clean", "remote/wire", "spool/run", "spool/stage", "spool/suggest"},
 	"cmd/spoolsweep-agent": {"remote/agent"},
 	"cmd/lab":              {"remote/lab"},
 	"playbooks":            {"playbooks/strict", "spool/stage", "spool/pattern"},
@@ -79,7 +79,8 @@ var arrows = map[string][]string{
 	"spool/queuefile":      {},
 	"spool/maillog":        {},
 	"spool/pattern":        {"spool/queuefile"},
-	"spool/stage":          {"spool", "spool/maillog", "spool/pattern", "spool/queuefile"},
+	"spool/stage":          {"spool", "spool/maillog", "spool/pattern", "spool/queuefile", "spool/suggest"},
+	"spool/suggest":        {"spool/queuefile"},
 	"spool/run":            {"spool", "spool/stage"},
 	// For tests and the demo only.
 	"spool/practice":   {"spool", "spool/queuefile"},

@@ -25,6 +25,7 @@ import (
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/practice"
+	"spoolsweep/spool/suggest"
 )
 
 // These benchmarks run whole processes side by side over one flood on disk, and
@@ -136,6 +137,8 @@ func benchProcess(args []string) (code int, mine bool) {
 		switch args[1] {
 		case "classify":
 			return classifyBare(args[2], args[3])
+		case "suggest":
+			return suggestBare(args[2])
 		case "read":
 			return readBare(filepath.Join(args[2], "incoming.spamfull"))
 		case "ledger":
@@ -170,6 +173,41 @@ func classifyBare(queue, rules string) error {
 	}
 	_, err := classify.Run(context.Background(), h, args, func(string, any) {})
 	return err
+}
+
+// suggestBare does both steps of suggest, and has one choose.
+func suggestBare(queue string) error {
+	h := &Host{Postfix: &spool.Postfix{Settings: spool.Settings{QueueDirectory: queue}}}
+	live := LiveQueues{[]string{"incoming.spamfull"}}
+	look := func(args *SuggestArgs) (*Suggested, error) {
+		r, err := suggestRules.Run(context.Background(), h, args, func(string, any) {})
+		if err != nil {
+			return nil, err
+		}
+		return r.(*Suggested), nil
+	}
+	found, err := look(&SuggestArgs{LiveQueues: live})
+	if err != nil {
+		return err
+	}
+	atoms, _ := suggest.Merge([][]suggest.Atom{found.Atoms})
+	counted, err := look(&SuggestArgs{Spam: suggest.Rules(atoms), Kinds: suggest.KindsOf(atoms), LiveQueues: live})
+	if err != nil {
+		return err
+	}
+	var counts []suggest.Count
+	for text, n := range counted.Counts {
+		mask, err := suggest.ParseMask(text)
+		if err != nil {
+			return err
+		}
+		counts = append(counts, suggest.Count{Mask: mask, Messages: n})
+	}
+	p := suggest.Choose(atoms, counts, counted.Lost)
+	if p.Messages != found.Messages || p.Hit > 0 || p.Flood*3/4 != p.Messages*9/16 || p.Caught < p.Flood*99/100 || p.Lost > 0 {
+		return fmt.Errorf("%+v", p)
+	}
+	return nil
 }
 
 // readBare opens, reads and closes every file of a flat directory on all cores.
@@ -325,6 +363,26 @@ func BenchmarkLinear(b *testing.B) {
 				}
 			}
 			b.Logf("%9d messages: %5.2f µs each, at most %d MiB", n, median(each), peak>>10)
+		}
+	}
+}
+
+// BenchmarkSuggest shows how long it takes to find rules for floods of different
+// sizes, from nothing to what is proposed, and how much memory a whole process
+// needs.
+func BenchmarkSuggest(b *testing.B) {
+	for b.Loop() {
+		for _, n := range []int{*floodSize / 10, *floodSize} {
+			queue := flood(b, n)
+			var each []float64
+			var peak int64
+			for round := range *rounds + 1 {
+				if t := once(b, self(b, "suggest", queue)...); round > 0 {
+					each = append(each, t.wall.Seconds())
+					peak = max(peak, t.peak)
+				}
+			}
+			b.Logf("%9d messages: %5.2f s, %5.2f µs each, at most %d MiB", n, median(each), median(each)/float64(n)*1e6, peak>>10)
 		}
 	}
 }

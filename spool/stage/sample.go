@@ -43,8 +43,8 @@ func (a *SampleArgs) Check() error {
 var sample = Row{
 	Name: "sample", Doc: "decode some messages for reading: at random, of many senders and recipients",
 	New: func() Args { return &SampleArgs{Messages: 5} }, Result: func() Result { return &Sampled{} },
-	Run: func(ctx context.Context, h *Host, a Args, _ Emit) (Result, error) {
-		s, err := sampleAll(ctx, h, a.(*SampleArgs))
+	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
+		s, err := sampleAll(ctx, h, a.(*SampleArgs), emit)
 		if err != nil {
 			return nil, fmt.Errorf("sample: %w", err)
 		}
@@ -144,85 +144,82 @@ func (s *strata) add(value string, at spot) {
 	}
 }
 
-// passedBy is what is kept of a message while the sample is drawn.
-type passedBy struct {
-	at         spot
-	sender     string
-	recipient  string
-	unreadable bool
-	counts     bool
+// passBy reads the envelope of every message, and what rules need of its text. The
+// readings that gather gets are the next messages' afterwards.
+func (h *Host) passBy(ctx context.Context, live []string, rules *pattern.Rules, emit Emit, gather func(r *reading)) error {
+	places, err := h.places(live)
+	if err != nil {
+		return err
+	}
+	judges := make([]*pattern.Judge, workers())
+	for i := range judges {
+		judges[i] = rules.Judge()
+	}
+	read, shown := int64(0), time.Now()
+	return (&pass[reading]{
+		postfix: h.Postfix, dirs: dirs(places),
+		read: func(w int, m *mail, r *reading) error {
+			r.read(judges[w], m, messageIn(m.Aside, 0), func(f *pattern.Finding) { r.take(f.Envelope) })
+			return nil
+		},
+		gather: func(found []reading) error {
+			for i := range found {
+				gather(&found[i])
+			}
+			read += int64(len(found))
+			if now := time.Now(); now.Sub(shown) >= progressEvery {
+				shown = now
+				emit("progress", map[string]int64{"messages": read})
+			}
+			return nil
+		},
+	}).run(ctx)
+}
+
+// spot is where the message lies.
+func (r *reading) spot() spot { return spot{r.Aside, r.Sub, r.ID} }
+
+// oneRecipient is one of its recipients, each with the same chance.
+func (r *reading) oneRecipient() string {
+	if len(r.To) == 0 {
+		return ""
+	}
+	return strings.ToLower(r.To[rand.IntN(len(r.To))])
 }
 
 // sampleAll reads every envelope, draws, and decodes what was drawn. A third of
 // the sample is of senders, a third of recipients, each of these with the same
 // chance however much mail it has: in a flood nothing else would show what is
 // not the flood. The last third is of all messages.
-func sampleAll(ctx context.Context, h *Host, args *SampleArgs) (*Sampled, error) {
+func sampleAll(ctx context.Context, h *Host, args *SampleArgs, emit Emit) (*Sampled, error) {
 	rules, err := pattern.Compile(nil, nil)
 	if err != nil {
 		return nil, err
-	}
-	dirs := args.Live
-	if h.Aside != nil {
-		dirs = nil
-		for _, set := range h.Aside {
-			if set.Queue != spool.Defer {
-				dirs = append(dirs, set.Aside)
-			}
-		}
-	}
-	judges := make([]*pattern.Judge, workers())
-	for i := range judges {
-		judges[i] = rules.Judge()
 	}
 	n := int(args.Messages)
 	s := &Sampled{Samples: []ReadMessage{}}
 	senders, recipients := newStrata(n), newStrata(n)
 	var any []spot
-	p := &pass[passedBy]{
-		postfix: h.Postfix, dirs: dirs,
-		read: func(w int, m *mail, r *passedBy) error {
-			*r = passedBy{at: spot{m.Aside, m.Sub, m.ID}}
-			if m.Broken != nil || !m.Regular() {
-				r.unreadable = true
-				return nil
+	err = h.passBy(ctx, args.Live, rules, emit, func(r *reading) {
+		switch r.Verdict {
+		case pattern.Unreadable:
+			s.Unread++
+		case pattern.Ham:
+			s.Messages++
+			at := r.spot()
+			senders.add(strings.ToLower(r.Sender), at)
+			recipients.add(r.oneRecipient(), at)
+			if len(any) < n {
+				any = append(any, at)
+			} else if i := rand.Int64N(s.Messages); i < int64(n) {
+				any[i] = at
 			}
-			if !m.Complete() {
-				return nil
-			}
-			found := judges[w].Read(m.File, messageIn(m.Aside, m.Mail.Size))
-			if r.unreadable = found.Verdict == pattern.Unreadable; r.unreadable {
-				return nil
-			}
-			r.counts, r.sender = true, strings.ToLower(found.Envelope.Sender)
-			if to := found.Envelope.Recipients; len(to) > 0 {
-				r.recipient = strings.ToLower(to[rand.IntN(len(to))].Address)
-			}
-			return nil
-		},
-		gather: func(found []passedBy) error {
-			for _, r := range found {
-				if r.unreadable {
-					s.Unread++
-				}
-				if !r.counts {
-					continue
-				}
-				s.Messages++
-				senders.add(r.sender, r.at)
-				recipients.add(r.recipient, r.at)
-				if len(any) < n {
-					any = append(any, r.at)
-				} else if i := rand.Int64N(s.Messages); i < int64(n) {
-					any[i] = r.at
-				}
-			}
-			return nil
-		},
-	}
-	if err := p.run(ctx); err != nil {
+		}
+	})
+	if err != nil {
 		return nil, err
 	}
+	j := rules.Judge()
 	mask := &mask{names: map[string]string{}}
 	seen := map[spot]bool{}
 	for _, d := range draw(n, senders, recipients, any) {
@@ -230,7 +227,7 @@ func sampleAll(ctx context.Context, h *Host, args *SampleArgs) (*Sampled, error)
 			continue
 		}
 		seen[d.at] = true
-		m, err := readMessage(h, judges[0], d.at, args.Raw)
+		m, err := readMessage(h, j, d.at, args.Raw)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // delivered meanwhile
 		}

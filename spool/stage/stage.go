@@ -80,7 +80,7 @@ func Find(name string) (*Row, bool) {
 
 // Looks are what commands have a host do in the way of a stage, and no playbook
 // may: what they find is people's mail, which does not stay in a run's record.
-var Looks = []*Row{&find, &sample}
+var Looks = []*Row{&find, &sample, &suggestRules}
 
 // Lookup returns the row of a stage, or of a look.
 func Lookup(name string) (*Row, bool) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"spoolsweep/spool"
+	"spoolsweep/spool/suggest"
 )
 
 func reencode(t *testing.T, from, into any) bool {
@@ -310,6 +311,10 @@ func TestResultJSON(t *testing.T) {
 			Senders: []Value{{Value: "<>", Count: 3}}, Recipients: []Value{}, SASLUsers: []Value{{Value: "eve", Count: 9}}, Clients: []Value{},
 			Backscatter: []Target{{"eve@chavez", 3, Hacked, []string{"101 messages sent"}}, {"ana@chavez", 2, "", []string{"not all could be read"}}},
 			UIDs:        []Value{{"33", 4, "www-data"}}, Scripts: []Value{}, Subjects: []Value{{Value: "pills", Count: 9}}, Read: 12, Partial: true, Seconds: 0.1,
+		},
+		"suggest": &Suggested{
+			Messages: 12, Atoms: []suggest.Atom{{Kind: suggest.Login, Field: "sasl_user", Pattern: "eve", In: 7, Of: 12, From: 3, Least: 2}},
+			Counts: map[string]int64{"0": 5, "3": 7}, Samples: []ReadMessage{{Message: "incoming/4XN", Why: "1", Envelope: Addressed{Recipients: []string{"c@d"}, Count: 1}, Header: []string{"Subject: x"}, Text: []string{"hello"}}},
 		},
 		"watch": &Watched{Sent: 2, Sources: []Value{{Value: "login eve", Count: 2}}, Source: Sending},
 		"classify": &Classified{
