@@ -433,9 +433,10 @@ func (d *driver) whatNext(ctx context.Context) {
 		d.Alert(m.Label(), "waits for rules: mail flows, %s are aside", messages(c.Messages))
 	}
 	if len(kinds["rules"]) > 0 {
-		d.Alert("", "next: try rules        spoolsweep classify --aside %s -m %s%s", d.run, ruleFor(biggest), d.again)
+		d.Alert("", "next: find rules       spoolsweep suggest --aside %s%s", d.run, d.again)
+		d.Alert("", "      or try your own  spoolsweep classify --aside %s -m %s%s", d.run, ruleFor(biggest), d.again)
 		d.Alert("", "      then apply them  spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
-		d.Alert("", "                       (a rules.yaml to begin with: spoolsweep run --help)")
+		d.Alert("", "                       (suggest -o yaml prints a rules.yaml; what one looks like: spoolsweep run --help)")
 	}
 	var ham int64
 	deletes := false

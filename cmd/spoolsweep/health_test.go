@@ -141,7 +141,7 @@ func TestHealthMetrics(t *testing.T) {
 		t.Errorf("%v, %v:\n%s", entries, err, text)
 	}
 	f.spoolsweep("health", "--textfile", filepath.Join(dir, "none")).want(t, statusUsage, "--textfile: ")
-	f.spoolsweep("ping", "-o", "openmetrics").want(t, statusUsage, "health alone")
+	f.spoolsweep("ping", "-o", "openmetrics").want(t, statusUsage, "the formats are text, json and jsonl")
 	f.spoolsweep("health", "-o", "openmetrics", "--exit-status").want(t, pluginUnknown)
 }
 

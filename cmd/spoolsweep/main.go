@@ -117,6 +117,7 @@ func newApp(in io.Reader, out, err io.Writer) *cli.App {
 		Usage: "clear flooded Postfix queues on many hosts at once, without losing mail",
 		UsageText: `spoolsweep demo                                     the whole story on three practice hosts, on this machine
 spoolsweep run backscatter -l chavez                set the flooded queues aside; mail flows again
+spoolsweep suggest --aside RUN -o yaml              find rules for what was set aside
 spoolsweep classify --aside RUN -e @rules.yaml      try rules on what was set aside
 spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
 		Description: `Exit status: 0 done, or nothing to do; 1 bad usage or input, nothing was done;
@@ -125,7 +126,7 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
 			pingCommand(), healthCommand(),
 			runCommand(), resumeCommand(), attachCommand(),
-			suspectsCommand(), sampleCommand(), classifyCommand(), findCommand(), putbackCommand(),
+			suspectsCommand(), sampleCommand(), suggestCommand(), classifyCommand(), findCommand(), putbackCommand(),
 			runsCommand(), reportCommand(), purgeCommand(), deleteCommand(),
 			inventoryCommand(), stagesCommand(), uninstallCommand(), versionCommand(), demoCommand(),
 		},

@@ -100,6 +100,9 @@ func varName(f reflect.StructField) string {
 	return name
 }
 
+// ownFormat is the format of -o that one command has beside those of all.
+var ownFormat = map[string]string{"health": openMetrics, suggestName: outputYAML}
+
 // sweep is one command at work on its hosts.
 type sweep struct {
 	*show.Printer
@@ -171,12 +174,16 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		s.JSON = true
 	case "jsonl":
 		s.Stream = true
-	case openMetrics:
-		if c.Command.Name != "health" {
-			return nil, errors.New("-o openmetrics: health alone has it")
-		}
 	default:
-		return nil, fmt.Errorf("-o %s: the formats are text, json and jsonl", c.String("output"))
+		own := ownFormat[c.Command.Name]
+		if own != "" && c.String("output") == own {
+			break // the command prints that by itself
+		}
+		formats := "text, json and jsonl"
+		if own != "" {
+			formats += ", here also " + own
+		}
+		return nil, fmt.Errorf("-o %s: the formats are %s", c.String("output"), formats)
 	}
 	var err error
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {

@@ -106,7 +106,7 @@ func TestExamplesRun(t *testing.T) {
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reading := []string{"ping", "health", "find", "sample", "runs", "report", "classify", "attach", "inventory", "stages", "version"}
+	reading := []string{"ping", "health", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version"}
 	ran := 0
 	examples := append(examplesOf(readme(t)), "uninstall -l chavez")
 	for _, c := range newApp(nil, io.Discard, io.Discard).Commands {

@@ -25,7 +25,7 @@ func TestSession(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(500)
 	r := f.spoolsweep("run", "backscatter", "-y", "-e", "rate=0")
-	r.want(t, 3, "at most 1 of the hosts", "2 hosts: 2 waiting", "next: try rules", "-m sasl_user:"+demoAccount)
+	r.want(t, 3, "at most 1 of the hosts", "2 hosts: 2 waiting", "next: find rules       spoolsweep suggest --aside ", "or try your own", "-m sasl_user:"+demoAccount)
 	run := runID.FindString(r.err)
 	for _, h := range f.hosts {
 		if err := h.Configure(practice.Options{}); err != nil {

@@ -53,6 +53,8 @@ type Summary struct {
 	Deleted  int64 `json:"deleted,omitempty"`
 	// Suspects are those of all hosts together.
 	Suspects *stage.Suspects `json:"suspects,omitempty"`
+	// Suggestion is the rules proposed for all hosts.
+	Suggestion *Suggestion `json:"suggestion,omitempty"`
 }
 
 // String tells the statuses that there are.
@@ -226,7 +228,7 @@ func (d *Document) kind() string {
 func (d *Document) Finish() {
 	d.Finished = time.Now().UTC()
 	slices.SortStableFunc(d.Hosts, func(a, b *Host) int { return cmp.Compare(a.Host, b.Host) })
-	d.Summary = Summary{Suspects: d.Summary.Suspects}
+	d.Summary = Summary{Suspects: d.Summary.Suspects, Suggestion: d.Summary.Suggestion}
 	for _, h := range d.Hosts {
 		switch h.Status {
 		case OK:
