@@ -102,7 +102,14 @@ func suggestAction(c *cli.Context) error {
 			if aside != "" {
 				of = " --aside " + aside
 			}
-			s.Note("", "next: write them down  spoolsweep suggest%s -o yaml%s > rules.yaml", of, s.again)
+			for _, queue := range args.Live {
+				of += " --queue " + shellWord(queue)
+			}
+			whose := ""
+			if account != "" {
+				whose = " --account " + shellWord(account)
+			}
+			s.Note("", "next: write them down  spoolsweep suggest%s%s -o yaml%s > rules.yaml", of, show.Clean(whose), s.again)
 			s.Note("", "      and try them     spoolsweep classify%s -e @rules.yaml%s", of, s.again)
 		}
 	}
