@@ -145,7 +145,7 @@ func TestSuggestUsage(t *testing.T) {
 		"suggest x": `unexpected argument "x"`,
 		"suggest --aside 20261123T231500Z-ab12 --queue hold": "exclude each other",
 		"suggest --account @":                                "--account is the name of one",
-		"suggest -o xml":                                     "text, yaml, json and jsonl",
+		"suggest -o xml":                                     "text, json and jsonl, here also yaml",
 		"classify -o yaml":                                   "text, json and jsonl",
 	} {
 		execs(t, append(strings.Fields(args), "-i", inventory)...).want(t, statusUsage, says)

@@ -3,6 +3,7 @@ package pattern
 import (
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -56,68 +57,65 @@ var latin1 = single(charmap.Windows1252)
 // windows-1252, GB2312 as GB18030, ks_c_5601 as the whole of EUC-KR.
 var charsets = func() map[string]*charset {
 	all := map[string]*charset{}
-	add := func(set *charset, names ...string) {
-		for _, n := range names {
-			all[n] = set
+	for _, s := range []struct {
+		set   *charset
+		names string // in one text: slices of them are larger, in an agent that must be small
+	}{
+		{nil, "utf8 unicode11utf8 unicode20utf8 usascii ascii ansix341968 ansix341986 iso646us us 7bit 8bit unknown8bit binary none"},
+		{latin1, "iso88591 latin1 l1 88591 isolatin1 iso885911987 windows1252 cp1252 win1252 1252 ansi cp819 ibm819 isoir100 csisolatin1"},
+		{single(charmap.ISO8859_2), "iso88592 latin2 l2 88592 iso885921987 csisolatin2 isoir101"},
+		{single(charmap.ISO8859_3), "iso88593 latin3 l3 iso885931988 csisolatin3"},
+		{single(charmap.ISO8859_4), "iso88594 latin4 l4 iso885941988 csisolatin4"},
+		{single(charmap.ISO8859_5), "iso88595 cyrillic 88595 iso885951988 csisolatincyrillic"},
+		{single(charmap.ISO8859_6), "iso88596 arabic iso885961987 iso88596i iso88596e csisolatinarabic"},
+		{single(charmap.ISO8859_7), "iso88597 greek greek8 iso885971987 csisolatingreek ecma118 elot928"},
+		{single(charmap.ISO8859_8), "iso88598 hebrew iso885981988 iso88598i iso88598e csisolatinhebrew logical visual"},
+		{single(charmap.Windows1254), "iso88599 latin5 l5 iso885991989 csisolatin5 windows1254 cp1254 win1254 1254"},
+		{single(charmap.ISO8859_10), "iso885910 latin6 l6 csisolatin6"},
+		{single(charmap.Windows874), "iso885911 tis620 windows874 cp874 dos874"},
+		{single(charmap.ISO8859_13), "iso885913 latin7"},
+		{single(charmap.ISO8859_14), "iso885914 latin8"},
+		{single(charmap.ISO8859_15), "iso885915 latin9 latin0 l9 885915 csisolatin9"},
+		{single(charmap.ISO8859_16), "iso885916 latin10"},
+		{single(charmap.Windows1250), "windows1250 cp1250 win1250 1250"},
+		{single(charmap.Windows1251), "windows1251 cp1251 win1251 win 1251"},
+		{single(charmap.Windows1253), "windows1253 cp1253 win1253 1253"},
+		{single(charmap.Windows1255), "windows1255 cp1255 win1255 1255"},
+		{single(charmap.Windows1256), "windows1256 cp1256 win1256 1256"},
+		{single(charmap.Windows1257), "windows1257 cp1257 win1257 1257"},
+		{single(charmap.Windows1258), "windows1258 cp1258 win1258 1258"},
+		{single(charmap.KOI8R), "koi8r koi8 koi koi8ru cskoi8r"},
+		{single(charmap.KOI8U), "koi8u"},
+		{single(charmap.Macintosh), "macintosh mac macroman csmacintosh"},
+		{single(charmap.MacintoshCyrillic), "maccyrillic macukrainian"},
+		{single(charmap.CodePage437), "cp437 ibm437 437"},
+		{single(charmap.CodePage850), "cp850 ibm850 850"},
+		{single(charmap.CodePage852), "cp852 ibm852 852"},
+		{single(charmap.CodePage855), "cp855 ibm855 855"},
+		{single(charmap.CodePage858), "cp858 ibm858"},
+		{single(charmap.CodePage860), "cp860 ibm860 860"},
+		{single(charmap.CodePage862), "cp862 ibm862 862"},
+		{single(charmap.CodePage863), "cp863 ibm863 863"},
+		{single(charmap.CodePage865), "cp865 ibm865 865"},
+		{single(charmap.CodePage866), "cp866 ibm866 866"},
+		{multi(formMulti, traditionalchinese.Big5), "big5 big5hkscs big5eten cp950 windows950 ms950 cnbig5 csbig5"},
+		{multi(formMulti, simplifiedchinese.GB18030), "gb18030 gbk gb2312 gb231280 gb23121980 cp936 ms936 windows936 euccn cngb chinese csgb2312 gb"},
+		{multi(formTildes, simplifiedchinese.GB18030), "hzgb2312 hz hzgb"},
+		{multi(formEscapes, simplifiedchinese.GB18030), "iso2022cn csiso2022cn"},
+		{multi(formMulti, korean.EUCKR), "euckr ksc5601 ksc56011987 ksc56011989 ksc56011992 ksx1001 uhc cp949 ms949 windows949 korean cseuckr csksc56011987"},
+		{multi(formEscapes, korean.EUCKR), "iso2022kr csiso2022kr"},
+		{multi(formMulti, japanese.ShiftJIS), "shiftjis sjis shiftjisms mskanji cp932 ms932 windows932 windows31j cswindows31j csshiftjis shiftjisx0213 shiftjis2004"},
+		{multi(formMulti, japanese.EUCJP), "eucjp eucjpms ujis cseucpkdfmtjapanese extendedunixcodepackedformatforjapanese"},
+		{multi(formEscapes, japanese.EUCJP), "iso2022jp iso2022jp1 iso2022jp2 iso2022jp3 iso2022jp2004 iso2022jpms iso2022jpext cp50220 cp50221 cp50222 csiso2022jp csiso2022jp2 jis"},
+		{&charset{form: formUTF7}, "utf7 unicode11utf7 unicode20utf7 csunicode11utf7 cp65000"},
+		{&charset{form: formUTF16}, "utf16 unicode ucs2 iso10646ucs2 iso10646 csunicode csutf16"},
+		{&charset{form: formUTF16BE}, "utf16be unicodefffe csutf16be"},
+		{&charset{form: formUTF16LE}, "utf16le unicodefeff csutf16le"},
+	} {
+		for _, n := range strings.Fields(s.names) {
+			all[n] = s.set
 		}
 	}
-	add(nil, "utf8", "unicode11utf8", "unicode20utf8", "usascii", "ascii", "ansix341968", "ansix341986", "iso646us", "us", "7bit", "8bit", "unknown8bit", "binary", "none")
-	add(latin1, "iso88591", "latin1", "l1", "88591", "isolatin1", "iso885911987", "windows1252", "cp1252", "win1252", "1252", "ansi", "cp819", "ibm819", "isoir100", "csisolatin1")
-	for _, s := range []struct {
-		set   *charmap.Charmap
-		names []string
-	}{
-		{charmap.ISO8859_2, []string{"iso88592", "latin2", "l2", "88592", "iso885921987", "csisolatin2", "isoir101"}},
-		{charmap.ISO8859_3, []string{"iso88593", "latin3", "l3", "iso885931988", "csisolatin3"}},
-		{charmap.ISO8859_4, []string{"iso88594", "latin4", "l4", "iso885941988", "csisolatin4"}},
-		{charmap.ISO8859_5, []string{"iso88595", "cyrillic", "88595", "iso885951988", "csisolatincyrillic"}},
-		{charmap.ISO8859_6, []string{"iso88596", "arabic", "iso885961987", "iso88596i", "iso88596e", "csisolatinarabic"}},
-		{charmap.ISO8859_7, []string{"iso88597", "greek", "greek8", "iso885971987", "csisolatingreek", "ecma118", "elot928"}},
-		{charmap.ISO8859_8, []string{"iso88598", "hebrew", "iso885981988", "iso88598i", "iso88598e", "csisolatinhebrew", "logical", "visual"}},
-		{charmap.Windows1254, []string{"iso88599", "latin5", "l5", "iso885991989", "csisolatin5", "windows1254", "cp1254", "win1254", "1254"}},
-		{charmap.ISO8859_10, []string{"iso885910", "latin6", "l6", "csisolatin6"}},
-		{charmap.Windows874, []string{"iso885911", "tis620", "windows874", "cp874", "dos874"}},
-		{charmap.ISO8859_13, []string{"iso885913", "latin7"}},
-		{charmap.ISO8859_14, []string{"iso885914", "latin8"}},
-		{charmap.ISO8859_15, []string{"iso885915", "latin9", "latin0", "l9", "885915", "csisolatin9"}},
-		{charmap.ISO8859_16, []string{"iso885916", "latin10"}},
-		{charmap.Windows1250, []string{"windows1250", "cp1250", "win1250", "1250"}},
-		{charmap.Windows1251, []string{"windows1251", "cp1251", "win1251", "win", "1251"}},
-		{charmap.Windows1253, []string{"windows1253", "cp1253", "win1253", "1253"}},
-		{charmap.Windows1255, []string{"windows1255", "cp1255", "win1255", "1255"}},
-		{charmap.Windows1256, []string{"windows1256", "cp1256", "win1256", "1256"}},
-		{charmap.Windows1257, []string{"windows1257", "cp1257", "win1257", "1257"}},
-		{charmap.Windows1258, []string{"windows1258", "cp1258", "win1258", "1258"}},
-		{charmap.KOI8R, []string{"koi8r", "koi8", "koi", "koi8ru", "cskoi8r"}},
-		{charmap.KOI8U, []string{"koi8u"}},
-		{charmap.Macintosh, []string{"macintosh", "mac", "macroman", "csmacintosh"}},
-		{charmap.MacintoshCyrillic, []string{"maccyrillic", "macukrainian"}},
-		{charmap.CodePage437, []string{"cp437", "ibm437", "437"}},
-		{charmap.CodePage850, []string{"cp850", "ibm850", "850"}},
-		{charmap.CodePage852, []string{"cp852", "ibm852", "852"}},
-		{charmap.CodePage855, []string{"cp855", "ibm855", "855"}},
-		{charmap.CodePage858, []string{"cp858", "ibm858"}},
-		{charmap.CodePage860, []string{"cp860", "ibm860", "860"}},
-		{charmap.CodePage862, []string{"cp862", "ibm862", "862"}},
-		{charmap.CodePage863, []string{"cp863", "ibm863", "863"}},
-		{charmap.CodePage865, []string{"cp865", "ibm865", "865"}},
-		{charmap.CodePage866, []string{"cp866", "ibm866", "866"}},
-	} {
-		add(single(s.set), s.names...)
-	}
-	add(multi(formMulti, traditionalchinese.Big5), "big5", "big5hkscs", "big5eten", "cp950", "windows950", "ms950", "cnbig5", "csbig5")
-	add(multi(formMulti, simplifiedchinese.GB18030), "gb18030", "gbk", "gb2312", "gb231280", "gb23121980", "cp936", "ms936", "windows936", "euccn", "cngb", "chinese", "csgb2312", "gb")
-	add(multi(formTildes, simplifiedchinese.GB18030), "hzgb2312", "hz", "hzgb")
-	add(multi(formEscapes, simplifiedchinese.GB18030), "iso2022cn", "csiso2022cn")
-	add(multi(formMulti, korean.EUCKR), "euckr", "ksc5601", "ksc56011987", "ksc56011989", "ksc56011992", "ksx1001", "uhc", "cp949", "ms949", "windows949", "korean", "cseuckr", "csksc56011987")
-	add(multi(formEscapes, korean.EUCKR), "iso2022kr", "csiso2022kr")
-	add(multi(formMulti, japanese.ShiftJIS), "shiftjis", "sjis", "shiftjisms", "mskanji", "cp932", "ms932", "windows932", "windows31j", "cswindows31j", "csshiftjis", "shiftjisx0213", "shiftjis2004")
-	add(multi(formMulti, japanese.EUCJP), "eucjp", "eucjpms", "ujis", "cseucpkdfmtjapanese", "extendedunixcodepackedformatforjapanese")
-	add(multi(formEscapes, japanese.EUCJP), "iso2022jp", "iso2022jp1", "iso2022jp2", "iso2022jp3", "iso2022jp2004", "iso2022jpms", "iso2022jpext", "cp50220", "cp50221", "cp50222", "csiso2022jp", "csiso2022jp2", "jis")
-	add(&charset{form: formUTF7}, "utf7", "unicode11utf7", "unicode20utf7", "csunicode11utf7", "cp65000")
-	add(&charset{form: formUTF16}, "utf16", "unicode", "ucs2", "iso10646ucs2", "iso10646", "csunicode", "csutf16")
-	add(&charset{form: formUTF16BE}, "utf16be", "unicodefffe", "csutf16be")
-	add(&charset{form: formUTF16LE}, "utf16le", "unicodefeff", "csutf16le")
 	return all
 }()
 
