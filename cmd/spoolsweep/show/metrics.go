@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
 
@@ -62,7 +61,12 @@ func Metrics(hosts []*Host, at time.Time) string {
 			level.add(number(c.Level == name), with("level", name)...)
 		}
 		for _, q := range slices.Sorted(maps.Keys(c.Queues)) {
-			count(c.Queues[q], &messages, &size, &oldest, with("queue", string(q))...)
+			n, labels := c.Queues[q], with("queue", string(q))
+			messages.add(n.Messages, labels...)
+			if n.Contents != nil {
+				size.add(n.Bytes, labels...)
+				oldest.add(n.Oldest, labels...)
+			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(c.SetAside)) {
 			left := c.SetAside[name]
@@ -90,14 +94,6 @@ func Metrics(hosts []*Host, at time.Time) string {
 	}
 	b.WriteString("# EOF\n")
 	return b.String()
-}
-
-func count(c spool.Count, messages, size, oldest *family, labels ...string) {
-	messages.add(c.Messages, labels...)
-	if c.Contents != nil {
-		size.add(c.Bytes, labels...)
-		oldest.add(c.Oldest, labels...)
-	}
 }
 
 func number(is bool) int64 {
