@@ -104,9 +104,10 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		{"sample", "-n", "12"}, {"sample", "-n", "12", "--raw"}, {"sample", "-n", "12", "--redact"},
 		{"classify"}, {"classify", "-e", good, "--text"}, {"classify", "-m", "body:nothing", "--text"}, {"classify", "-e", good, "--list"}, {"classify", "-m", "body:ev", "--explain", ids[0]},
 		{"find", "@*"}, {"find", "ev*"}, {"find", evilName + "@far.test"},
+		{"suggest"}, {"suggest", "--account", evilName},
 	}
 	evil := []row{
-		{"attach", evilName}, {"resume", evilName}, {"report", evilName}, {"classify", "--aside", evilName}, {"sample", "--queue", evilName}, {"suspects", "--aside", evilName},
+		{"attach", evilName}, {"resume", evilName}, {"report", evilName}, {"classify", "--aside", evilName}, {"sample", "--queue", evilName}, {"suspects", "--aside", evilName}, {"suggest", evilName}, {"suggest", "--aside", evilName},
 		{"purge", evilName, "-y", "--expect", "1"}, {"putback", evilName, "-y", "--expect", "1"}, {"ping", "-l", evilName}, {"run", evilName, "-y"},
 		{"classify", "-m", "subject:" + evilName}, {"run", "backscatter", "--check", "-e", evilName + "=1"}, {"delete", "-m", evilName + ":x", "-y", "--expect", "1"}, {"stages", evilName}, {"version", evilName}, {"uninstall", evilName},
 		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName},
@@ -145,6 +146,9 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		if r := run(args); r.status == statusUsage && !slices.Contains(args, "--exit-status") && slices.ContainsFunc(reading, func(of row) bool { return slices.Equal(of, args) }) {
 			t.Errorf("%q: %v", args, r.err)
 		}
+	}
+	for _, args := range []row{{"suggest", "-o", "yaml"}, {"health", "-o", "openmetrics"}} {
+		f.spoolsweep(args...).harmless(t)
 	}
 	run(row{"inventory", "--list", "-i", vars})
 	run(row{"inventory", "--graph", evilName, "-i", vars})
