@@ -272,6 +272,9 @@ func (r *Reader) readMaildrop(f *found) error {
 				}
 				continue
 			}
+			if rec.kind == recPadding && allowed != inContent {
+				continue // pickup reads on (record.c rec_get_raw, REC_FLAG_SKIP_DTXT)
+			}
 			if strings.IndexByte(allowed, rec.kind) < 0 {
 				return &Broken{rec.at, fmt.Sprintf("record type %q where one of %s must stand", rec.kind, allowed)}
 			}

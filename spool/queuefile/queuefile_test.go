@@ -243,7 +243,14 @@ func TestMaildrop(t *testing.T) {
 	if _, _, err := read(t, &r, drop().rec('Z', "garbage").Bytes(), true); err != nil {
 		t.Errorf("garbage behind the end: %v", err)
 	}
+	// pickup reads on over padding wherever it stands (record.c rec_get_raw,
+	// REC_FLAG_SKIP_DTXT).
 	f := new(file)
+	f.rec('w', "padding").rec('S', "root").mesg().line("text").rec('X', "").rec('w', "").rec('R', "m1@elsewhere.test").rec('E', "")
+	if e, _, err := read(t, &r, f.Bytes(), true); err != nil || e.Sender != "root" || len(e.Recipients) != 1 {
+		t.Errorf("padding: %+v, %v", e, err)
+	}
+	f = new(file)
 	f.rec('S', "root").mesg().rec('R', "in the content").rec('X', "").rec('E', "")
 	if _, _, err := read(t, &r, f.Bytes(), true); err == nil {
 		t.Error("an envelope record in the content was accepted")
