@@ -332,14 +332,15 @@ func FuzzParseTime(f *testing.F) {
 	})
 }
 
-// The law: a line taken apart, quoted and joined again is taken apart the same.
+// The law: a line taken apart, quoted and joined again is taken apart the same. A
+// keyword is letters: others are in no list of ssh's.
 func FuzzSplitLine(f *testing.F) {
 	for _, s := range []string{"Host a b", "User=x", `IdentityFile "a b" 'c' d\ e # f`, "Port = 22", `x "`, "=", `a \`, `"`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		keyword, _, args, err := splitLine(line)
-		if err != nil || keyword == "" {
+		if err != nil || keyword == "" || strings.Trim(keyword, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
 			return
 		}
 		again := keyword
@@ -347,7 +348,7 @@ func FuzzSplitLine(f *testing.F) {
 			again += ` "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(a) + `"`
 		}
 		keyword2, _, args2, err := splitLine(again)
-		if err != nil || keyword2 != strings.ToLower(strings.Trim(strings.TrimSpace(keyword), `"`)) || !cmp.Equal(args, args2) {
+		if err != nil || keyword2 != keyword || !cmp.Equal(args, args2) {
 			t.Errorf("%q is %q %q, and joined again as %q: %q %q, %v", line, keyword, args, again, keyword2, args2, err)
 		}
 	})
