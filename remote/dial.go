@@ -254,7 +254,7 @@ func (l leg) address() string {
 // travel connects to the last of legs, through those before it.
 func (d *Dialer) travel(ctx context.Context, legs []leg) (*Conn, error) {
 	l := legs[len(legs)-1]
-	if c, err := d.master(ctx, l); c != nil || err != nil {
+	if c, err := d.usersMaster(ctx, l); c != nil || err != nil {
 		return c, err
 	}
 	s, t := l.settings, l.target

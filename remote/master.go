@@ -12,16 +12,16 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// master is the connection that the user's own ssh holds open to a host, nil where it holds none (ControlPath of ssh_config(5)). Whoever opened it
-// has checked the host's key and logged in; it stays when ours is closed.
+// master is the connection that the user's own ssh holds open to a host, nil where
+// it holds none (ControlPath of ssh_config(5)). Whoever opened it has checked the
+// host's key and logged in; it stays when ours is closed.
 //
 // It speaks in proxy mode, which every ssh since 7.4 does (PROTOCOL.mux, section
 // 13 of OpenSSH). Its socket is as good as a login: one of somebody else is not
 // used.
 func (d *Dialer) master(ctx context.Context, l leg) (*Conn, error) {
 	path := l.settings.ControlPath
-	// Keys are checked against known_hosts files that were named here, if any.
-	if path == "" || len(d.KnownHosts) > 0 && !d.OpenSSH {
+	if path == "" {
 		return nil, nil
 	}
 	info, err := os.Lstat(path)
@@ -55,6 +55,15 @@ func (d *Dialer) master(ctx context.Context, l leg) (*Conn, error) {
 	t := l.target
 	t.User, t.Port = l.settings.User, l.settings.Port
 	return newConn(t, l.address(), ssh.NewClient(c, channels, requests), conn, alive(askMaster)), nil
+}
+
+// usersMaster is master, unless known_hosts files were named here: then it is these
+// that the host's key is checked against, and nobody else's word counts.
+func (d *Dialer) usersMaster(ctx context.Context, l leg) (*Conn, error) {
+	if len(d.KnownHosts) > 0 {
+		return nil, nil
+	}
+	return d.master(ctx, l)
 }
 
 func (l leg) masterError(err error) error {

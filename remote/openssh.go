@@ -27,7 +27,7 @@ func (d *Dialer) viaOpenSSH(ctx context.Context, t Target) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c, err := d.master(ctx, l); c != nil || err != nil {
+	if c, err := d.usersMaster(ctx, l); c != nil || err != nil {
 		return c, err
 	}
 	path, err := d.socket()
@@ -75,13 +75,14 @@ func (d *Dialer) viaOpenSSH(ctx context.Context, t Target) (*Conn, error) {
 // sshArgs are those with which ssh logs in and stays behind as a master. What the
 // user's configuration says of forwarding and commands is for other uses of it.
 func (d *Dialer) sshArgs(t Target, path string, asks bool) []string {
-	options := []string{
-		"ControlMaster=yes", "ControlPath=" + path, "ControlPersist=" + strconv.Itoa(int(persist.Seconds())),
-		"ConnectTimeout=" + strconv.Itoa(max(1, int(d.timeout().Seconds()))), "BatchMode=yes",
-		"ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no", "RemoteCommand=none",
-	}
+	batch := "BatchMode=yes"
 	if asks {
-		options[4] = "BatchMode=no"
+		batch = "BatchMode=no"
+	}
+	options := []string{
+		"ControlMaster=yes", "ControlPath=" + sshPath(path), "ControlPersist=" + strconv.Itoa(int(persist.Seconds())),
+		"ConnectTimeout=" + strconv.Itoa(max(1, int(d.timeout().Seconds()))), batch,
+		"ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no", "RemoteCommand=none",
 	}
 	switch {
 	case d.Strict:
@@ -92,7 +93,7 @@ func (d *Dialer) sshArgs(t Target, path string, asks bool) []string {
 	if len(d.KnownHosts) > 0 {
 		var files []string
 		for _, f := range d.KnownHosts {
-			files = append(files, `"`+strings.ReplaceAll(f, "%", "%%")+`"`)
+			files = append(files, sshPath(f))
 		}
 		options = append(options, "UserKnownHostsFile="+strings.Join(files, " "), "GlobalKnownHostsFile=none")
 	}
@@ -105,6 +106,9 @@ func (d *Dialer) sshArgs(t Target, path string, asks bool) []string {
 	}
 	return append(args, d.hostArgs(t)...)
 }
+
+// sshPath is a path as an option of ssh has it, where % begins a token.
+func sshPath(path string) string { return `"` + strings.ReplaceAll(path, "%", "%%") + `"` }
 
 // hostArgs are those that name a host, and how it is configured.
 func (d *Dialer) hostArgs(t Target) []string {
@@ -189,7 +193,7 @@ func (d *Dialer) socket() (string, error) {
 func exitMaster(path string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ssh", "-F", "none", "-o", "ControlPath="+path, "-O", "exit", "master")
+	cmd := exec.CommandContext(ctx, "ssh", "-F", "none", "-o", "ControlPath="+sshPath(path), "-O", "exit", "master")
 	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
 	_ = cmd.Run()
 }

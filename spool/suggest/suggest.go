@@ -2,11 +2,12 @@
 // where nobody has said yet which is which.
 //
 // It works in three steps. A [Draw] takes some of a host's messages while all
-// envelopes are read, and [Find] looks in them for [Atom]s: sources that stand out, and what the text
-// of their mail has in common that other mail lacks. Then classify itself judges
-// every message by the atoms, each as a rule of its own, and it is counted
-// which of them matched together. From that [Choose] takes the smallest set of rules. The
-// figures of a rule are therefore exact, and those of several hosts add up.
+// envelopes are read, and [Find] looks in them for [Atom]s: sources that stand out,
+// and what the text of their mail has in common that other mail lacks. Then classify
+// itself judges every message by the atoms, each as a rule of its own, and it is
+// counted which of them matched together. From that [Choose] takes the smallest set
+// of rules. The figures of a rule are therefore exact, and those of several hosts
+// add up.
 //
 // What is the flood's is defined once, in [Kinds.Flood]: bounces to a source that
 // stands out; mail of such a source whose text has something of the flood's; and
@@ -16,10 +17,7 @@
 // Memory is bounded whatever the number of messages and their size.
 package suggest
 
-import (
-	"errors"
-	"strings"
-)
+import "strings"
 
 // Kind is what an atom looks at.
 type Kind string
@@ -75,12 +73,4 @@ func (k Kind) source() bool {
 
 func (a *Atom) expression() bool {
 	return strings.HasPrefix(a.Pattern, "/") && strings.HasSuffix(a.Pattern, "/")
-}
-
-// Check refuses more atoms than can be tried together.
-func Check(atoms []Atom) error {
-	if len(atoms) > MaxAtoms {
-		return errors.New("more atoms than can be tried together")
-	}
-	return nil
 }
