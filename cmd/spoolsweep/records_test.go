@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"spoolsweep/spool/practice"
 )
@@ -29,6 +30,22 @@ func TestReadingChangesNothing(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", r.line, r.status, r.err)
 		}
 		f.unchanged(t, before)
+	}
+}
+
+// Of two runs that begin in one second the later is the newest.
+func TestRunIDsSortByTime(t *testing.T) {
+	begin := time.Date(2026, 11, 28, 18, 58, 28, 0, time.UTC)
+	var before string
+	for ms := range 2000 {
+		id := newRunID(begin.Add(time.Duration(ms) * time.Millisecond))
+		if !runID.MatchString(id) || id <= before {
+			t.Fatalf("after %d ms: %s follows %s", ms, id, before)
+		}
+		before = id
+	}
+	if id, want := newRunID(begin.Add(time.Second-1)), "20261128T185828Z-zz"; !strings.HasPrefix(id, want) {
+		t.Errorf("at the end of a second: %s, want %s and two more", id, want)
 	}
 }
 

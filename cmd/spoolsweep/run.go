@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -157,7 +158,7 @@ func runAction(c *cli.Context) error {
 
 // runOn begins the run on the hosts that are ready and follows it.
 func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, ready []*member) error {
-	s.doc.Run = newRunID()
+	s.doc.Run = newRunID(time.Now())
 	var names []string
 	for _, m := range ready {
 		names = append(names, m.Label())
@@ -500,9 +501,12 @@ func stageArgs(step stage.Step) stage.Args {
 	return args
 }
 
-// newRunID makes the name of a run; ids sort by time.
-func newRunID() string {
-	return time.Now().UTC().Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:4])
+// newRunID makes the name of a run that begins now. Ids sort by time, also those
+// of one second: the newest run is the last of them.
+func newRunID(now time.Time) string {
+	const steps = 36 * 36 // of a second, as two digits
+	fraction := strconv.FormatInt(steps+int64(now.Nanosecond())*steps/int64(time.Second), 36)[1:]
+	return now.UTC().Format("20060102T150405Z") + "-" + fraction + strings.ToLower(rand.Text()[:2])
 }
 
 // newToken tells two controllers of one admin apart.
