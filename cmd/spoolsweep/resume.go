@@ -69,6 +69,9 @@ func resumeAction(c *cli.Context) error {
 		return s.end(ctx)
 	}
 	s.doc.Run = id
+	if len(s.extra.Values) > 0 {
+		s.passOver(on)
+	}
 	d := &driver{sweep: s, run: id, controller: newToken(), yes: c.Bool("yes"), stages: map[*member][]string{}}
 	requests, err := d.requests(ctx, on)
 	if err != nil {
@@ -107,6 +110,20 @@ func resumeAction(c *cli.Context) error {
 	})
 	d.whatNext(ctx)
 	return s.end(ctx)
+}
+
+// passOver leaves out the hosts that ended with nothing aside, where others have
+// mail that new rules can judge.
+func (s *sweep) passOver(on map[*member]*run.State) {
+	empty := slices.DeleteFunc(membersOf(s.members, on), func(m *member) bool { return on[m].Phase != run.Finished || on[m].Aside > 0 })
+	if len(empty) == len(on) {
+		return
+	}
+	for _, m := range empty {
+		m.Status = show.Skipped
+		s.Note(m.Label(), "has nothing aside of this run: no rules are needed there")
+		delete(on, m)
+	}
 }
 
 // atWork are the hosts that work on the run just now, where others wait for

@@ -110,6 +110,20 @@ func (f *fleet) audit(t *testing.T, spam func(practice.Place) bool) {
 	}
 }
 
+// A host where no queue was full enough does not spoil what is asked of a fleet:
+// by itself it says what to type, beside others it is passed over.
+func TestResumePassesOver(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(300)
+	f.write(fleetInventory, "all:\n  vars: {live_max: 0, auth_service: none}\n  hosts:\n    chavez: {queue_warn: 50}\n    peltier: {queue_warn: 1000000}\n")
+	r := f.spoolsweep("run", "backscatter", "-y", "-e", "rate=0", "-e", "watch=0")
+	r.want(t, 3, "1 waiting")
+	args := []string{"resume", runID.FindString(r.err), "-y", "-e", "@" + f.write("rules.yaml", demoRules)}
+	f.spoolsweep(append(args, "-l", "peltier")...).want(t, 2, "has set nothing aside", "queue_warn")
+	f.spoolsweep(args...).want(t, 0, "peltier: has nothing aside of this run", "2 hosts: 1 ok, 1 skipped")
+	f.spoolsweep("report", runID.FindString(r.err), "--ledger").want(t, 0, "missing 0")
+}
+
 // The document of a run: its keys, and the numbers that do not depend on the
 // moment.
 func TestJSON(t *testing.T) {
