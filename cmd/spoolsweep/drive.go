@@ -59,6 +59,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		var at run.State
 		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
 			next = max(next, e.Seq+1)
+			m.next = next
 			m.Event(e)
 			d.moved.Store(time.Now().UnixNano())
 			e.Instance = m.Instance

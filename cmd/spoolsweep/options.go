@@ -140,6 +140,7 @@ type member struct {
 	driven  atomic.Bool // its run is followed just now
 	left    bool        // its run goes on, and is not followed any more
 	open    bool        // a question of its run was left open, and it is not followed any more
+	next    int64       // the event of its run to go on at
 	foreign bool        // another controller began or resumed the run there
 
 	*show.Host

@@ -29,7 +29,8 @@ spoolsweep resume 20261123T231500Z-ab12 -e @better.yaml -y
 spoolsweep resume 20261123T231500Z-ab12 -y --expect 614`,
 		Description: `Without RUN: the one unfinished run of these hosts. New variables are merged
 over those the run was begun with, and it goes on at the first stage that they
-change. A finished run with mail aside is refined in the same way: only what is
+change. On a terminal a run that waits for rules has some proposed, as run does. A
+finished run with mail aside is refined in the same way: only what is
 still aside is judged again, and nothing moves twice. So a run that waits for
 rules may give back at once what no flood touches, as by source_count above, and
 what that holds back is refined later.
@@ -108,6 +109,9 @@ func resumeAction(c *cli.Context) error {
 		}
 		return d.drive(ctx, m, from)
 	})
+	if err := d.converse(ctx, c); err != nil {
+		d.Alert("", "%s", show.Clean(err.Error()))
+	}
 	d.whatNext(ctx)
 	return s.end(ctx)
 }
@@ -171,6 +175,7 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 		defer mu.Unlock()
 		max, maxFail = info.MaxStopped, info.MaxFail
 		requests[m] = q
+		d.stages[m] = nil
 		for _, step := range info.Steps {
 			d.stages[m] = append(d.stages[m], step.Stage)
 		}

@@ -59,8 +59,10 @@ variable disable_account, unless it sent nothing and is only forged),
 require_source_stopped, force_account (also that one), queues, spam, ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
 max_stopped.
 
-A run without rules ends with exit status 3: mail flows again, and the flood is
-aside until rules are found. Rules for example, in a file for -e @rules.yaml:
+A run without rules waits once mail flows again and the flood is aside. On a
+terminal it proposes rules, shows what they would do, has them edited (VISUAL,
+EDITOR), and goes on when they are wanted. Under -y it ends there, with exit status
+3, until resume brings some. Rules for example, in a file for -e @rules.yaml:
 
   spam:
     any:
@@ -166,7 +168,7 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 	plan := plans[ready[0]]
 	max, maxFail := plan.MaxStopped, plan.MaxFail.Of(len(ready))
 	s.Note("", "run %s", s.doc.Run)
-	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max, maxFail), plans: plans}
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(max, maxFail), plans: plans, stages: map[*member][]string{}}
 	ctx, stop := d.attend(ctx)
 	defer stop()
 	left := ready
@@ -194,6 +196,9 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 			return d.drive(ctx, m, 1)
 		})
 		left = left[n:]
+	}
+	if err := d.converse(ctx, c); err != nil {
+		d.Alert("", "%s", show.Clean(err.Error()))
 	}
 	d.whatNext(ctx)
 	return s.end(ctx)

@@ -120,7 +120,7 @@ func TestResumePassesOver(t *testing.T) {
 	r.want(t, 3, "1 waiting")
 	args := []string{"resume", runID.FindString(r.err), "-y", "-e", "@" + f.write("rules.yaml", demoRules)}
 	f.spoolsweep(append(args, "-l", "peltier")...).want(t, 2, "has set nothing aside", "queue_warn")
-	f.spoolsweep(args...).want(t, 0, "peltier: has nothing aside of this run", "2 hosts: 1 ok, 1 skipped")
+	f.spoolsweep(args...).want(t, 0, "peltier | has nothing aside of this run", "2 hosts: 1 ok, 1 skipped")
 	f.spoolsweep("report", runID.FindString(r.err), "--ledger").want(t, 0, "missing 0")
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -81,7 +82,7 @@ func suggestAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := s.suggest(c, members, args, aside)
+	found, err := s.suggest(c.Context, members, args, aside)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func suggestAction(c *cli.Context) error {
 
 // suggest has each host look for atoms, puts them together, has each count what
 // they match, and chooses.
-func (s *sweep) suggest(c *cli.Context, members []*member, args *stage.SuggestArgs, aside string) (*show.Suggestion, error) {
+func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.SuggestArgs, aside string) (*show.Suggestion, error) {
 	var mu sync.Mutex // guards what the hosts found
 	results := map[*member]*stage.Suggested{}
 	ask := func(index int, args *stage.SuggestArgs) {
@@ -126,7 +127,7 @@ func (s *sweep) suggest(c *cli.Context, members []*member, args *stage.SuggestAr
 			if m.Error != nil {
 				return nil
 			}
-			text, err := s.fetch(c.Context, m, index, suggestName, args, aside)
+			text, err := s.fetch(ctx, m, index, suggestName, args, aside)
 			if err != nil {
 				return err
 			}
