@@ -133,11 +133,11 @@ func hostsOf(members []*member) []*show.Host {
 func (d *draft) propose(ctx context.Context) error {
 	d.Note("", "looking for rules in what was set aside:")
 	look := d.lookers()
-	found, err := look.suggest(ctx, look.members, new(stage.SuggestArgs), d.run)
+	found, err := look.suggest(ctx, look.members, new(stage.SuggestArgs), d.run, nil)
 	look.Failures(look.doc)
 	if err != nil {
 		d.Alert("", "warning: no rules are proposed: %s", show.Clean(err.Error()))
-		found = &show.Suggestion{Proposal: suggest.Choose(nil, nil, 0)}
+		found = &show.Suggestion{Proposal: suggest.Choose(nil, nil, nil, 0)}
 	} else {
 		d.Suggestion(found)
 	}

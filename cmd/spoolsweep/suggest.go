@@ -28,7 +28,8 @@ func suggestCommand() *cli.Command {
 spoolsweep suggest --aside 20261123T231500Z-ab12
 spoolsweep suggest --aside 20261123T231500Z-ab12 -o yaml
 spoolsweep suggest --queue deferred -l chavez
-spoolsweep suggest --account spam-account -o json`,
+spoolsweep suggest --account spam-account -o json
+spoolsweep suggest --keep-sample ~/Maildir/.newsletters`,
 		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
 what the one unfinished run of these hosts has aside, else the live queues.
 
@@ -47,6 +48,11 @@ not proposed: mail of the account's owner, or mail that others write to it. Rule
 that look right and would do so are told, with samples. Where the flood cannot be
 separated, less is proposed, or nothing.
 
+--keep-sample DIR is mail that is known to be good and may not be in the queues just
+now, such as newsletters of members: messages in files of their own, in DIR and the
+folders in it. No rule is proposed that would hit one. They are read here; no host
+is sent anything of them.
+
 -o yaml prints the rules as a file:
 
   spoolsweep suggest --aside RUN -o yaml > rules.yaml
@@ -55,6 +61,7 @@ separated, less is proposed, or nothing.
 		Flags: commonFlags(
 			&cli.StringFlag{Name: "aside", Usage: "look at what `RUN` has set aside"},
 			&cli.StringSliceFlag{Name: "queue", Usage: "look at the live queue `NAME` (repeatable)"},
+			&cli.PathFlag{Name: "keep-sample", Usage: "propose no rule that hits any mail in the folder `DIR`: single messages, as in a Maildir"},
 			&cli.StringFlag{Name: "account", Usage: "the flood is mail of the account `NAME`: a login, or an address"},
 		),
 		OnUsageError: usageError,
@@ -73,19 +80,27 @@ func suggestAction(c *cli.Context) error {
 	if c.IsSet("account") && strings.Trim(account, "@ ") == "" {
 		return errors.New("--account is the name of one, such as spam-account or spam-account@chavez.example.org")
 	}
+	kept, others, err := readKept(c.Path("keep-sample"))
+	if err != nil {
+		return fmt.Errorf("--keep-sample: %w", err)
+	}
 	s, err := begin(c, nil)
 	if err != nil {
 		return err
+	}
+	if others != nil {
+		s.Note("", "passed over: %s", show.Clean(others.Error()))
 	}
 	args := &stage.SuggestArgs{Account: account, LiveQueues: stage.LiveQueues{Live: c.StringSlice("queue")}}
 	aside, members, err := s.whichMail(c, args.Live)
 	if err != nil {
 		return err
 	}
-	found, err := s.suggest(c.Context, members, args, aside)
+	found, err := s.suggest(c.Context, members, args, aside, kept)
 	if err != nil {
 		return err
 	}
+	found.Keep = len(kept)
 	s.doc.Summary.Suggestion = found
 	where := "the live queues"
 	switch {
@@ -119,7 +134,7 @@ func suggestAction(c *cli.Context) error {
 
 // suggest has each host look for atoms, puts them together, has each count what
 // they match, and chooses.
-func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.SuggestArgs, aside string) (*show.Suggestion, error) {
+func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.SuggestArgs, aside string, kept []keptMail) (*show.Suggestion, error) {
 	var mu sync.Mutex // guards what the hosts found
 	results := map[*member]*stage.Suggested{}
 	ask := func(index int, args *stage.SuggestArgs) {
@@ -160,7 +175,7 @@ func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.Sugg
 		all = append(all, usable)
 	}
 	atoms, unclear := suggest.Merge(all)
-	found := &show.Suggestion{Proposal: suggest.Choose(nil, nil, 0), Unclear: unclear, Samples: []show.UnlikeSample{}}
+	found := &show.Suggestion{Proposal: suggest.Choose(nil, nil, nil, 0), Unclear: unclear, Samples: []show.UnlikeSample{}}
 	found.Messages = offered
 	if found.Unclear == nil {
 		found.Unclear = []suggest.Atom{}
@@ -196,7 +211,11 @@ func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.Sugg
 	for mask, n := range sum {
 		counts = append(counts, suggest.Count{Mask: mask, Messages: n})
 	}
-	found.Proposal = suggest.Choose(atoms, counts, lost)
+	masks, err := keptMasks(kept, atoms)
+	if err != nil {
+		return nil, err
+	}
+	found.Proposal = suggest.Choose(atoms, counts, masks, lost)
 	return found, nil
 }
 

@@ -234,6 +234,13 @@ func (m *Message) lines() []string {
 	return strings.Split(text, "\n")
 }
 
+// QueueFile is the message as a file of maildrop, for readers of queue files: header
+// and body stand in it as they are.
+func (m *Message) QueueFile() []byte {
+	queueFile, _ := m.composeMaildrop()
+	return queueFile
+}
+
 // composeMaildrop makes the file that postdrop(1) makes.
 func (m *Message) composeMaildrop() (queueFile []byte, offsets []int) {
 	f := new(file)

@@ -73,6 +73,7 @@ type Rule struct {
 	Messages int64    `json:"messages"`
 	Alone    int64    `json:"alone"` // no other rule catches these
 	Hit      int64    `json:"hit"`   // outside the flood
+	Kept     int      `json:"kept"`  // of what is to be kept
 	Why      []string `json:"why"`
 
 	groups []Mask // a message matches one of each
@@ -92,6 +93,7 @@ func (r *Rule) Matches(m Mask) bool {
 type chooser struct {
 	atoms  []Atom
 	counts []Count
+	kept   []Mask
 	flood  []bool // of each count
 	left   []bool // it is the flood's, and no rule that was chosen catches it
 	Kinds
@@ -99,9 +101,10 @@ type chooser struct {
 
 // Choose takes from the atoms the smallest set of rules that catches the flood and
 // nothing else, by what was counted of all messages. Rules that hit any other
-// message are not taken.
-func Choose(atoms []Atom, counts []Count, lost int64) *Proposal {
-	c := &chooser{atoms: atoms, counts: counts, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
+// message are not taken, nor those that hit mail which is to be kept: kept is what
+// matches each message of that, which is not among the counted ones.
+func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
+	c := &chooser{atoms: atoms, counts: counts, kept: kept, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
 	p := &Proposal{Lost: lost, Messages: lost, Rules: []Rule{}, Refused: []Rule{}}
 	slices.SortFunc(c.counts, func(a, b Count) int { // one order on all machines
 		if a.Mask < b.Mask {
@@ -182,6 +185,9 @@ func (c *candidate) matches(m Mask) bool {
 // gain is what a candidate would catch of the flood that is left; clean that it
 // hits nothing else.
 func (c *chooser) gain(of *candidate) (gain int64, clean bool) {
+	if slices.ContainsFunc(c.kept, of.matches) {
+		return 0, false
+	}
 	for i, n := range c.counts {
 		if !of.matches(n.Mask) {
 			continue
@@ -423,7 +429,12 @@ func (c *chooser) refuse(p *Proposal) {
 				r.Hit += n.Messages
 			}
 		}
-		if r.Hit > 0 && len(p.Refused) < refusedTold {
+		for _, m := range c.kept {
+			if r.Matches(m) {
+				r.Kept++
+			}
+		}
+		if r.Hit+int64(r.Kept) > 0 && len(p.Refused) < refusedTold {
 			p.Refused = append(p.Refused, r)
 		}
 	}

@@ -1,6 +1,7 @@
 package suggest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,7 @@ func FuzzFeatures(f *testing.F) {
 // there for nothing.
 func FuzzChoose(f *testing.F) {
 	f.Add([]byte{1, 10, 2, 20, 3, 5, 0, 9})
+	f.Add([]byte{0x11, 90, 0x10})
 	f.Add([]byte{0xff, 1, 0x10, 200, 0x31, 7, 0x24, 3})
 	atoms := []Atom{
 		{Kind: Login, Field: "sasl_user", Pattern: "a", Least: 1}, {Kind: Sender, Field: "sender", Pattern: "b@c.test", Least: 2},
@@ -62,7 +64,11 @@ func FuzzChoose(f *testing.F) {
 		for m, n := range seen {
 			counts = append(counts, Count{m, n})
 		}
-		p := Choose(atoms, counts, 0)
+		var kept []Mask
+		if len(b)%2 == 1 { // the odd one is mail that is to be kept
+			kept = []Mask{Mask(b[len(b)-1])}
+		}
+		p := Choose(atoms, counts, kept, 0)
 		if p.Hit != 0 || p.Caught > p.Flood || p.Flood > p.Messages || len(p.Rules) > MaxRules {
 			t.Fatalf("%+v", p)
 		}
@@ -71,7 +77,7 @@ func FuzzChoose(f *testing.F) {
 		}
 		var rules []any
 		for _, r := range p.Rules {
-			if r.Messages == 0 || r.Hit != 0 {
+			if r.Messages == 0 || r.Hit != 0 || slices.ContainsFunc(kept, r.Matches) {
 				t.Fatalf("%+v", r)
 			}
 			rules = append(rules, r.Rule)

@@ -21,6 +21,8 @@ type Suggestion struct {
 	Unclear []suggest.Atom `json:"unclear"`
 	// Samples are some of the mail that resembles the flood, and is not like it.
 	Samples []UnlikeSample `json:"samples"`
+	// Keep is how many messages were given of which no rule may hit one.
+	Keep int `json:"keep_sample,omitempty"`
 }
 
 // UnlikeSample is a message of a host.
@@ -67,6 +69,9 @@ func (s *Suggestion) Lines() []stage.Line {
 		}
 	} else {
 		lines = append(lines, count("caught by all rules together", s.Caught, ""), count("hit outside the flood", s.Hit, ""))
+		if s.Keep > 0 {
+			lines = append(lines, count("to be kept, of which no rule hits one", int64(s.Keep), ""))
+		}
 	}
 	for _, r := range s.Rules {
 		lines = append(lines, count("rule", r.Messages, fmt.Sprintf("%s (alone %d, others hit %d)", flow(r.Rule), r.Alone, r.Hit)))
@@ -78,7 +83,7 @@ func (s *Suggestion) Lines() []stage.Line {
 		lines = append(lines, count("of the same sources, and not like the flood: no rule takes them", s.Proposal.Unlike, ""))
 	}
 	for _, r := range s.Refused {
-		lines = append(lines, count("not proposed", r.Messages, fmt.Sprintf("%s, since it would hit %s", flow(r.Rule), others(r.Hit))))
+		lines = append(lines, count("not proposed", r.Messages, fmt.Sprintf("%s, since it would hit %s", flow(r.Rule), others(&r))))
 		shown := 0
 		for i := range s.Samples {
 			if m := &s.Samples[i]; r.Matches(m.mask) && shown < samplesOfOne {
@@ -103,11 +108,19 @@ func (s *Suggestion) Lines() []stage.Line {
 
 const samplesOfOne = 2
 
-func others(n int64) string {
-	if n == 1 {
-		return "1 other message"
+// others are what a rule would hit outside the flood.
+func others(r *suggest.Rule) string {
+	n, what := r.Hit, "other message"
+	if n == 0 {
+		n, what = int64(r.Kept), "message that is to be kept"
+		if n > 1 {
+			return fmt.Sprintf("%d messages that are to be kept", n)
+		}
 	}
-	return fmt.Sprintf("%d other messages", n)
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // YAML is the rules as a file for -e; of says where they were found.
