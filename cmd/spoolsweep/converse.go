@@ -20,9 +20,15 @@ import (
 	"spoolsweep/spool/suggest"
 )
 
-// converse finds rules, with whoever sits at the terminal, for the hosts that wait
-// for some, and has them go on by these. It comes back when no host waits for rules
-// any more, or when the admin wants to leave it at that.
+// talk finds rules, with whoever sits at the terminal, for the hosts that wait for
+// some, and has them go on by these. It comes back when no host waits for rules any
+// more, or when the admin wants to leave it at that.
+func (d *driver) talk(ctx context.Context, c *cli.Context) {
+	if err := d.converse(ctx, c); err != nil {
+		d.Alert("", "%s", show.Clean(err.Error()))
+	}
+}
+
 func (d *driver) converse(ctx context.Context, c *cli.Context) error {
 	for {
 		members := slices.DeleteFunc(slices.Clone(d.members), func(m *member) bool {

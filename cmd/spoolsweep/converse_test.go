@@ -90,7 +90,7 @@ func TestConversationLeft(t *testing.T) {
 		t.Errorf("aside before %s, after %s", before, after)
 	}
 
-	s = f.begin(t, true, 0, "resume")
+	s = f.begin(t, true, 0, "attach")
 	s.waitFor(`\[u\]se these rules`)
 	s.types("u")
 	s.waitFor(`send \d+ messages`)

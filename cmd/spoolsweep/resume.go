@@ -109,9 +109,7 @@ func resumeAction(c *cli.Context) error {
 		}
 		return d.drive(ctx, m, from)
 	})
-	if err := d.converse(ctx, c); err != nil {
-		d.Alert("", "%s", show.Clean(err.Error()))
-	}
+	d.talk(ctx, c)
 	d.whatNext(ctx)
 	return s.end(ctx)
 }
@@ -295,6 +293,7 @@ func attachCommand() *cli.Command {
 		UsageText: `spoolsweep attach
 spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 		Description: `Without RUN: the newest. All that happened is told again from the beginning.
+On a terminal what the run waits for, rules or a confirmation, can be answered.
 Ctrl-C asks: detach, cancel after the current step, or go on.`,
 		Flags:        commonFlags(),
 		OnUsageError: usageError,
@@ -305,10 +304,11 @@ Ctrl-C asks: detach, cancel after the current step, or go on.`,
 			}
 			ctx := c.Context
 			s.doc.Run = id
-			d := &driver{sweep: s, run: id, slots: newSlots(0, 0)}
+			d := &driver{sweep: s, run: id, slots: newSlots(0, 0), stages: map[*member][]string{}}
 			ctx, stop := d.attend(ctx)
 			defer stop()
 			s.eachAll(membersOf(s.members, on), func(m *member) error { return d.drive(ctx, m, 1) })
+			d.talk(ctx, c)
 			d.whatNext(ctx)
 			return s.end(ctx)
 		},

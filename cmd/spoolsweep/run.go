@@ -197,9 +197,7 @@ func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playboo
 		})
 		left = left[n:]
 	}
-	if err := d.converse(ctx, c); err != nil {
-		d.Alert("", "%s", show.Clean(err.Error()))
-	}
+	d.talk(ctx, c)
 	d.whatNext(ctx)
 	return s.end(ctx)
 }
