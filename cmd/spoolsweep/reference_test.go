@@ -103,6 +103,10 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.write("production/hosts.yaml", grouped)
+	if err := os.Mkdir(f.file("newsletters"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.write("newsletters/1", "From: news@members.test\n\nThe garden is open.\n")
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +120,7 @@ func TestExamplesRun(t *testing.T) {
 	}
 	for _, line := range examples {
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}

@@ -112,7 +112,7 @@ func (c *Classified) Lines() []Line {
 		lines = append(lines, Line{Label: "hit by spam rules", Number: int64(c.HitAll), Unit: "local senders", Text: shown})
 	}
 	for _, s := range c.Left {
-		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: s.Kind + " " + s.Value})
+		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: s.String()})
 	}
 	for _, name := range c.Slow {
 		lines = append(lines, Line{Label: "slow, since it has no text that every match must have", Text: name})

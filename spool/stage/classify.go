@@ -222,6 +222,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 		tallies[i] = newTally(c.host.Postfix.Networks)
 	}
 	kept := list != nil || c.host.seen != nil
+	var again templates // among what would be sent
 	p := &pass[reading]{
 		postfix: c.host.Postfix, dirs: dirs(places),
 		read: func(w int, m *mail, one *reading) error {
@@ -246,6 +247,9 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 				if c.host.seen != nil {
 					c.host.seen(&one.judged)
 				}
+				if one.Verdict == pattern.Ham && !c.rules.Empty() {
+					again.offer(one.spot)
+				}
 				if c.rules.Empty() && one.Verdict == pattern.Ham {
 					one.Verdict = "" // nobody judged it: a list that says ham is what restore and putback send
 				}
@@ -260,10 +264,14 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 	if err := p.run(ctx); err != nil {
 		return nil, fmt.Errorf("classify %w", err)
 	}
+	alike, err := again.over(ctx, c.host, c.rules, maxSource)
+	if err != nil {
+		return nil, fmt.Errorf("classify: %w", err)
+	}
 	r.finish(merged(tallies))
+	r.Left = append(r.Left, alike...)
 	r.HamSamples, r.NearMisses = c.samples.ham.kept, c.samples.near.kept
 	r.Seconds = time.Since(began).Seconds()
-	var err error
 	r.List, err = list.commit()
 	return r.Classified, err
 }

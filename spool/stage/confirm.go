@@ -12,7 +12,7 @@ import (
 type ConfirmArgs struct {
 	Show       string `json:"show,omitempty" doc:"whose result is shown: classify"`
 	MaxSenders Number `json:"max_senders,omitempty" doc:"look again: rules hit more distinct local senders"`
-	MaxSource  Number `json:"max_source,omitempty" doc:"look again: more messages of one source would go back"`
+	MaxSource  Number `json:"max_source,omitempty" doc:"look again: more messages of one source, or of one text, would go back"`
 	MaxRescued Number `json:"max_rescued,omitempty" doc:"look again: a ham rule keeps more messages from spam rules"`
 }
 
@@ -98,7 +98,7 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 	for _, s := range sources {
 		// One of Left may be larger than its count, see tally.
 		if s.Count > int64(a.MaxSource) {
-			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s %s, such as %s", s.Count, s.Kind, s.Value, strings.Join(s.Samples, ", ")))
+			why = append(why, fmt.Sprintf("what would go back still looks like a flood: %d messages of %s, such as %s", s.Count, s, strings.Join(s.Samples, ", ")))
 		}
 	}
 	return why

@@ -11,11 +11,13 @@ import (
 
 // Source is where many messages come from, or go to: what a flood looks like.
 type Source struct {
-	Kind    string   `json:"kind"` // login, sender, client, or bounces-to: a recipient of null-sender mail
+	Kind    string   `json:"kind"` // login, sender, client, bounces-to: a recipient of null-sender mail; or body template, which has no value
 	Value   string   `json:"value"`
 	Count   int64    `json:"count"`
 	Samples []string `json:"samples"` // up to three, as DIRECTORY/ID; addresses would stay in the record
 }
+
+func (s Source) String() string { return strings.TrimSpace(s.Kind + " " + s.Value) }
 
 const (
 	sourcesKept  = 32768 // values counted at one time, of each kind
