@@ -37,8 +37,8 @@ spoolsweep completion fish`,
 and groups of the inventory. For this shell, or as a line of ~/.bashrc, ~/.zshrc
 (behind compinit) or ~/.config/fish/config.fish:
 
-  source <(spoolsweep completion bash)
-  source <(spoolsweep completion zsh)
+  eval "$(spoolsweep completion bash)"
+  eval "$(spoolsweep completion zsh)"
   spoolsweep completion fish | source
 
 The program must be found in PATH. No host is reached, and nothing is asked. The

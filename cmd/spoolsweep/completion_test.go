@@ -372,7 +372,7 @@ func TestCompletionInBashAndZsh(t *testing.T) {
 				setUp = "unset zle_bracketed_paste; unsetopt prompt_sp beep; autoload -U compinit && compinit -u -D; " + setUp
 			}
 			// The program is asked by its path; what stands on the line is this function.
-			s.keys(setUp+"source <(spoolsweep completion "+filepath.Base(shell[0])+"); spoolsweep() { printf '<%s>' \"$@\"; echo; }; echo set''up\r", "setup")
+			s.keys(setUp+"eval \"$(spoolsweep completion "+filepath.Base(shell[0])+")\"; spoolsweep() { printf '<%s>' \"$@\"; echo; }; echo set''up\r", "setup")
 			for i, typed := range typedInShells {
 				got := s.keys(typed.keys+"\r", ">\r\n")
 				if _, args, ok := strings.Cut(got, "<"); !ok || "<"+args+">" != typed.args {

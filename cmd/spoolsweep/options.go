@@ -360,7 +360,10 @@ func (s *sweep) inventory(c *cli.Context, l *inventory.Loader) (*inventory.Inven
 	}
 	l.Known = knownVars()
 	inv, warnings, err := l.Load(c.Context, paths...)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist) && len(c.StringSlice("inventory")) == 0 && os.Getenv(inventoryVariable) != "":
+		return nil, fmt.Errorf("%w: %s names it (unset %[2]s, or name another one: -i FILE)", err, inventoryVariable)
+	case err != nil:
 		return nil, err
 	}
 	for _, w := range warnings {

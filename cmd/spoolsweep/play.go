@@ -23,7 +23,8 @@ func (d *demo) play(ctx context.Context, program string) error {
 	}
 	config, inventory := d.file(fleetConfig), d.file(fleetInventory)
 	d.say("\nIn another terminal, type this first; then all commands are for them, as they stand")
-	d.say("in the README and in 'spoolsweep manual incident':\n")
+	d.say("in the README and in 'spoolsweep manual incident'. Addresses of users are like")
+	d.say("ana@%s.\n", d.hosts[0].Hostname())
 	if found, err := exec.LookPath("spoolsweep"); err != nil || !sameFile(found, program) {
 		d.say("    alias spoolsweep=%s", shellWord(program))
 	}
@@ -34,7 +35,8 @@ func (d *demo) play(ctx context.Context, program string) error {
 	d.say("    %s\n", shellLine([]string{"-i", inventory, "--ssh-config", config, "--agent", program}))
 	d.say("To begin with: spoolsweep health. Ctrl-C here ends the servers and removes them.")
 	err := d.breathe(ctx)
-	d.say("\nThe practice servers are being ended.")
+	d.say("\nThe practice servers are being ended. In the other terminal:")
+	d.say("    unset %s %s %s", inventoryVariable, configVariable, agentVariable)
 	if errors.Is(err, context.Canceled) { // which is how it ends
 		err = nil
 	}

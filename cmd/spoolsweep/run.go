@@ -351,7 +351,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		if len(f.Aside) > 0 {
 			s.Note(name, "  set aside: %s", queueCounts(f, f.Aside))
 		} else {
-			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e queues=[deferred]", m.vars.Warn())
+			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e 'queues=[deferred]'", m.vars.Warn())
 		}
 		if live := queueCounts(f, f.Live); live != "" {
 			s.Note(name, "  stays live: %s", live)
