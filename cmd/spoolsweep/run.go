@@ -332,7 +332,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	for _, m := range s.members {
 		name := m.Label()
 		f := found[m]
-		if f == nil && m.Error.Told {
+		if f == nil && (m.Error == nil || m.Error.Told) { // without one: interrupted
 			continue
 		}
 		if f == nil {
