@@ -156,12 +156,17 @@ func dashed(name string) string {
 // aboutFlag is the first part of what a flag's help says, for one line of a menu.
 func aboutFlag(f cli.Flag) string {
 	text := strings.ReplaceAll(f.(cli.DocGenerationFlag).GetUsage(), "`", "")
-	if i := strings.IndexAny(text, ";(,"); i > 0 {
+	if i := strings.IndexAny(text, ";("); i > 0 {
 		text = text[:i]
 	}
-	text, _, _ = strings.Cut(text, ": ")
+	if len(text) > aboutWidth {
+		text = text[:strings.LastIndexByte(text[:aboutWidth], ' ')] + " ..."
+	}
 	return strings.TrimSpace(text)
 }
+
+// aboutWidth leaves room for the flag in 80 columns.
+const aboutWidth = 56
 
 // argument completes what is no flag.
 func (l *typedLine) argument(word string) completions {

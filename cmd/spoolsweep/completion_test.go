@@ -186,6 +186,9 @@ func TestCompleteIsTaken(t *testing.T) {
 	}
 	for _, c := range visible(newApp(nil, io.Discard, io.Discard)) {
 		for _, f := range c.Flags {
+			if about := aboutFlag(f); about == "" || len(about) > aboutWidth+len(" ...") {
+				t.Errorf("%s --%s: in a menu it is %q", c.Name, f.Names()[0], about)
+			}
 			words, found := offered("spoolsweep " + c.Name + " " + dashed(f.Names()[0]) + "=")
 			if _, boolean := f.(*cli.BoolFlag); boolean && (len(words) > 0 || found.paths != "") {
 				t.Errorf("%s --%s takes no value, and is offered %q", c.Name, f.Names()[0], words)

@@ -66,6 +66,10 @@ func demoAction(c *cli.Context) (err error) {
 	if c.Args().Present() {
 		return usageError(c, errArguments(c), false)
 	}
+	// A terminal that is closed is to leave nothing running either, nor a reader who
+	// has seen enough. They say so more than once, also while the hosts are ended.
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGPIPE)
+	defer stop()
 	dir := c.String("keep")
 	if dir != "" {
 		if dir, err = filepath.Abs(dir); err != nil {
@@ -97,9 +101,6 @@ func demoAction(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// A terminal that is closed is to leave nothing running either.
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
-	defer stop()
 	if c.Bool("play") {
 		return d.play(ctx, agent)
 	}

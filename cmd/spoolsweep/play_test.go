@@ -76,7 +76,12 @@ func (p *playing) ends(sig os.Signal) {
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		p.t.Fatal(err)
 	}
-	said := readUntil(p.t, p.out, "")
+	// Once more while it ends: a shell and the system may each say it.
+	said := readUntil(p.t, p.out, "being ended")
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatal(err)
+	}
+	said += readUntil(p.t, p.out, "")
 	if err := p.cmd.Wait(); err != nil {
 		p.t.Errorf("%v: %v\n%s", sig, err, said)
 	}
