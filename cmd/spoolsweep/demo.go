@@ -104,7 +104,13 @@ func demoAction(c *cli.Context) (err error) {
 	if c.Bool("play") {
 		return d.play(ctx, agent)
 	}
-	// The commands are typed in the fleet's folder, where they find its files.
+	// The commands are typed in the fleet's folder, where they find its files, and
+	// not those of a fleet that somebody practised on in this shell.
+	for _, name := range []string{inventoryVariable, configVariable, agentVariable} {
+		if err := os.Unsetenv(name); err != nil {
+			return err
+		}
+	}
 	before, err := os.Getwd()
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ func TestDemo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), demoLimit)
 	defer cancel()
 	dir, cmd := ordinary(t, ctx, "demo", "--keep", "k")
+	cmd.Env = append(cmd.Env, inventoryVariable+"=/nowhere", agentVariable+"=/nowhere")
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	t.Logf("the demo took %v", time.Since(began))
