@@ -59,6 +59,17 @@ func Shipped() []string {
 	return files
 }
 
+// Variables are the names of its own variables, in their order.
+func (pb *Playbook) Variables() []string {
+	var names []string
+	if pb.vars != nil {
+		for _, e := range pb.vars.Entries() {
+			names = append(names, e.Key.Text)
+		}
+	}
+	return names
+}
+
 // Load reads the shipped playbook of that name, or else the file. A shipped
 // name never means a file; one in the current folder must be the user's own.
 func Load(name string) (*Playbook, error) {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,13 +22,19 @@ func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name: "demo", Usage: "the whole story on three practice hosts, on this machine",
 		UsageText: `spoolsweep demo
-spoolsweep demo --keep /tmp/practice`,
+spoolsweep demo --keep /tmp/practice
+spoolsweep demo --play`,
 		Description: `Three mail servers of folders and processes, without Postfix and without root,
 each behind an SSH server on 127.0.0.1. Their queues are flooded and cleared
 with the same commands, the same agent and the same moves as real ones, and
 then every message is looked for. No mail leaves this machine, and nothing is
-left behind. It takes about half a minute.`,
+left behind. It takes about half a minute.
+
+--play floods the hosts and leaves the rest to you: every command works on them, in
+another terminal, with the flags or the variables that are printed. Ctrl-C ends and
+removes them.`,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "play", Usage: "tell nothing: keep the flooded hosts there to practise on, until Ctrl-C"},
 			&cli.StringFlag{Name: "keep", Usage: "make the hosts in `DIR` and leave their folders there, to look at"},
 		},
 		OnUsageError: usageError,
@@ -43,6 +51,10 @@ const (
 	demoPatience = 10 * time.Second
 )
 
+// demoFlooded is a flooded server, which delivers next to nothing: the low rate
+// stands for that.
+var demoFlooded = practice.Options{Rate: 0.001, ActiveLimit: 250}
+
 // demoRules catch the flood by where it comes from and goes to, not by its words.
 const demoRules = `spam:
   any:
@@ -54,6 +66,10 @@ func demoAction(c *cli.Context) (err error) {
 	if c.Args().Present() {
 		return usageError(c, errArguments(c), false)
 	}
+	// A terminal that is closed is to leave nothing running either, nor a reader who
+	// has seen enough. They say so more than once, also while the hosts are ended.
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGPIPE)
+	defer stop()
 	dir := c.String("keep")
 	if dir != "" {
 		if dir, err = filepath.Abs(dir); err != nil {
@@ -69,10 +85,12 @@ func demoAction(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// A flooded server delivers next to nothing: the low rate stands for that.
-	fleet, err := newPracticeFleet(dir, agent, practice.Options{Rate: 0.001, ActiveLimit: 250}, "chavez", "peltier", "relay01")
+	fleet, err := newPracticeFleet(dir, agent, demoFlooded, "chavez", "peltier", "relay01")
 	d := &demo{practiceFleet: fleet, out: c.App.Writer}
 	defer func() {
+		if c.Bool("play") {
+			d.cancelRuns()
+		}
 		err = errors.Join(err, d.close())
 		if c.IsSet("keep") {
 			d.say("\nThe hosts are stopped; their folders are left in %s.", dir)
@@ -83,7 +101,16 @@ func demoAction(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// The commands are typed in the fleet's folder, where they find its files.
+	if c.Bool("play") {
+		return d.play(ctx, agent)
+	}
+	// The commands are typed in the fleet's folder, where they find its files, and
+	// not those of a fleet that somebody practised on in this shell.
+	for _, name := range []string{inventoryVariable, configVariable, agentVariable} {
+		if err := os.Unsetenv(name); err != nil {
+			return err
+		}
+	}
 	before, err := os.Getwd()
 	if err != nil {
 		return err
@@ -92,7 +119,7 @@ func demoAction(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Chdir(before)) }()
-	return d.tell(c.Context)
+	return d.tell(ctx)
 }
 
 // demo tells the story, with real commands.

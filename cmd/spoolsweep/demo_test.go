@@ -54,6 +54,7 @@ func TestDemo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), demoLimit)
 	defer cancel()
 	dir, cmd := ordinary(t, ctx, "demo", "--keep", "k")
+	cmd.Env = append(cmd.Env, inventoryVariable+"=/nowhere", agentVariable+"=/nowhere")
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	t.Logf("the demo took %v", time.Since(began))
@@ -130,6 +131,35 @@ func TestDemoInterrupted(t *testing.T) {
 	readUntil(t, out, "")
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != statusInterrupted {
 		t.Errorf("%v, want status %d\n%s%s", err, statusInterrupted, told, stderr.String())
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if ours := processesBelow(t, dir); len(ours) > 0 {
+		t.Errorf("still running: %q", ours)
+	}
+}
+
+// Nor does a reader who goes away, as head does.
+func TestDemoUnread(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), demoLimit)
+	defer cancel()
+	dir, cmd := ordinary(t, ctx, "demo")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	readUntil(t, out, "1. Look first")
+	out.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != statusInterrupted {
+		t.Errorf("%v, want status %d\n%s", err, statusInterrupted, stderr.Bytes())
 	}
 	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
 	if err != nil || len(left) > 0 {

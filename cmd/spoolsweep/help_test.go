@@ -60,11 +60,10 @@ func TestHelpExamples(t *testing.T) {
 			examples = append(examples, line)
 		}
 	}
-	inReadme := examplesOf(readme(t))
-	if len(inReadme) == 0 {
+	if len(examplesOf(readme(t))) == 0 {
 		t.Error("README has no examples")
 	}
-	for _, line := range inReadme {
+	for _, line := range documented(t) {
 		examples = append(examples, "spoolsweep "+line)
 	}
 	for _, line := range examples {

@@ -119,7 +119,8 @@ func newApp(in io.Reader, out, err io.Writer) *cli.App {
 spoolsweep run backscatter -l chavez                set the flooded queues aside; mail flows again
 spoolsweep suggest --aside RUN -o yaml              find rules for what was set aside
 spoolsweep classify --aside RUN -e @rules.yaml      try rules on what was set aside
-spoolsweep resume RUN -e @rules.yaml                send the ham on its way`,
+spoolsweep resume RUN -e @rules.yaml                send the ham on its way
+spoolsweep manual incident                          what to type, on one page to print`,
 		Description: `Exit status: 0 done, or nothing to do; 1 bad usage or input, nothing was done;
 2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
 and the run waits, for rules or a confirmation; 130 interrupted.`,
@@ -129,6 +130,7 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 			suspectsCommand(), sampleCommand(), suggestCommand(), classifyCommand(), findCommand(), putbackCommand(),
 			runsCommand(), reportCommand(), purgeCommand(), deleteCommand(),
 			inventoryCommand(), stagesCommand(), uninstallCommand(), versionCommand(), demoCommand(),
+			manualCommand(), completionCommand(), completeCommand(),
 		},
 		Reader: in, Writer: out, ErrWriter: err,
 		Metadata:                  map[string]any{},
@@ -164,7 +166,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 
 func noCommand(c *cli.Context, name string) error {
 	var known []string
-	for _, command := range c.App.Commands {
+	for _, command := range visible(c.App) {
 		known = append(known, command.Names()...)
 	}
 	return fmt.Errorf("no command %q%s: see spoolsweep --help", name, didYouMean("", name, known))

@@ -41,7 +41,7 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(testDir)
 	for name, value := range map[string]string{
 		"HOME": filepath.Join(testDir, "home"), "GOFLAGS": "-buildvcs=false",
-		"XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "XDG_STATE_HOME": "", "SPOOLSWEEP_INVENTORY": "", "SSH_AUTH_SOCK": "",
+		"XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "XDG_STATE_HOME": "", inventoryVariable: "", configVariable: "", agentVariable: "", "SSH_AUTH_SOCK": "",
 		// The cache of Go's build is the user's, wherever HOME points.
 		"GOCACHE": goEnv("GOCACHE"), "GOMODCACHE": goEnv("GOMODCACHE"), "GOPATH": goEnv("GOPATH"),
 	} {

@@ -43,12 +43,12 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "become-password-file", Usage: "read that password from `FILE`, which nobody else may read"},
 		&cli.StringFlag{Name: "transport", Value: transportBuiltin, Usage: "connect with `WHAT`: builtin, or openssh to have your own ssh log in, with whatever it can that the built-in client cannot"},
 		&cli.StringFlag{Name: "private-key", Usage: "log in with the key in `FILE`"},
-		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file"},
+		&cli.StringFlag{Name: "ssh-config", Usage: "read `FILE` instead of ~/.ssh/config; none for no file (default: $SPOOLSWEEP_SSH_CONFIG, if that is set)"},
 		&cli.StringSliceFlag{Name: "known-hosts", Usage: "trust the host keys in `FILE`, instead of all others (repeatable)"},
 		&cli.StringFlag{Name: "host-key-checking", Value: checkStrict, Usage: "`HOW`: strict, or accept-new to trust a host whose key is unknown from now on; one that has changed never is; given, it counts before StrictHostKeyChecking of the ssh configuration"},
 		&cli.DurationFlag{Name: "timeout", Aliases: []string{"T"}, Value: 10 * time.Second, Usage: "give a host `TIME` to be connected; given, it counts before ConnectTimeout of the ssh configuration"},
 		&cli.DurationFlag{Name: "reconnect", Value: 2 * time.Minute, Usage: "try a lost link again for `TIME`"},
-		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it"},
+		&cli.StringFlag{Name: "agent", Usage: "push the agent in `FILE` instead of building it (default: $SPOOLSWEEP_AGENT, if that is set)"},
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text, json (one document) or jsonl (one event a line)"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also when each stage begins and ends, and what was sent to hosts"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
@@ -70,7 +70,7 @@ const (
 // inventoryFlags are those of every command that reads the inventory.
 func inventoryFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE`: YAML, JSON, INI, a directory of them, a program that answers --list, or names with commas (repeatable; default ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"},
+		&cli.StringSliceFlag{Name: "inventory", Aliases: []string{"i"}, Usage: "inventory `FILE`: YAML, JSON, INI, a directory of them, a program that answers --list, or names with commas (repeatable; default: $SPOOLSWEEP_INVENTORY, then ./inventory.yaml, then ~/.config/spoolsweep/inventory.yaml)"},
 		&cli.StringSliceFlag{Name: "vault-password-file", Aliases: []string{"vault-pass-file"}, Usage: "read the password of ansible-vault from `FILE`, which nobody else may read (repeatable)"},
 		&cli.BoolFlag{Name: "ask-vault-password", Aliases: []string{"J", "ask-vault-pass"}, Usage: "ask for the password of ansible-vault, when it is needed"},
 	}
@@ -196,13 +196,15 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	}
 	source, ok := c.App.Metadata[agentSource].(*push.Source)
 	if !ok {
-		if source, err = push.NewSource(c.String("agent")); err != nil {
+		var practising bool
+		if source, practising, err = agentOf(cmp.Or(c.String("agent"), os.Getenv(agentVariable))); err != nil {
 			return nil, err
 		}
+		s.keeps = s.keeps && !practising
 	}
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{
-			ConfigFile: c.String("ssh-config"), KnownHosts: c.StringSlice("known-hosts"),
+			ConfigFile: cmp.Or(c.String("ssh-config"), os.Getenv(configVariable)), KnownHosts: c.StringSlice("known-hosts"),
 			User: c.String("user"), PrivateKey: c.String("private-key"),
 			Strict: c.IsSet("host-key-checking") && c.String("host-key-checking") == checkStrict,
 		},
@@ -265,6 +267,18 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	}
 	s.link(s.fleet)
 	return s, nil
+}
+
+// agentOf is where agents come from when --agent names file. Where that is this
+// very program, the hosts are those of demo --play: it is their agent, whatever
+// system this is.
+func agentOf(file string) (source *push.Source, practising bool, err error) {
+	if self, err := os.Executable(); err == nil && sameFile(file, self) {
+		source, err := push.Direct(file)
+		return source, true, err
+	}
+	source, err = push.NewSource(file)
+	return source, false, err
 }
 
 // onTerminal reports that somebody is there to be asked.
@@ -338,25 +352,19 @@ func (s *sweep) hosts(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host
 // inventory is what -i, the environment or the usual places name. Its warnings
 // are printed.
 func (s *sweep) inventory(c *cli.Context, l *inventory.Loader) (*inventory.Inventory, error) {
-	paths := c.StringSlice("inventory")
-	if len(paths) == 0 {
-		if env := os.Getenv("SPOOLSWEEP_INVENTORY"); env != "" {
-			paths = strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' })
-		} else {
-			found, err := inventory.Find()
-			if err != nil {
-				return nil, err
-			}
-			paths = []string{found}
-		}
+	paths, err := inventorySources(c.StringSlice("inventory"))
+	if err != nil {
+		return nil, err
 	}
-	var err error
 	if l.Vault, err = s.vaultPasswords(c); err != nil {
 		return nil, err
 	}
 	l.Known = knownVars()
 	inv, warnings, err := l.Load(c.Context, paths...)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist) && len(c.StringSlice("inventory")) == 0 && os.Getenv(inventoryVariable) != "":
+		return nil, fmt.Errorf("%w: %s names it (unset %[2]s, or name another one: -i FILE)", err, inventoryVariable)
+	case err != nil:
 		return nil, err
 	}
 	for _, w := range warnings {
@@ -364,6 +372,27 @@ func (s *sweep) inventory(c *cli.Context, l *inventory.Loader) (*inventory.Inven
 	}
 	return inv, nil
 }
+
+// inventorySources are those that were given, else those that the environment
+// names, else the one in the usual places.
+func inventorySources(given []string) ([]string, error) {
+	if len(given) > 0 {
+		return given, nil
+	}
+	if env := os.Getenv(inventoryVariable); env != "" {
+		return strings.FieldsFunc(env, func(r rune) bool { return r == ',' || r == ':' }), nil
+	}
+	found, err := inventory.Find()
+	return []string{found}, err
+}
+
+// Variables of the environment that stand for flags which are not given. What is
+// to be typed next does not repeat them: they are there for that, too.
+const (
+	inventoryVariable = "SPOOLSWEEP_INVENTORY"
+	configVariable    = "SPOOLSWEEP_SSH_CONFIG"
+	agentVariable     = "SPOOLSWEEP_AGENT"
+)
 
 // again are the flags of this command line by which another one finds the same
 // hosts in the same way, to stand behind what is to be typed next; limit stands

@@ -110,17 +110,18 @@ func TestExamplesRun(t *testing.T) {
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reading := []string{"ping", "health", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version"}
+	reading := []string{"ping", "health", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version", "manual", "completion"}
+	here := []string{"stages", "version", "manual", "completion"} // they know no hosts
 	ran := 0
-	examples := append(examplesOf(readme(t)), "uninstall -l chavez")
-	for _, c := range newApp(nil, io.Discard, io.Discard).Commands {
+	examples := append(documented(t), "uninstall -l chavez")
+	for _, c := range visible(newApp(nil, io.Discard, io.Discard)) {
 		for line := range strings.Lines(c.UsageText) {
 			examples = append(examples, strings.TrimPrefix(strings.TrimSpace(line), "spoolsweep "))
 		}
 	}
 	for _, line := range examples {
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}
@@ -136,10 +137,10 @@ func TestExamplesRun(t *testing.T) {
 		case slices.Contains(args, "--exit-status"):
 			want = []int{pluginOK, pluginWarning}
 		}
-		if !slices.Contains(args, "-i") && args[0] != "stages" && args[0] != "version" {
+		if !slices.Contains(args, "-i") && !slices.Contains(here, args[0]) {
 			args = append(args, "-i", f.file(fleetInventory))
 		}
-		if args[0] != "inventory" && args[0] != "stages" && args[0] != "version" {
+		if args[0] != "inventory" && !slices.Contains(here, args[0]) {
 			args = append(args, "--ssh-config", f.file(fleetConfig))
 		}
 		var stderr strings.Builder
@@ -162,6 +163,25 @@ func readme(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// documented are the command lines of all that is written by hand: README and the
+// pages of docs, with hosts and an account in the blanks.
+func documented(t *testing.T) []string {
+	t.Helper()
+	all := examplesOf(readme(t))
+	blanks := strings.NewReplacer("HOSTS", "chavez,peltier", "SERVER", "chavez", "ACCOUNT", demoAccount)
+	for _, name := range pageNames() {
+		text, err := docs.ReadFile("docs/" + name + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range examplesOf(blanks.Replace(string(text))) {
+			line, _, _ = strings.Cut(line, " > ") // where the output goes
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 // examplesOf are the command lines of a text: its indented lines that begin with
@@ -197,7 +217,7 @@ func TestExamplesChange(t *testing.T) {
 	for _, name := range []string{"rules.yaml", "better.yaml"} {
 		f.write(name, demoRules)
 	}
-	examples := examplesOf(readme(t))
+	examples := documented(t)
 	app := newApp(nil, io.Discard, io.Discard)
 	for line := range strings.Lines(app.UsageText) {
 		line, _, _ = strings.Cut(strings.TrimPrefix(line, "spoolsweep "), "   ") // what it is for

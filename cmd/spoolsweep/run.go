@@ -335,7 +335,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 	for _, m := range s.members {
 		name := m.Label()
 		f := found[m]
-		if f == nil && m.Error.Told {
+		if f == nil && (m.Error == nil || m.Error.Told) { // without one: interrupted
 			continue
 		}
 		if f == nil {
@@ -354,7 +354,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		if len(f.Aside) > 0 {
 			s.Note(name, "  set aside: %s", queueCounts(f, f.Aside))
 		} else {
-			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e queues=[deferred]", m.vars.Warn())
+			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e 'queues=[deferred]'", m.vars.Warn())
 		}
 		if live := queueCounts(f, f.Live); live != "" {
 			s.Note(name, "  stays live: %s", live)

@@ -110,18 +110,19 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		{"attach", evilName}, {"resume", evilName}, {"report", evilName}, {"classify", "--aside", evilName}, {"sample", "--queue", evilName}, {"suspects", "--aside", evilName}, {"suggest", evilName}, {"suggest", "--aside", evilName},
 		{"purge", evilName, "-y", "--expect", "1"}, {"putback", evilName, "-y", "--expect", "1"}, {"ping", "-l", evilName}, {"run", evilName, "-y"},
 		{"classify", "-m", "subject:" + evilName}, {"run", "backscatter", "--check", "-e", evilName + "=1"}, {"delete", "-m", evilName + ":x", "-y", "--expect", "1"}, {"stages", evilName}, {"version", evilName}, {"uninstall", evilName},
-		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName},
+		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName}, {"manual", evilName}, {"completion", evilName},
 	}
+	here := []string{"demo", "manual", "completion"}
 	typed := map[string]bool{}
 	run := func(args row) (last result) {
 		for _, output := range []string{"", "json", "jsonl"} {
 			more := slices.Clone(args)
-			if output != "" && args[0] != "stages" && args[0] != "version" && args[0] != "inventory" && args[0] != "demo" {
+			if output != "" && args[0] != "stages" && args[0] != "version" && args[0] != "inventory" && !slices.Contains(here, args[0]) {
 				more = append(more, "-o", output)
 			}
 			var r result
 			switch args[0] {
-			case "stages", "version", "inventory", "demo", evilName:
+			case "stages", "version", "inventory", "demo", "manual", "completion", evilName:
 				r = f.run(more...)
 			default:
 				r = f.spoolsweep(more...)
@@ -175,7 +176,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	for _, name := range []string{"putback", "purge", "delete", "uninstall"} {
 		typed[name] = true
 	}
-	for _, c := range newApp(nil, nil, nil).Commands {
+	for _, c := range visible(newApp(nil, nil, nil)) {
 		if !typed[c.Name] {
 			t.Errorf("%s is not tried", c.Name)
 		}

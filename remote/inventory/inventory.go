@@ -101,6 +101,10 @@ type Loader struct {
 	// Raw leaves variables as they are written, to be listed: references are not
 	// resolved, single values not decrypted, and no host has a Connection.
 	Raw bool
+	// Names reads groups and hosts alone, of files alone: no program is run, no
+	// vault opened, and no folder of variables read. What would need that is
+	// passed over. It goes with Raw.
+	Names bool
 }
 
 // Load reads inventories without a vault.
@@ -114,7 +118,7 @@ func Load(known []string, sources ...string) (*Inventory, []Warning, error) {
 // Mistakes in a file are of type *[strict.Error].
 func (l *Loader) Load(ctx context.Context, sources ...string) (*Inventory, []Warning, error) {
 	b := newBuilder(l.Known)
-	b.ctx, b.raw, b.vault.passwords = ctx, l.Raw, l.Vault
+	b.ctx, b.raw, b.namesOnly, b.vault.passwords = ctx, l.Raw, l.Names, l.Vault
 	for _, source := range sources {
 		if err := b.source(source); err != nil {
 			return nil, nil, err

@@ -30,6 +30,8 @@ type builder struct {
 	bases    []string                 // the directory of each source
 	varsRead map[string]*strict.Value // files of variables, by their paths
 	files    int                      // of directories, so far
+
+	namesOnly bool // variables beside the files, vaults and programs are passed over
 }
 
 // group is a group while it is read.
@@ -387,6 +389,9 @@ func (b *builder) warn(e *strict.Error) {
 func (b *builder) finish() (*Inventory, []Warning, error) {
 	if err := b.depths(); err != nil {
 		return nil, nil, err
+	}
+	if b.namesOnly {
+		b.bases = nil
 	}
 	if err := b.readVarsFolders(); err != nil {
 		return nil, nil, err

@@ -104,14 +104,21 @@ func (b *builder) inventoryFile(path string) error {
 	if err != nil {
 		return err
 	}
-	if program {
+	switch {
+	case program && b.namesOnly:
+		return nil
+	case program:
 		return b.program(path)
 	}
 	data, err := strict.ReadText(path)
 	if err != nil {
 		return err
 	}
-	if isVault(data) {
+	switch {
+	case !isVault(data):
+	case b.namesOnly:
+		return nil
+	default:
 		text, err := b.vault.decrypt(string(data))
 		if err != nil {
 			return strict.NewValue(path, 1, 1).Locate(err)

@@ -302,3 +302,32 @@ func FuzzVault(f *testing.F) {
 		}
 	})
 }
+
+// Names alone: nothing is run and nothing decrypted, and nothing that only says
+// variables is even read.
+func TestNames(t *testing.T) {
+	vault := vaultHead + ";1.1;AES256\n3031\n"
+	dir := tree(t, map[string]string{
+		"hosts.yaml":          "all: {children: {relays: {hosts: {mx1: }}}}\n",
+		"program":             "#!/bin/sh\ntouch \"$(dirname \"$0\")/ran\"\n",
+		"secret.yaml":         vault,
+		"group_vars/all.yaml": vault,
+		"host_vars/mx1.yaml":  "- no map\n",
+	})
+	if err := os.Chmod(filepath.Join(dir, "program"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	inv, _, err := (&Loader{Raw: true, Names: true}).Load(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hosts := inv.Hosts(); len(hosts) != 1 || hosts[0].Name != "mx1" {
+		t.Errorf("got %v", hosts)
+	}
+	if groups := inv.Groups(); len(groups) != 3 || groups[2].Name != "relays" || len(groups[2].Hosts) != 1 {
+		t.Errorf("got %v", groups)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+		t.Error("the program was run")
+	}
+}
