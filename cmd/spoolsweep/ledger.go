@@ -64,8 +64,13 @@ func (s *sweep) ledger(ctx context.Context, m *member, id string, out *show.Ledg
 		s.Line(m.host.Name, "the ledger was removed %s, after ledger_keep; its sums are", account.Removed.Local().Format("2006-01-02 15:04:05"))
 	}
 	s.LinesOf(m.host.Name, "ledger", &account.Sums)
-	if n := account.Missing; n > 0 {
-		return fmt.Errorf("%s of run %s are missing: neither aside nor live, and the run did not move them; the mail log tells of their ids, if somebody else did", messages(n), id)
+	return missing(account.Missing, id)
+}
+
+// missing is the error for messages that a ledger misses, nil if there are none.
+func missing(n int64, id string) error {
+	if n <= 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s of run %s are missing: neither aside nor live, and the run did not move them; the mail log tells of their ids, if somebody else did", messages(n), id)
 }

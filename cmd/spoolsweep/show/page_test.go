@@ -1,0 +1,513 @@
+package show
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"golang.org/x/net/html"
+
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+const madeUpRun = "20261128T131500Z-ab12"
+
+var madeUpBegin = time.Date(2026, 11, 28, 13, 15, 0, 0, time.UTC)
+
+// teller tells a host's events at times of its own.
+type teller struct {
+	s  *Story
+	at time.Time
+}
+
+func (t *teller) says(after time.Duration, index int, stage, kind, data string) {
+	t.at = t.at.Add(after)
+	t.s.Take(wire.Event{Host: t.s.Host.Host, Time: t.at, Index: index, Stage: stage, Kind: kind, Data: json.RawMessage(data)})
+}
+
+// stage tells of a whole one.
+func (t *teller) stage(took time.Duration, index int, name, result string) {
+	t.says(10*time.Millisecond, index, name, wire.Begin, "null")
+	if result != "" {
+		t.says(took, index, name, wire.Result, result)
+		took = 0
+	}
+	t.says(took, index, name, wire.End, fmt.Sprintf(`{"status":"ok","changed":true,"seconds":%.2f}`, took.Seconds()))
+}
+
+// story is a host of the made-up run, with its plan.
+func story(name string) (*Story, *teller) {
+	s := &Story{Host: &Host{Host: name, Instance: DefaultInstance, Status: OK}}
+	s.Report = &run.Report{
+		Info: &run.Info{Run: madeUpRun, Host: name, Hosts: []string{"chavez", "peltier", "relay01", "relay02"}, Began: madeUpBegin, Who: "ops@laptop",
+			Reason: "ticket 4711: ana@chavez.example.org cannot send", Name: "Clear spam backscatter",
+			Steps: []stage.Step{{Stage: "count"}, {Stage: "command"}, {Stage: "stop"}, {Stage: "set-aside"}, {Stage: "start"}, {Stage: "suspects"}, {Stage: "classify"}, {Stage: "watch"}, {Stage: "confirm"}, {Stage: "restore"}, {Stage: "count"}}},
+		State: &run.State{Run: madeUpRun, Host: name, Began: madeUpBegin, Who: "ops@laptop", Stages: 11},
+	}
+	return s, &teller{s, madeUpBegin}
+}
+
+// flooded tells how a flooded host is helped, up to the question for rules.
+func (t *teller) flooded(incoming, active int) {
+	t.stage(300*time.Millisecond, 0, "count", fmt.Sprintf(`{"postfix":"running","queues":{"incoming":{"messages":%d},"active":{"messages":%d},"deferred":{"messages":12}},"messages":%d}`, incoming, active, incoming+active+12))
+	t.stage(200*time.Millisecond, 1, "command", `{"name":"disable the account","exit":0,"output_tail":"spam-account: done","accounts":[{"value":"spam-account","finding":"hacked"}]}`)
+	t.stage(90*time.Millisecond, 2, "stop", `{"seconds":0.09,"was_running":true}`)
+	t.stage(20*time.Millisecond, 3, "set-aside", fmt.Sprintf(`{"queues":{"incoming":{"messages":%d,"to":"incoming.spamfull"},"active":{"messages":%d,"to":"active.spamfull"},"defer":{"messages":3,"to":"defer.spamfull"}}}`, incoming, active))
+	t.stage(2400*time.Millisecond, 4, "start", `{"downtime_seconds":0.51,"proved_seconds":2,"accepting":true}`)
+	t.stage(1200*time.Millisecond, 5, "suspects", fmt.Sprintf(`{"logins":[{"user":"spam-account","count":%d,"failed":3,"addresses":["203.0.113.9"],"addresses_all":41,"first":"2026-11-28T09:00:00Z","last":"2026-11-28T13:14:58Z"}],
+		"senders":[{"value":"spam-account@chavez.example.org","count":%d}],"recipients":[{"value":"elsa@far.test","count":4}],"sasl_users":[{"value":"spam-account","count":%[1]d}],"clients":[{"value":"203.0.113.9","count":80}],
+		"subjects":[{"value":"Your invoice","count":300}],"backscatter":[{"value":"spam-account@chavez.example.org","count":140,"finding":"hacked","evidence":["614 messages in the queues with login spam-account"]}],"messages_read":%[1]d}`, incoming+active, incoming))
+	t.says(0, 6, "classify", wire.Begin, "null")
+	t.says(time.Second, 6, "classify", wire.Result, fmt.Sprintf(`{"messages":%d,"ham":%[1]d,"rule_order":[],"sources_left":[{"kind":"login","value":"spam-account","count":614}]}`, incoming+active))
+	t.says(0, 6, "classify", wire.End, `{"status":"waiting","asks":"rules","seconds":1}`)
+	t.says(0, 6, "classify", wire.Ask, `{"number":1,"index":6,"kind":"rules"}`)
+	t.says(0, -1, "", wire.End, `{"status":"waiting","asks":"rules","number":1}`)
+}
+
+// madeUp is a run over three hosts: one is done, one waits, one does not answer.
+func madeUp() *Page {
+	chavez, t := story("chavez")
+	t.flooded(750, 250)
+	t.says(41*time.Minute, 6, "classify", wire.Begin, "null")
+	t.says(time.Second, 6, "classify", wire.Result, `{"messages":1000,"spam":614,"ham":384,"unreadable":2,"rule_order":["sasl_user:spam-account","all(sender:<>, recipient:spam-account@)"],
+		"by_rule":{"sasl_user:spam-account":{"messages":480,"alone":474},"all(sender:<>, recipient:spam-account@)":{"messages":140,"alone":134}},
+		"ham_rule_order":["header.list-id:lists.example.org"],"by_ham_rule":{"header.list-id:lists.example.org":{"messages":7,"alone":7}},
+		"sources_left":[],"local_senders":["spam-account@chavez.example.org"],"local_senders_hit":1,"rescued":7,"unreadable_samples":["incoming.spamfull/4cRk: cut"]}`)
+	t.says(0, 6, "classify", wire.End, `{"status":"ok","seconds":1.0}`)
+	t.stage(time.Second, 7, "watch", `{"sent":0,"sources":[],"source":"quiet"}`)
+	t.says(0, 8, "confirm", wire.Begin, "null")
+	t.says(0, 8, "confirm", wire.End, `{"status":"waiting","asks":"confirm","seconds":0.01}`)
+	t.says(0, 8, "confirm", wire.Ask, `{"number":2,"index":8,"kind":"confirm","data":{"ham":384,"spam":614,"list":"verdicts.2","reasons":["2 messages are unreadable, such as incoming.spamfull/4cRk: cut"]}}`)
+	chavez.Report.State.History = []run.AnswerRecord{{Number: 2, At: t.at.Add(90 * time.Second), Answer: stage.Answer{Kind: "confirm", By: "mona@desk"}}}
+	t.says(90*time.Second, 8, "confirm", wire.Begin, "null")
+	t.says(0, 8, "confirm", wire.Result, `{"answer":"yes","by":"mona@desk"}`)
+	t.says(0, 8, "confirm", wire.End, `{"status":"ok"}`)
+	t.stage(8*time.Second, 9, "restore", `{"restored":383,"collisions":1,"left":616,"unreadable":2}`)
+	t.says(0, 9, "restore", wire.Warn, `{"message":"the mail log /var/log/mail.log cannot be followed: what was refused is not known"}`)
+	t.stage(200*time.Millisecond, 10, "count", `{"postfix":"running","queues":{"incoming":{"messages":80},"active":{"messages":20},"deferred":{"messages":14}},"set_aside":{"incoming.spamfull":{"messages":616,"run":"20261128T131500Z-ab12"},"hold.spamfull":{"messages":5}},"messages":114}`)
+	t.says(0, -1, "", wire.End, `{"status":"ok"}`)
+	chavez.Report.State.Phase, chavez.Report.State.Next, chavez.Report.State.Aside = run.Finished, 11, 616
+	chavez.Account = &run.Account{Sums: stage.Sums{SetAside: 1000, Restored: 383, Collisions: 1, Left: 616}}
+
+	peltier, t := story("peltier")
+	t.at = t.at.Add(4 * time.Second)
+	t.flooded(2100, 400)
+	peltier.Report.State.Phase, peltier.Report.State.Next, peltier.Report.State.Aside = run.Waiting, 6, 2500
+	peltier.Report.State.Ask = &run.AskRecord{Number: 1, Index: 6, Kind: "rules"}
+	peltier.Account = &run.Account{Sums: stage.Sums{SetAside: 2500, Left: 2500}}
+
+	relay := &Story{Host: &Host{Host: "relay01", Instance: DefaultInstance, Status: Unreachable,
+		Error: &Failure{Message: "relay01: connect to 192.0.2.9:22: no route to host", Remedy: "see whether the host is up"}}}
+	return pageOf(chavez, peltier, relay)
+}
+
+func pageOf(hosts ...*Story) *Page {
+	return &Page{
+		Run: madeUpRun, Made: madeUpBegin.Add(55 * time.Minute), By: "ops@laptop", Zone: time.UTC, Build: "test", Hosts: hosts,
+		Line: func(hosts []string, words ...string) string {
+			line := "spoolsweep " + strings.Join(words, " ")
+			if len(hosts) > 0 {
+				line += " --limit " + strings.Join(hosts, ",")
+			}
+			return line
+		},
+	}
+}
+
+func (p *Page) text(t testing.TB) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := p.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestPageGolden(t *testing.T) {
+	got := madeUp().text(t)
+	const file = "testdata/page.html"
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (rewrite with -update, and look at it)", file)
+	}
+}
+
+// variants are runs of all kinds, each with what its page must say.
+func variants() map[string]struct {
+	page *Page
+	says []string
+} {
+	type variant = struct {
+		page *Page
+		says []string
+	}
+	all := map[string]variant{"made up": {madeUp(), []string{"The run waits on 1 of 3 hosts", "none is missing"}}}
+	add := func(name string, p *Page, says ...string) { all[name] = variant{p, says} }
+
+	add("nothing known", pageOf(), "No host has a record of this run", "Nothing was asked.")
+	lost := &Story{Host: &Host{Host: "chavez", Status: Unreachable, Error: &Failure{Message: "no route"}}}
+	add("unreachable", pageOf(lost), "No host answered", "no route", "<code>spoolsweep report "+madeUpRun+"</code>")
+
+	s, tell := story("chavez")
+	tell.stage(time.Second, 0, "count", `{"queues":{},"messages":0}`)
+	tell.says(0, -1, "", wire.Warn, `{"message":"no queue holds more than 500 messages (host variable queue_warn): nothing was stopped, nothing set aside; -e queues=[deferred] sets that one aside all the same"}`)
+	s.Report.State.Phase = run.Finished
+	s.Account = &run.Account{}
+	add("not flooded", pageOf(s), "The run has come to its end on its one host", "No queue was full: Postfix was not stopped", "all are empty", "Nothing. No mail is aside")
+
+	s, tell = story("chavez")
+	tell.stage(time.Second, 5, "suspects", `{"messages_read":0}`)
+	s.Report.State.Phase = run.Finished
+	add("no suspects", pageOf(s), "Nobody stands out")
+
+	s, tell = story("chavez")
+	s.Instance = "postfix-out"
+	tell.says(0, 2, "stop", wire.Begin, "null")
+	tell.says(3*time.Second, 2, "stop", wire.End, `{"status":"failed","error":"stop: master 17 does not end","remedy":"end it"}`)
+	tell.says(0, -1, "", wire.End, `{"status":"failed","error":"stop: stop: master 17 does not end","remedy":"end it"}`)
+	s.Report.State.Phase, s.Report.State.Error, s.Report.State.Remedy, s.Report.State.Next = run.Failed, "stop: master 17 does not end", "end it", 2
+	s.Account = &run.Account{}
+	add("failed", pageOf(s), "has not come to its end on its one instance", "chavez/postfix-out", "master 17 does not end", "Remedy: end it", "Mend what has failed")
+
+	s, tell = story("chavez")
+	tell.says(0, 2, "stop", wire.Begin, "null")
+	s.Report.State.Phase, s.Report.State.Down, s.Report.State.Next = run.Broken, true, 2
+	add("left down", pageOf(s), "Postfix may be stopped on its one host", "Get Postfix started on chavez", `class="bad"`, "not known to run")
+
+	s, tell = story("chavez")
+	tell.says(0, 9, "restore", wire.Begin, "null")
+	s.Report.State.Phase, s.Report.State.Next, s.Report.State.Aside = run.Working, 9, 7
+	add("at work", pageOf(s), "at work when this page was made, on its stage restore", "attach "+madeUpRun)
+
+	s, tell = story("chavez")
+	tell.flooded(700, 200)
+	s.Report.State.Phase, s.Report.State.Next, s.Report.State.Aside = run.Waiting, 8, 900
+	s.Report.State.Ask = &run.AskRecord{Number: 1, Kind: "confirm", Data: json.RawMessage(`{"ham":3,"spam":897}`)}
+	s.Account = &run.Account{Sums: stage.Sums{SetAside: 900, Left: 899, Missing: 1}}
+	s.Error, s.Status = &Failure{Message: "1 message of run is missing"}, Failed
+	add("missing", pageOf(s), "3 messages would be sent, 897 stay aside", "1 is missing", "Find out what became of", "--ledger")
+
+	s, _ = story("chavez")
+	s.Report.State.Phase = run.Waiting
+	s.Report.State.Ask = &run.AskRecord{Number: 1, Kind: "slot"}
+	other, _ := story("peltier")
+	other.Report.State.Phase, other.Report.State.Next = run.Broken, 900
+	many := pageOf(s, other)
+	many.Without = []string{"relay01"}
+	add("slot and broken off", many, "waits for its turn to stop Postfix", "broken off", "relay01", "Has no record of this run")
+
+	s, tell = story("chavez")
+	tell.stage(time.Second, 0, "delete", `{"matched":12,"deleted":11}`)
+	s.Report.State.Phase = run.Finished
+	s.Account = &run.Account{Sums: stage.Sums{Deleted: 11, Gone: 1}}
+	add("delete", pageOf(s), "11 of 12 messages were deleted from the live queues", "Deleted or delivered")
+
+	fleet := pageOf()
+	for i := range 200 {
+		s, tell := story(fmt.Sprintf("mx%03d", i+1))
+		tell.stage(time.Second, 0, "count", `{"queues":{"hold":{"messages":1}},"messages":1}`)
+		s.Report.State.Phase = run.Finished
+		s.Account = &run.Account{}
+		fleet.Hosts = append(fleet.Hosts, s)
+	}
+	add("200 hosts", fleet, "mx008 and 192 more", "on all 200 hosts")
+	return all
+}
+
+// A page is well-formed, strictly, refers to nothing elsewhere, and a reader who
+// sees no picture gets all of it.
+func TestPageMarkup(t *testing.T) {
+	for name, v := range variants() {
+		t.Run(name, func(t *testing.T) {
+			text := v.page.text(t)
+			for _, s := range v.says {
+				if !strings.Contains(text, s) {
+					_, body, _ := strings.Cut(text, "</style>")
+					t.Errorf("does not say %q\n%s", s, body)
+				}
+			}
+			checkMarkup(t, text)
+		})
+	}
+}
+
+func checkMarkup(t *testing.T, text string) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(text))
+	d.Strict = true
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("not well-formed: %v\n%s", err, text[strings.Index(text, "</style>"):])
+		}
+	}
+	root, err := html.Parse(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	var refs []string
+	level := 0
+	for n := range root.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		switch n.Data {
+		case "script", "iframe", "object", "embed", "img", "link", "form", "base", "image", "use", "foreignObject":
+			t.Errorf("has an element %s", n.Data)
+		case "h1", "h2", "h3":
+			is := int(n.Data[1] - '0')
+			if is > level+1 {
+				t.Errorf("heading %s follows level %d", n.Data, level)
+			}
+			level = is
+		case "th":
+			if attribute(n, "scope") == "" {
+				t.Error("a table header without a scope")
+			}
+		case "svg":
+			if attribute(n, "role") == "img" && (n.FirstChild == nil || n.FirstChild.Data != "title" || n.FirstChild.NextSibling == nil || n.FirstChild.NextSibling.Data != "desc" || n.FirstChild.NextSibling.FirstChild == nil) {
+				t.Error("a picture without title and description")
+			}
+		}
+		for _, a := range n.Attr {
+			switch {
+			case a.Key == "id":
+				if ids[a.Val] {
+					t.Errorf("id %s stands twice", a.Val)
+				}
+				ids[a.Val] = true
+			case a.Key == "aria-labelledby":
+				refs = append(refs, strings.Fields(a.Val)...)
+			case a.Key == "style", strings.HasPrefix(a.Key, "on"):
+				t.Errorf("attribute %s", a.Key)
+			case a.Key == "href":
+				if !strings.HasPrefix(a.Val, "#") {
+					t.Errorf("refers to %s", a.Val)
+				}
+				refs = append(refs, a.Val[1:])
+			case a.Key == "src", a.Key == "xlink:href", a.Key == "srcset", a.Key == "action":
+				t.Errorf("refers to %s", a.Val)
+			}
+		}
+	}
+	for _, r := range refs {
+		if !ids[r] {
+			t.Errorf("refers to #%s, which is nowhere", r)
+		}
+	}
+	if level == 0 {
+		t.Error("no headings")
+	}
+}
+
+func attribute(n *html.Node, key string) string {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+// The policy allows the style that is there, and nothing else.
+func TestPagePolicy(t *testing.T) {
+	text := madeUp().text(t)
+	root, err := html.Parse(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var policy, style string
+	for n := range root.Descendants() {
+		switch {
+		case n.Data == "meta" && attribute(n, "http-equiv") == "Content-Security-Policy":
+			policy = attribute(n, "content")
+		case n.Type == html.ElementNode && n.Data == "style":
+			style = n.FirstChild.Data
+		}
+	}
+	sum := sha256.Sum256([]byte(style))
+	if want := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'"; policy != want {
+		t.Errorf("policy %q, want %q", policy, want)
+	}
+	if strings.Contains(style, "url(") || strings.Contains(style, "@import") || strings.Contains(style, "<") {
+		t.Error("the style refers to something")
+	}
+}
+
+// Whatever hosts and mail say is text, and changes nothing but its own place.
+func TestPageHostile(t *testing.T) {
+	const evil = `</style></title><script>alert(1)</script><img src="http://evil.test/x"/>"'><svg onload=x>{{.}}` + "\x00\x1b[2J\u202e\u2066\xff"
+	shape := func(p *Page) string {
+		root, err := html.Parse(strings.NewReader(p.text(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for n := range root.Descendants() {
+			if n.Type == html.ElementNode {
+				b.WriteString(n.Data + " ")
+				for _, a := range n.Attr {
+					b.WriteString(a.Key + " ")
+				}
+			}
+		}
+		return b.String()
+	}
+	tame, wild := hostilePage("tame"), hostilePage(evil)
+	text := wild.text(t)
+	checkMarkup(t, text)
+	if got, want := shape(hostilePage(evil)), shape(tame); got != want {
+		t.Errorf("the text changes the markup:\n%s\nwant\n%s", got, want)
+	}
+	for _, r := range text {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%q stands on the page", r)
+		}
+	}
+}
+
+// hostilePage has a text wherever a host or a mail can put one.
+func hostilePage(text string) *Page {
+	quoted, _ := json.Marshal(text)
+	q := string(quoted)
+	s, t := story("chavez")
+	s.Host.Host = "chavez" + text
+	i := s.Report.Info
+	i.Who, i.Reason, i.Name, i.Hosts = text, text, text, []string{text}
+	i.Steps = []stage.Step{{Stage: text}}
+	t.stage(0, 0, "count", `{"queues":{"incoming":{"messages":5},`+q+`:{"messages":1}},"set_aside":{`+q+`:{"messages":3}},"messages":5,"runs":[{"run":`+q+`,"messages":2}]}`)
+	t.stage(0, 1, text, `{}`)
+	t.stage(0, 1, "command", `{"name":`+q+`,"skipped":true,"why":`+q+`,"accounts":[{"value":`+q+`,"finding":`+q+`}],"refused":[`+q+`]}`)
+	t.stage(0, 2, "set-aside", `{"queues":{`+q+`:{"messages":1,"to":`+q+`}}}`)
+	t.stage(0, 2, "start", `{"downtime_seconds":1e300,"accepting":false,"why":`+q+`}`)
+	t.stage(0, 3, "suspects", strings.ReplaceAll(`{"logins":[{"user":Q,"count":1,"addresses":[Q]}],"senders":[{"value":Q}],"recipients":[{"value":Q}],"backscatter":[{"value":Q,"finding":Q,"evidence":[Q]}],"sasl_users":[{"value":Q}],"clients":[{"value":Q}],"uids":[{"value":Q,"name":Q}],"scripts":[{"value":Q}],"subjects":[{"value":Q}]}`, "Q", q))
+	t.stage(0, 4, "classify", strings.ReplaceAll(`{"messages":1,"rule_order":[Q],"ham_rule_order":[Q],"sources_left":[{"kind":Q,"value":Q}],"local_senders":[Q],"local_senders_hit":9,"by_rule":{Q:{"messages":-9223372036854775808}}}`, "Q", q))
+	t.stage(0, 5, "watch", `{"source":"sending","sources":[{"value":`+q+`}]}`)
+	t.says(0, 0, text, wire.Warn, `{"message":`+q+`}`)
+	t.says(0, 0, text, wire.End, `{"status":`+q+`,"error":`+q+`,"remedy":`+q+`}`)
+	t.says(0, 0, text, wire.Ask, `{"number":1,"kind":`+q+`}`)
+	t.says(0, 0, text, wire.Ask, `{"number":2,"kind":"confirm","data":{"reasons":[`+q+`]}}`)
+	s.Report.State.Phase, s.Report.State.Error, s.Report.State.Ask = run.Failed, text, &run.AskRecord{Kind: text}
+	s.Report.State.History = []run.AnswerRecord{{Number: 2, Answer: stage.Answer{By: text}}}
+	s.Error = &Failure{Message: text, Remedy: text}
+	s.Account = &run.Account{Sums: stage.Sums{SetAside: -1}}
+	p := pageOf(s)
+	p.Run, p.Build, p.Without = "run "+text, text, []string{text}
+	return p
+}
+
+// By default nobody is named whose mail it was: not before an @, not as a login, not
+// by where a client is; and the same one has the same number.
+func TestPageRedacted(t *testing.T) {
+	secret := regexp.MustCompile(`spam-account|elsa|\bana@|203\.0\.113`)
+	text := madeUp().text(t)
+	if found := secret.FindAllString(text, -1); found != nil {
+		t.Errorf("the page names %q", found)
+	}
+	for _, s := range []string{"ops@laptop", "mona@desk", "@chavez.example.org", "sasl_user:name-1", "recipient:name-1@", "with login name-1", "no text of mail is in it but"} {
+		if !strings.Contains(strings.ToLower(text), strings.ToLower(s)) {
+			t.Errorf("the page does not say %q", s)
+		}
+	}
+	p := madeUp()
+	p.Named = true
+	text = p.text(t)
+	for _, s := range []string{"sasl_user:spam-account", "spam-account@chavez.example.org", "203.0.113.9", "elsa@far.test"} {
+		if !strings.Contains(text, s) {
+			t.Errorf("with names: does not say %q", s)
+		}
+	}
+}
+
+func TestMask(t *testing.T) {
+	for _, row := range [][2]string{
+		{"", ""},
+		{"nothing at 14:03:21 of 1.5 MB", "nothing at 14:03:21 of 1.5 MB"},
+		{"by ops@laptop", "by ops@laptop"},
+		{"<ana@x.test> to <bob@y.test>, ANA@z.test", "<name-1@x.test> to <name-2@y.test>, name-1@z.test"},
+		{"sasl_user:ana@*", "sasl_user:name-1@*"},
+		{"sasl_user:ana", "sasl_user:name-1"},
+		{"sender:@x.test, sender:<>, recipient:*@x.test", "sender:@x.test, sender:<>, recipient:*@x.test"},
+		{"any(sender:bob@, client:192.0.2.0/24)", "any(sender:name-1@, client:client-1)"},
+		{"client:mail.far.test", "client:client-1"},
+		{"from 192.0.2.7, 2001:db8::7.", "from client-1, client-2."},
+		{"user root2 is not there, root23 is.", "user name-1 is not there, root23 is."},
+		{"body:/a@b/", "body:/name-1@b/"},
+	} {
+		k := newMask(true)
+		k.keep, k.logins = []string{"ops@laptop"}, []string{"root2"}
+		if got := k.text(row[0]); got != row[1] {
+			t.Errorf("%q: got %q, want %q", row[0], got, row[1])
+		}
+	}
+	off := newMask(false)
+	if got := off.text("ana@x.test") + off.address("ana@x.test") + off.client("192.0.2.1") + off.login("ana"); got != "ana@x.testana@x.test192.0.2.1ana" {
+		t.Errorf("not masked: %q", got)
+	}
+}
+
+// Times of long waits are cut out, and every moment keeps its order.
+func TestAxis(t *testing.T) {
+	at := func(s int) time.Time { return madeUpBegin.Add(time.Duration(s) * time.Second) }
+	spans := []span{
+		{kind: spanWork, from: at(0), to: at(10)}, {kind: spanDown, from: at(2), to: at(3)}, {kind: spanWait, from: at(10), to: at(5000)},
+		{kind: spanMove, from: at(5000), to: at(5060)}, {kind: spanWork, from: at(90000), to: at(90001)}, {kind: spanWait, from: at(90001), to: at(90300), open: true},
+	}
+	a := newAxis([][]span{spans, nil})
+	if len(a.parts) != 3 {
+		t.Fatalf("%d parts, want 3", len(a.parts))
+	}
+	last := -1.0
+	for s := range 91000 {
+		x := a.at(at(s - 100))
+		if x < last || x < 0 || x > 100 {
+			t.Fatalf("after %d s: %f, before %f", s-100, x, last)
+		}
+		last = x
+	}
+	for _, b := range a.bars(spans) {
+		if !regexp.MustCompile(`^\d+\.\d\d%$`).MatchString(b.X+"") || !regexp.MustCompile(`^\d+\.\d\d%$`).MatchString(b.Width) {
+			t.Errorf("bar %+v", b)
+		}
+	}
+	if newAxis([][]span{{{kind: spanWait, from: at(0), to: at(9)}}}) != nil {
+		t.Error("an axis of nothing")
+	}
+}
+
+// Every host's own list of kinds is drawn in one order, whatever came first.
+func TestBarsOrder(t *testing.T) {
+	at := madeUpBegin
+	spans := []span{{kind: spanDown, from: at, to: at.Add(time.Second)}, {kind: spanWork, from: at, to: at.Add(5 * time.Second)}}
+	bars := newAxis([][]span{spans}).bars(spans)
+	if got := []string{bars[0].Class, bars[1].Class}; !slices.Equal(got, []string{spanWork, spanDown}) {
+		t.Errorf("drawn as %v", got)
+	}
+}
