@@ -165,11 +165,6 @@ func (b *browser) finds(t *testing.T, page string, flags ...string) *finding {
 func TestPageInBrowser(t *testing.T) {
 	b := newBrowser(t)
 	pages := map[string]string{"made up": madeUp().text(t), "hostile": hostilePage(`</title><img src="http://far.test/x"/><script>alert(1)</script>'"`).text(t)}
-	for name, v := range variants() {
-		if name == "failed" || name == "left down" {
-			pages[name] = v.page.text(t)
-		}
-	}
 
 	t.Run("the test can fail", func(t *testing.T) {
 		bad := strings.Replace(pages["made up"], "</main>", `<script>1</script><img src="http://far.test/x"></main>`, 1)
@@ -202,12 +197,17 @@ func TestPageInBrowser(t *testing.T) {
 			if light.Paper == night.Paper {
 				t.Errorf("light and dark are both on %s", light.Paper)
 			}
-			b.clean(t, "narrow", b.finds(t, page, "--window-size=400,900"))
+			narrow := b.finds(t, page, "--window-size=400,900")
+			if b.clean(t, "narrow", narrow); narrow.Window != 400 {
+				t.Errorf("on a telephone the window is %d wide", narrow.Window)
+			}
 			if asked := b.requests(); len(asked) > 0 {
 				t.Errorf("it sends %q", asked)
 			}
 		})
 	}
+
+	t.Run("alarm", func(t *testing.T) { b.clean(t, "alarm", b.finds(t, variants()["left down"].page.text(t))) })
 
 	t.Run("printed", func(t *testing.T) {
 		file := filepath.Join(b.dir, "page.pdf")

@@ -53,10 +53,11 @@ func (k *mask) address(s string) string {
 	return k.number(maskedName, local) + domain
 }
 
-// login is address, of what is looked for in texts too.
+// login is address, of what is looked for in texts too, without its domain.
 func (k *mask) login(s string) string {
-	if k.on && len(s) >= shortLogin && !strings.Contains(s, "@") && !slices.Contains(k.logins, s) {
-		k.logins = append(k.logins, s)
+	local, _, _ := strings.Cut(s, "@")
+	if k.on && len(local) >= shortLogin && !k.made[local] && !slices.Contains(k.logins, local) {
+		k.logins = append(k.logins, local)
 	}
 	return k.address(s)
 }
@@ -73,6 +74,7 @@ func (k *mask) client(s string) string {
 
 // Parts of a text that name somebody: more than there are, rather than fewer.
 var (
+	loginForm   = regexp.MustCompile(`\bwith login [^\s,;:()]+`)
 	ruleValue   = regexp.MustCompile(`\b(sasl_user|sender|recipient|recipient_left|client):([^\s,()|]+)`)
 	addressForm = regexp.MustCompile(`[^\s<>()\[\]:;,"'@=/]+@[^\s<>()\[\]:;,"'@/]*`)
 	numericForm = regexp.MustCompile(`[0-9A-Fa-f:]*[:.][0-9A-Fa-f:.]+`)
@@ -93,6 +95,10 @@ func (k *mask) text(s string) string {
 			return field + ":" + k.client(value)
 		}
 		return field + ":" + k.address(value)
+	})
+	s = loginForm.ReplaceAllStringFunc(s, func(text string) string {
+		const before = "with login "
+		return before + k.address(text[len(before):])
 	})
 	s = addressForm.ReplaceAllStringFunc(s, k.address)
 	s = numericForm.ReplaceAllStringFunc(s, func(a string) string {

@@ -122,7 +122,7 @@ func (m *pageMaker) view() *pageView {
 		Made:   m.stamp(m.Made),
 	}
 	if len(m.told) > 0 {
-		v.Name = m.text(m.told[0].Report.Info.Name)
+		v.Title = m.text(m.told[0].Report.Info.Name) + ", run " + Clean(m.Run)
 	}
 	v.Source = m.source() // first, so that logins are known to the mask
 	v.Rules = m.rules()

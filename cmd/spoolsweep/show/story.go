@@ -40,7 +40,8 @@ type moment struct {
 	text, remedy   string
 	by             string
 	answered, open bool
-	answer         time.Time
+	answer, on     time.Time // on: when it was carried on without one
+	rules          bool      // it was asked for those
 }
 
 // down is a time without Postfix.
@@ -111,6 +112,9 @@ func (s *Story) gather(until time.Time) *facts {
 		switch e.Kind {
 		case wire.Begin:
 			f.steps = append(f.steps, step{at: e.Time, stage: e.Stage})
+			if n := len(f.questions); n > 0 && !f.questions[n-1].answered && !f.questions[n-1].open && f.questions[n-1].on.IsZero() {
+				f.questions[n-1].on = e.Time
+			}
 			if e.Stage == "stop" {
 				f.downs = append(f.downs, down{from: e.Time})
 			}
@@ -209,7 +213,7 @@ func (f *facts) ask(e wire.Event, r *run.Report, label string) {
 	if json.Unmarshal(e.Data, &ask) != nil || ask.Kind == "slot" || len(f.questions) >= maxNotes {
 		return // turns are given by the controller, without anybody
 	}
-	q := moment{at: e.Time, host: label, stage: e.Stage, text: asked(&ask), open: true}
+	q := moment{at: e.Time, host: label, stage: e.Stage, text: asked(&ask), open: true, rules: ask.Kind == "rules"}
 	if r != nil && r.State != nil {
 		for _, a := range r.State.History {
 			if a.Number == ask.Number {

@@ -96,18 +96,15 @@ func (m *pageMaker) timeLine() *timeView {
 
 // queueView is how full the queues were, before and after.
 type queueView struct {
-	Bars    []queueBar
-	Height  int
-	Summary string
-	Hosts   []queueHost
-	After   bool
+	Bars  []queueBar
+	Hosts []queueHost
+	After bool
 }
 
 type queueBar struct {
 	Label, Text   string
 	Live, Aside   string // widths
 	LiveN, AsideN int64
-	Y             int
 }
 
 type queueHost struct {
@@ -154,23 +151,16 @@ func (m *pageMaker) queues() *queueView {
 	for _, b := range v.Bars {
 		most = max(most, b.LiveN+b.AsideN)
 	}
-	var said []string
 	for i := range v.Bars {
 		b := &v.Bars[i]
-		b.Y = i * queueBarHeight
 		b.Live, b.Aside = percent(100*float64(b.LiveN)/float64(most)), percent(100*float64(b.AsideN)/float64(most))
 		b.Text = comma(b.LiveN) + " in the queues"
 		if b.AsideN > 0 || b.Label != "before" {
 			b.Text += ", " + comma(b.AsideN) + " aside"
 		}
-		said = append(said, b.Label+": "+b.Text)
 	}
-	v.Summary, v.Height = closed(strings.Join(said, "; ")), len(v.Bars)*queueBarHeight
 	return v
 }
-
-// queueBarHeight is that of a bar with its text.
-const queueBarHeight = 50
 
 // queueRows are the queues of a host that held something.
 func (m *pageMaker) queueRows(s *Story, f *facts) []queueHost {
@@ -271,7 +261,7 @@ func (m *pageMaker) rules() *rulesView {
 			*left = append(*left, valueRow{Host: Clean(s.Label()), Kind: Clean(l.Kind), Value: m.valueOf(l.Kind, l.Value), Messages: comma(l.Count), n: l.Count})
 		}
 		for _, sender := range c.Hit {
-			if shown := Clean(m.mask.address(sender)); !slices.Contains(v.Senders, shown) {
+			if shown := Clean(m.mask.login(sender)); !slices.Contains(v.Senders, shown) {
 				v.Senders = append(v.Senders, shown)
 			}
 		}
@@ -391,7 +381,7 @@ func folded(rows []doneRow) []doneRow {
 
 func (m *pageMaker) suspects(v *sourceView, all *stage.Suspects) {
 	v.Read, v.Partial = many(all.Read, "message"), all.Partial
-	for _, l := range all.Logins[:min(len(all.Logins), listed/2)] {
+	for _, l := range all.Logins[:min(len(all.Logins), listed/4)] {
 		row := loginRow{Login: Clean(m.mask.login(l.User)), Messages: comma(l.Count), Failed: comma(l.Failed), Addresses: comma(int64(l.AddressesAll)), First: "-", Last: "-"}
 		if l.User == "" {
 			row.Login = "(the log does not tell)"
@@ -422,13 +412,17 @@ func (m *pageMaker) suspects(v *sourceView, all *stage.Suspects) {
 	list("Scripts", all.Scripts, m.mask.text)
 	list("Subjects", all.Subjects, m.mask.text)
 	for _, t := range all.Backscatter[:min(len(all.Backscatter), listed/2)] {
-		finding := t.Finding
-		if finding == "" {
-			finding = "not known"
-		}
-		v.Targets = append(v.Targets, valueRow{Value: Clean(m.mask.address(t.Value)), Messages: comma(t.Count), Kind: Clean(finding), More: m.text(strings.Join(t.Evidence, "; "))})
+		value := m.mask.login(t.Value)
+		v.Targets = append(v.Targets, valueRow{Value: Clean(value), Messages: comma(t.Count), Kind: Clean(findingOf(t)), More: m.text(strings.Join(t.Evidence, "; "))})
 	}
 	v.None = len(v.Logins)+len(v.Targets)+len(v.Lists) == 0
+}
+
+// findingOf is what is to be thought of a target, as the terminal has it: nobody is
+// called hacked for a few bounces of his own.
+func findingOf(t stage.Target) string {
+	text := (&stage.Suspects{Backscatter: []stage.Target{t}}).Lines()[0].Text
+	return strings.TrimSuffix(strings.TrimPrefix(text, t.Value+" - "), ": "+strings.Join(t.Evidence, "; "))
 }
 
 // done says what a command of the plan did. What it printed is not shown.
@@ -534,8 +528,13 @@ func (m *pageMaker) questions() []questionView {
 	var all []questionView
 	for _, s := range m.told {
 		for _, q := range m.facts[s].questions {
-			v := questionView{Host: Clean(s.Label()), Asked: m.clock(q.at), What: m.text(q.text), Answer: "it was carried on without an answer, as with new rules", At: "-"}
+			v := questionView{Host: Clean(s.Label()), Asked: m.clock(q.at), What: m.text(q.text), Answer: "-", At: "-"}
 			switch {
+			case !q.on.IsZero():
+				v.Answer, v.At = "carried on", m.clock(q.on)
+				if q.rules {
+					v.Answer = "carried on with rules"
+				}
 			case q.open:
 				v.Answer = "still open"
 			case q.answered && q.by == "-y":
@@ -562,12 +561,24 @@ func (m *pageMaker) notes() []noteView {
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return a.at.Compare(b.at) })
 	var views []noteView
+	var hosts [][]string
 	for _, n := range all {
-		v := noteView{At: m.clock(n.at), Host: Clean(n.host), Stage: Clean(n.stage), Kind: "warning", Text: m.text(n.text), Remedy: m.text(n.remedy)}
+		v := noteView{At: m.clock(n.at), Stage: Clean(n.stage), Kind: "warning", Text: m.text(n.text), Remedy: m.text(n.remedy)}
 		if n.failed {
 			v.Kind = "error"
 		}
-		views = append(views, v)
+		// What is the same of several hosts is told once.
+		i := slices.IndexFunc(views, func(o noteView) bool { o.At = v.At; return o == v })
+		if i < 0 {
+			i = len(views)
+			views, hosts = append(views, v), append(hosts, nil)
+		}
+		if !slices.Contains(hosts[i], n.host) {
+			hosts[i] = append(hosts[i], n.host)
+		}
+	}
+	for i := range views {
+		views[i].Host = m.names(hosts[i])
 	}
 	return views
 }

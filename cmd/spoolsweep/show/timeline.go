@@ -64,6 +64,10 @@ func (t *tracker) event(e wire.Event) {
 		}
 	case e.Kind == wire.Ask:
 		t.close(e.Time)
+		var ask run.AskRecord
+		if json.Unmarshal(e.Data, &ask) == nil && ask.Kind == "slot" {
+			return // other hosts have their turn
+		}
 		t.at, t.on = span{kind: spanWait, from: e.Time}, true
 	}
 }

@@ -82,6 +82,9 @@ func (m *pageMaker) todo() []todo {
 			add("Stop the source on " + Clean(s.Label()) + ", which still sent " + many(w.Sent, "message") + " after Postfix was started")
 		}
 	}
+	if names, _ := in(func(s *Story) bool { return m.facts[s].sourceRuns() }); len(names) > 0 {
+		add("Make sure that the stolen account is disabled, or has another password, on " + m.names(names) + ": the run has not disabled it")
+	}
 	m.aside(&all, in)
 	if names, hosts := in(func(s *Story) bool { return s.Account != nil && s.Account.Collisions > 0 }); len(names) > 0 {
 		add("Look after the messages in *.name-collisions on "+m.names(names)+": their queue ids were taken by other messages",
@@ -89,6 +92,13 @@ func (m *pageMaker) todo() []todo {
 	}
 	m.leftovers(&all)
 	return all
+}
+
+// sourceRuns says that the run was to disable an account, and did not.
+func (f *facts) sourceRuns() bool {
+	return len(f.aside) > 0 && slices.ContainsFunc(f.commands, func(c named) bool {
+		return c.stage == "command" && c.Name == "disable the account" && (c.Skipped || c.Exit != 0)
+	})
 }
 
 // typed is a command line as it is shown: whole, however many flags it has.

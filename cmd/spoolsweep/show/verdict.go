@@ -233,6 +233,8 @@ func (m *pageMaker) lead(v *pageView) {
 		switch {
 		case n == all && n == 1:
 			return "on its one " + noun
+		case n == all && n == 2:
+			return "on both " + noun + "s"
 		case n == all:
 			return "on all " + many(n, noun)
 		}
@@ -303,7 +305,10 @@ func (m *pageMaker) mailLead(v *pageView) {
 			add("removed for good", comma(sum.Purged), false)
 		}
 		add("missing", comma(sum.Missing), sum.Missing > 0)
-		text := "Of " + many(sum.SetAside, "message") + " that" + was(sum.SetAside) + " set aside, " + comma(sum.Restored) + was(sum.Restored) + " sent on and " + comma(sum.Left) + is(sum.Left) + " still aside"
+		text := "All " + comma(sum.SetAside) + " messages that were set aside are still aside"
+		if sum.Left != sum.SetAside || sum.SetAside == 1 {
+			text = "Of " + many(sum.SetAside, "message") + " that" + was(sum.SetAside) + " set aside, " + comma(sum.Restored) + was(sum.Restored) + " sent on and " + comma(sum.Left) + is(sum.Left) + " still aside"
+		}
 		if sum.Missing > 0 {
 			text += "; " + comma(sum.Missing) + is(sum.Missing) + " missing"
 			v.Alarm = true
