@@ -241,24 +241,26 @@ func (m *pageMaker) meta() []figure {
 
 // elsewhere are hosts of the run that this page was not asked to tell of.
 func (m *pageMaker) elsewhere() []string {
-	known := slices.Clone(m.Without)
+	known := map[string]bool{}
+	for _, name := range m.Without {
+		known[name] = true
+	}
 	for _, s := range m.Hosts {
-		known = append(known, s.Label())
+		known[s.Label()] = true
 	}
 	var others []string
 	for _, s := range m.told {
 		for _, name := range s.Report.Info.Hosts {
 			// An instance of a host that did not answer stands for it.
 			host, _, _ := strings.Cut(name, "/")
-			if !slices.Contains(known, name) && !slices.Contains(others, name) && !(slices.Contains(known, host) && m.unknown(host)) && len(others) < maxElsewhere {
+			if !known[name] && !(known[host] && m.unknown(host)) && len(others) < maxTold {
+				known[name] = true
 				others = append(others, name)
 			}
 		}
 	}
 	return others
 }
-
-const maxElsewhere = 1000
 
 // unknown says that a host has not told.
 func (m *pageMaker) unknown(label string) bool {

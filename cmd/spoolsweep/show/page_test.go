@@ -437,6 +437,27 @@ func TestPageHostile(t *testing.T) {
 	}
 }
 
+// One host cannot fill a page, whatever it tells.
+func TestPageBounds(t *testing.T) {
+	s, tell := story("chavez")
+	long, _ := json.Marshal(strings.Repeat("x ", 800))
+	for i := range maxStory + 10 {
+		name := []string{"command", "stop", "x", "confirm"}[i%4]
+		tell.says(2*time.Second, i, name, wire.Begin, "null")
+		tell.says(0, i, name, wire.Result, `{"name":`+string(long)+`,"by":"-y"}`)
+		tell.says(2*time.Second, i, name, []string{wire.End, wire.Ask, wire.Warn}[i%3], `{"error":`+string(long)+`,"message":`+string(long)+`,"kind":"x","number":1}`)
+	}
+	for i := range 100_000 {
+		s.Report.Info.Hosts = append(s.Report.Info.Hosts, fmt.Sprint("mx", i))
+	}
+	s.Report.State.Phase = run.Failed
+	p := pageOf(s)
+	p.Made = tell.at
+	if n := len(p.text(t)); n > 1<<20 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
 // hostilePage has a text wherever a host or a mail can put one.
 func hostilePage(text string) *Page {
 	quoted, _ := json.Marshal(text)

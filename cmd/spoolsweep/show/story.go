@@ -21,8 +21,11 @@ type Story struct {
 	events []wire.Event
 }
 
-// maxStory bounds the events that are kept of one host.
-const maxStory = 20_000
+// What one host can make a page hold: events, and of each kind of what they tell.
+const (
+	maxStory = 20_000
+	maxTold  = 200
+)
 
 // Take takes in what happened, one event after the other. Progress tells nothing
 // afterwards.
@@ -111,11 +114,11 @@ func (s *Story) gather(until time.Time) *facts {
 		t.event(e)
 		switch e.Kind {
 		case wire.Begin:
-			f.steps = append(f.steps, step{at: e.Time, stage: e.Stage})
+			f.step(step{at: e.Time, stage: e.Stage})
 			if n := len(f.questions); n > 0 && !f.questions[n-1].answered && !f.questions[n-1].open && f.questions[n-1].on.IsZero() {
 				f.questions[n-1].on = e.Time
 			}
-			if e.Stage == "stop" {
+			if e.Stage == "stop" && len(f.downs) < maxTold {
 				f.downs = append(f.downs, down{from: e.Time})
 			}
 		case wire.Result:
@@ -141,6 +144,12 @@ func (s *Story) gather(until time.Time) *facts {
 func (f *facts) note(m moment) {
 	if len(f.notes) < maxNotes && m.text != "" {
 		f.notes = append(f.notes, m)
+	}
+}
+
+func (f *facts) step(s step) {
+	if len(f.steps) < maxTold {
+		f.steps = append(f.steps, s)
 	}
 }
 
@@ -198,11 +207,13 @@ func (f *facts) result(e wire.Event, commands map[int]int) {
 			f.commands[i] = c
 			return
 		}
-		commands[e.Index] = len(f.commands)
-		f.commands = append(f.commands, c)
+		if len(f.commands) < maxTold {
+			commands[e.Index] = len(f.commands)
+			f.commands = append(f.commands, c)
+		}
 	case "confirm":
 		var c stage.Confirmed
-		if json.Unmarshal(e.Data, &c) == nil && c.By == "-y" { // what was asked of somebody has a question of its own
+		if json.Unmarshal(e.Data, &c) == nil && c.By == "-y" && len(f.questions) < maxTold { // what was asked of somebody has a question of its own
 			f.questions = append(f.questions, moment{at: e.Time, stage: e.Stage, text: "whether to send what the rules call ham", by: "-y", answered: true, answer: e.Time})
 		}
 	}
@@ -210,7 +221,7 @@ func (f *facts) result(e wire.Event, commands map[int]int) {
 
 func (f *facts) ask(e wire.Event, r *run.Report, label string) {
 	var ask run.AskRecord
-	if json.Unmarshal(e.Data, &ask) != nil || ask.Kind == "slot" || len(f.questions) >= maxNotes {
+	if json.Unmarshal(e.Data, &ask) != nil || ask.Kind == "slot" || len(f.questions) >= maxTold {
 		return // turns are given by the controller, without anybody
 	}
 	q := moment{at: e.Time, host: label, stage: e.Stage, text: asked(&ask), open: true, rules: ask.Kind == "rules"}
@@ -259,7 +270,7 @@ func (f *facts) end(e wire.Event, label string) {
 	if n := len(f.steps); e.Index >= 0 && n > 0 && f.steps[n-1].stage == e.Stage && f.steps[n-1].status == "" {
 		f.steps[n-1].status, f.steps[n-1].seconds = end.Status, end.Seconds
 	} else if e.Index >= 0 {
-		f.steps = append(f.steps, step{at: e.Time, stage: e.Stage, status: end.Status, seconds: end.Seconds})
+		f.step(step{at: e.Time, stage: e.Stage, status: end.Status, seconds: end.Seconds})
 	}
 	if end.Error == "" {
 		return

@@ -228,7 +228,7 @@ func (m *pageMaker) rules() *rulesView {
 	var order, hamOrder []string
 	add := func(to map[string]*ruleRow, order *[]string, name string, n, alone int64) {
 		if to[name] == nil {
-			if len(*order) == maxTodo {
+			if len(*order) == maxTold {
 				return
 			}
 			to[name] = &ruleRow{Rule: m.text(name)}
@@ -257,10 +257,10 @@ func (m *pageMaker) rules() *rulesView {
 		if len(c.RuleOrder) == 0 {
 			left = &v.Unjudged
 		}
-		for _, l := range c.Left {
+		for _, l := range c.Left[:min(len(c.Left), listed)] {
 			*left = append(*left, valueRow{Host: Clean(s.Label()), Kind: Clean(l.Kind), Value: m.valueOf(l.Kind, l.Value), Messages: comma(l.Count), n: l.Count})
 		}
-		for _, sender := range c.Hit {
+		for _, sender := range c.Hit[:min(len(c.Hit), listed)] {
 			if shown := Clean(m.mask.login(sender)); !slices.Contains(v.Senders, shown) {
 				v.Senders = append(v.Senders, shown)
 			}
@@ -445,13 +445,13 @@ func (m *pageMaker) done(c named) string {
 	default:
 		text += fmt.Sprintf(": failed with exit status %d", c.Exit)
 	}
-	for _, t := range c.Accounts {
+	for _, t := range c.Accounts[:min(len(c.Accounts), listed)] {
 		text += "; " + Clean(m.mask.login(t.Value))
 		if t.Finding != "" {
 			text += " is " + Clean(t.Finding)
 		}
 	}
-	for _, r := range c.Refused {
+	for _, r := range c.Refused[:min(len(c.Refused), listed)] {
 		text += "; not for " + Clean(m.mask.login(r)) + ", whose name is only forged"
 	}
 	return text

@@ -88,8 +88,8 @@ func (t *tracker) close(at time.Time) {
 }
 
 func (t *tracker) add(s span) {
-	if s.to.Before(s.from) || s.to.After(t.until.Add(wrongClock)) || s.to.Sub(s.from) > seconds(maxSeconds) {
-		return // a clock that was set meanwhile, or is wrong
+	if len(t.spans) == maxTold || s.to.Before(s.from) || s.to.After(t.until.Add(wrongClock)) || s.to.Sub(s.from) > seconds(maxSeconds) {
+		return // or a clock that was set meanwhile, or is wrong
 	}
 	if n := len(t.spans); n > 0 && t.spans[n-1].kind == s.kind && s.from.Sub(t.spans[n-1].to) < time.Second && s.kind != spanDown {
 		t.spans[n-1].to = s.to // one span of many short stages

@@ -149,22 +149,19 @@ func (m *pageMaker) leftovers(all *[]todo) {
 		}
 		where := Clean(s.Label())
 		for _, name := range slices.Sorted(maps.Keys(c.SetAside)) {
-			if left := c.SetAside[name]; left.Run == "" && left.Messages > 0 && adoptable.MatchString(name) && len(*all) < maxTodo {
+			if left := c.SetAside[name]; left.Run == "" && left.Messages > 0 && adoptable.MatchString(name) && len(*all) < maxTold {
 				*all = append(*all, todo{fmt.Sprintf("%s has %s in %s, of no run that is known there", where, many(left.Messages, "message"), Clean(name)),
 					[]commandLine{{"take it on", typed(m.Line([]string{s.Host.Host}, "putback", "--adopt", name))}}})
 			}
 		}
 		for _, r := range c.Runs {
-			if r.Run != m.Run && r.Messages > 0 && len(*all) < maxTodo {
+			if r.Run != m.Run && r.Messages > 0 && len(*all) < maxTold {
 				*all = append(*all, todo{fmt.Sprintf("%s has %s of another run aside", where, many(r.Messages, "message")),
 					[]commandLine{{"see what it was", typed(m.Line([]string{s.Host.Host}, "report", r.Run))}}})
 			}
 		}
 	}
 }
-
-// maxTodo bounds what hosts can make a page list.
-const maxTodo = 200
 
 // adoptable is what putback --adopt takes.
 var adoptable = regexp.MustCompile(`^(maildrop|incoming|active|deferred|hold)\.spamfull(\.\d+)?$`)
