@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -79,14 +80,26 @@ func (s *sweep) typed(c *cli.Context) func(hosts []string, words ...string) stri
 	}
 }
 
-// checkPage refuses flags that a page has no use for, and those that only a page has.
-func checkPage(c *cli.Context) error {
+// checkReport refuses flags that exclude each other, and those that only a page
+// has. It returns the domain of --domain as it is looked for.
+func checkReport(c *cli.Context) (domain string, err error) {
 	html := c.String("output") == outputHTML
 	switch {
-	case html && c.Bool("ledger"):
-		return errors.New("--ledger and -o html exclude each other: the page has the ledger's sums, its entries come as text, json or jsonl")
+	case html && (c.Bool("ledger") || c.IsSet("domain")):
+		return "", errors.New("--ledger and --domain do not go with -o html: the page has the ledger's sums, its entries come as text, json or jsonl")
 	case !html && c.Bool("no-redact"):
-		return fmt.Errorf("--no-redact goes with -o %s: the other formats mask nothing", outputHTML)
+		return "", fmt.Errorf("--no-redact goes with -o %s: the other formats mask nothing", outputHTML)
+	case c.Bool("ledger") && c.IsSet("domain"):
+		return "", errors.New("--domain is a part of --ledger: give one of them")
+	case !c.IsSet("domain"):
+		return "", nil
 	}
-	return nil
+	domain = strings.TrimPrefix(strings.ToLower(c.String("domain")), "@")
+	if !domainForm.MatchString(domain) {
+		return "", fmt.Errorf("--domain %s: it is the name of one, such as example.org, or .example.org for all below it", c.String("domain"))
+	}
+	return domain, nil
 }
+
+// domainForm is a domain, or with a dot before it what is below.
+var domainForm = regexp.MustCompile(`^\.?[\pL\pN_-]+(\.[\pL\pN_-]+)*$`)

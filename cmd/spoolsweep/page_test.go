@@ -93,7 +93,11 @@ func TestReportPage(t *testing.T) {
 func TestPageFlags(t *testing.T) {
 	t.Parallel()
 	for line, says := range map[string]string{
-		"report -o html --ledger":    "exclude each other",
+		"report -o html --ledger":    "do not go with -o html",
+		"report -o html --domain x":  "do not go with -o html",
+		"report --ledger --domain x": "is a part of --ledger",
+		"report --domain a@b.org":    "it is the name of one",
+		"report --domain x..org":     "it is the name of one",
 		"report --no-redact":         "goes with -o html",
 		"report -o json --no-redact": "goes with -o html",
 		"report -o htm":              "here also html",

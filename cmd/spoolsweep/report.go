@@ -25,7 +25,8 @@ func reportCommand() *cli.Command {
 spoolsweep report 20261123T231500Z-ab12 -l chavez
 spoolsweep report 20261123T231500Z-ab12 -o json
 spoolsweep report 20261123T231500Z-ab12 -o html
-spoolsweep report 20261123T231500Z-ab12 --ledger`,
+spoolsweep report 20261123T231500Z-ab12 --ledger
+spoolsweep report 20261123T231500Z-ab12 --domain members.example.org`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
 laptop. No mail is quoted in it but the sources that classify names.
 
@@ -39,6 +40,10 @@ JSON each host has them under "ledger"; as a stream each is an event "account".
 ledger_keep (90d, a host variable) after the run's last message left, the sums
 alone are kept.
 
+--domain NAME is for somebody who asks: of that ledger what one domain has sent or
+was to get, when each message was set aside, for how long it was held, and where it
+went. A dot before the name means all below it.
+
 -o html prints a page to hand on, that needs no network and runs no script: what
 happened, what is left to do and how to take it back, a time line with the time
 without Postfix, the queues, rules, sources, the ledger's sums, questions, errors.
@@ -50,10 +55,12 @@ with sample --redact, but that domains stay; --no-redact has them all as they ar
 A missing message makes its exit status 2, too.`,
 		Flags: commonFlags(
 			&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"},
+			&cli.StringFlag{Name: "domain", Usage: "what of the mail of `NAME` was held, for how long, and where it went"},
 			&cli.BoolFlag{Name: "no-redact", Usage: "with -o html: addresses, logins and clients as they are"},
 		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			if err := checkPage(c); err != nil {
+			domain, err := checkReport(c)
+			if err != nil {
 				return err
 			}
 			s, id, on, err := theRun(c)
@@ -63,6 +70,8 @@ A missing message makes its exit status 2, too.`,
 			ctx := c.Context
 			s.doc.Run = id
 			switch {
+			case c.IsSet("domain"):
+				return s.extracts(ctx, id, domain, on)
 			case c.Bool("ledger"):
 				return s.ledgers(ctx, id, on)
 			case c.String("output") == outputHTML:
