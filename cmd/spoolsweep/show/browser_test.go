@@ -210,6 +210,10 @@ func TestPageInBrowser(t *testing.T) {
 		})
 	}
 
+	if *update { // the picture of the README
+		b.opens(t, pages["made up"], "--window-size=1000,1180", "--screenshot="+picture(t))
+	}
+
 	t.Run("alarm", func(t *testing.T) { b.clean(t, "alarm", b.finds(t, variants()["left down"].page.text(t))) })
 
 	t.Run("printed", func(t *testing.T) {
@@ -232,6 +236,15 @@ func TestPageInBrowser(t *testing.T) {
 			t.Errorf("it sends %q", asked)
 		}
 	})
+}
+
+func picture(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("testdata/page.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // clean fails the test where there is something against a page.

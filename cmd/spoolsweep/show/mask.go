@@ -66,7 +66,7 @@ func (k *mask) login(s string) string {
 const shortLogin = 3
 
 func (k *mask) client(s string) string {
-	if !k.on || s == "" {
+	if !k.on || s == "" || k.made[s] {
 		return s
 	}
 	return k.number(maskedClient, s)

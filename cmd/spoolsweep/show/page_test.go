@@ -180,7 +180,7 @@ func variants() map[string]struct {
 	tell.says(0, -1, "", wire.Warn, `{"message":"no queue holds more than 500 messages (host variable queue_warn): nothing was stopped, nothing set aside; -e queues=[deferred] sets that one aside all the same"}`)
 	s.Report.State.Phase = run.Finished
 	s.Account = &run.Account{}
-	add("not flooded", pageOf(s), "The run has come to its end on its one host", "No queue was full: Postfix was not stopped", "all are empty", "Nothing. No mail is aside")
+	add("not flooded", pageOf(s), "The run has come to its end on chavez", "No queue was full: Postfix was not stopped", "all are empty", "Nothing. No mail is aside")
 
 	s, tell = story("chavez")
 	tell.stage(time.Second, 5, "suspects", `{"messages_read":0}`)
@@ -194,12 +194,12 @@ func variants() map[string]struct {
 	tell.says(0, -1, "", wire.End, `{"status":"failed","error":"stop: stop: master 17 does not end","remedy":"end it"}`)
 	s.Report.State.Phase, s.Report.State.Error, s.Report.State.Remedy, s.Report.State.Next = run.Failed, "stop: master 17 does not end", "end it", 2
 	s.Account = &run.Account{}
-	add("failed", pageOf(s), "has not come to its end on its one instance", "chavez/postfix-out", "master 17 does not end", "Remedy: end it", "Mend what has failed")
+	add("failed", pageOf(s), "has not come to its end on chavez/postfix-out", "chavez/postfix-out", "master 17 does not end", "Remedy: end it", "Mend what has failed")
 
 	s, tell = story("chavez")
 	tell.says(0, 2, "stop", wire.Begin, "null")
 	s.Report.State.Phase, s.Report.State.Down, s.Report.State.Next = run.Broken, true, 2
-	add("left down", pageOf(s), "Postfix may be stopped on its one host", "Get Postfix started on chavez", `class="bad"`, "not known to run")
+	add("left down", pageOf(s), "Postfix may be stopped on chavez", "Get Postfix started on chavez", `class="bad"`, "not known to run", "broken off")
 
 	s, tell = story("chavez")
 	tell.says(0, 9, "restore", wire.Begin, "null")
@@ -212,7 +212,7 @@ func variants() map[string]struct {
 	s.Report.State.Ask = &run.AskRecord{Number: 1, Kind: "confirm", Data: json.RawMessage(`{"ham":3,"spam":897}`)}
 	s.Account = &run.Account{Sums: stage.Sums{SetAside: 900, Left: 899, Missing: 1}}
 	s.Error, s.Status = &Failure{Message: "1 message of run is missing"}, Failed
-	add("missing", pageOf(s), "3 messages would be sent, 897 stay aside", "1 is missing", "Find out what became of", "--ledger")
+	add("missing", pageOf(s), "3 messages would be sent, 897 stay aside", "1 is missing", "1 message is missing; the run waits on chavez", "Find out what became of", "--ledger")
 
 	s, _ = story("chavez")
 	s.Report.State.Phase = run.Waiting
@@ -237,7 +237,7 @@ func variants() map[string]struct {
 		s.Account = &run.Account{}
 		fleet.Hosts = append(fleet.Hosts, s)
 	}
-	add("200 hosts", fleet, "mx008 and 192 more", "on all 200 hosts")
+	add("200 hosts", fleet, "mx008 and 192 more", "on all 200 hosts", "200 hosts on which nothing was stopped, moved or asked")
 	return all
 }
 
@@ -405,36 +405,46 @@ func luminance(t *testing.T, hex string) float64 {
 	return 0.2126*part(n>>16) + 0.7152*part(n>>8) + 0.0722*part(n)
 }
 
+const evil = `</style></title><script>alert(1)</script><img src="http://evil.test/x"/>"'><svg onload=x>{{.}}` + "\x00\x1b[2J\u202e\u2066\xff"
+
 // Whatever hosts and mail say is text, and changes nothing but its own place.
 func TestPageHostile(t *testing.T) {
-	const evil = `</style></title><script>alert(1)</script><img src="http://evil.test/x"/>"'><svg onload=x>{{.}}` + "\x00\x1b[2J\u202e\u2066\xff"
-	shape := func(p *Page) string {
-		root, err := html.Parse(strings.NewReader(p.text(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var b strings.Builder
-		for n := range root.Descendants() {
-			if n.Type == html.ElementNode {
-				b.WriteString(n.Data + " ")
-				for _, a := range n.Attr {
-					b.WriteString(a.Key + " ")
-				}
-			}
-		}
-		return b.String()
+	for _, text := range []string{"", evil, "ana@example.org", "192.0.2.1", "]]>", "<!--", "&amp;", "'; color: red", "\u2028", strings.Repeat("é", 2000)} {
+		checkHostile(t, text)
 	}
-	tame, wild := hostilePage("tame"), hostilePage(evil)
-	text := wild.text(t)
-	checkMarkup(t, text)
-	if got, want := shape(hostilePage(evil)), shape(tame); got != want {
-		t.Errorf("the text changes the markup:\n%s\nwant\n%s", got, want)
+}
+
+func checkHostile(t *testing.T, text string) {
+	text = "it " + text + "!" // as none of the words that mean something
+	page := hostilePage(text).text(t)
+	checkMarkup(t, page)
+	if got, want := shape(t, page), shape(t, hostilePage("it tame!").text(t)); got != want {
+		t.Errorf("%q changes the markup:\n%s\nwant\n%s", text, got, want)
 	}
-	for _, r := range text {
+	for _, r := range page {
 		if r != '\n' && !unicode.IsPrint(r) {
 			t.Errorf("%q stands on the page", r)
 		}
 	}
+}
+
+// shape is a page without its texts.
+func shape(t *testing.T, page string) string {
+	t.Helper()
+	root, err := html.Parse(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for n := range root.Descendants() {
+		if n.Type == html.ElementNode {
+			b.WriteString(n.Data + " ")
+			for _, a := range n.Attr {
+				b.WriteString(a.Key + " ")
+			}
+		}
+	}
+	return b.String()
 }
 
 // One host cannot fill a page, whatever it tells.
@@ -537,6 +547,27 @@ func TestMask(t *testing.T) {
 	if got := off.text("ana@x.test") + off.address("ana@x.test") + off.client("192.0.2.1") + off.login("ana"); got != "ana@x.testana@x.test192.0.2.1ana" {
 		t.Errorf("not masked: %q", got)
 	}
+}
+
+// What is masked names nobody: no address is left in it, and to mask it again finds
+// nothing more.
+func FuzzMask(f *testing.F) {
+	for _, s := range []string{"", "sasl_user:ana@*", "<ana@x.test> to <bob@y.test>", "any(sender:bob@, client:192.0.2.0/24)", "with login ana@b@c", "1@1.1.1.1", "2001:db8::1, ::ffff:192.0.2.1.", "client:client-1", "root2@root2", evil} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		k := newMask(true)
+		k.logins = []string{"root2"}
+		once := k.text(s)
+		if again := k.text(once); again != once {
+			t.Errorf("%q: masked %q, and once more %q", s, once, again)
+		}
+		for _, a := range addressForm.FindAllString(once, -1) {
+			if local, _, _ := strings.Cut(a, "@"); !k.made[local] && strings.Trim(local, "*") != "" {
+				t.Errorf("%q: %q is left in %q", s, a, once)
+			}
+		}
+	})
 }
 
 // Times of long waits are cut out, and every moment keeps its order.

@@ -17,6 +17,7 @@ type timeView struct {
 	Breaks []string
 	Cut    bool // the axis is
 	Kinds  []string
+	More   string // hosts on which nothing was stopped, moved or asked
 }
 
 type timeHost struct {
@@ -39,8 +40,13 @@ func (m *pageMaker) timeLine() *timeView {
 	v := &timeView{Cut: len(a.parts) > 1}
 	v.Ticks, v.Breaks = a.ticks(m.Zone)
 	kinds := map[string]bool{}
+	quiet := int64(0)
 	for i, s := range m.told {
 		f := m.facts[s]
+		if len(m.told) > manyHosts && !slices.ContainsFunc(f.spans, func(s span) bool { return s.kind != spanWork }) {
+			quiet++
+			continue
+		}
 		h := timeHost{ID: fmt.Sprintf("time-%d", i+1), Host: Clean(s.Label()), Bars: a.bars(f.spans), Stopped: "-", Down: "not stopped", Back: "-", Waited: "-", Ended: "-"}
 		var waited float64
 		for _, sp := range f.spans {
@@ -73,6 +79,8 @@ func (m *pageMaker) timeLine() *timeView {
 			h.Ended = "waits"
 		case s.phase() == run.Working:
 			h.Ended = "works"
+		case m.state(s) == stateDown || m.state(s) == stateBroken:
+			h.Ended = "broken off"
 		case n > 0:
 			h.Ended = m.clock(f.spans[n-1].to)
 		}
@@ -91,8 +99,14 @@ func (m *pageMaker) timeLine() *timeView {
 			v.Kinds = append(v.Kinds, k)
 		}
 	}
+	if quiet > 0 {
+		v.More = many(quiet, "host")
+	}
 	return v
 }
+
+// manyHosts is from where on a time line leaves out those that have little to show.
+const manyHosts = 20
 
 // queueView is how full the queues were, before and after.
 type queueView struct {

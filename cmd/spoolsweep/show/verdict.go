@@ -178,7 +178,7 @@ func (m *pageMaker) moved(s *Story) string {
 	if doomed := a.Deleted + a.Gone + a.Stayed; doomed > 0 && a.SetAside == 0 {
 		return comma(a.Deleted) + " of " + many(doomed, "message") + was(doomed) + " deleted from the live queues"
 	}
-	if a.SetAside == 0 {
+	if a.SetAside <= 0 {
 		if f.skipped {
 			return "No queue was full: Postfix was not stopped, nothing was set aside"
 		}
@@ -232,7 +232,7 @@ func (m *pageMaker) lead(v *pageView) {
 	on := func(n int64) string {
 		switch {
 		case n == all && n == 1:
-			return "on its one " + noun
+			return "on " + Clean(m.Hosts[0].Label())
 		case n == all && n == 2:
 			return "on both " + noun + "s"
 		case n == all:
@@ -278,7 +278,7 @@ func (m *pageMaker) lead(v *pageView) {
 func (m *pageMaker) mailLead(v *pageView) {
 	sum, known, unknown := m.sums()
 	var longest float64
-	var stopped, downs int64
+	var stopped int64
 	var still []string
 	for _, s := range m.told {
 		f := m.facts[s]
@@ -287,11 +287,11 @@ func (m *pageMaker) mailLead(v *pageView) {
 		}
 		stopped++
 		seconds, over := f.stopped()
-		longest = max(longest, seconds)
 		if !over {
-			downs++
 			still = append(still, s.Label())
+			continue
 		}
+		longest = max(longest, seconds)
 	}
 	add := func(name, text string, bad bool) { v.Figures = append(v.Figures, figure{name, text, bad}) }
 	doomed := sum.Deleted + sum.Gone + sum.Stayed
@@ -312,6 +312,7 @@ func (m *pageMaker) mailLead(v *pageView) {
 		if sum.Missing > 0 {
 			text += "; " + comma(sum.Missing) + is(sum.Missing) + " missing"
 			v.Alarm = true
+			v.Headline = many(sum.Missing, "message") + is(sum.Missing) + " missing; " + strings.Replace(v.Headline, "The run", "the run", 1)
 		} else {
 			text += "; none is missing"
 		}
@@ -323,14 +324,18 @@ func (m *pageMaker) mailLead(v *pageView) {
 	default:
 		v.Lead = append(v.Lead, "No mail was moved.")
 	}
-	if stopped > 0 {
-		add("longest without Postfix", lasted(longest), downs > 0)
-		if downs > 0 {
-			v.Lead = append(v.Lead, "Postfix is not known to run again on "+m.names(still)+".")
-			v.Alarm = true
-		} else {
-			v.Lead = append(v.Lead, "Postfix was stopped on "+many(stopped, "host")+", for "+lasted(longest)+" at most, and was started again on each.")
-		}
+	if stopped > int64(len(still)) {
+		add("longest without Postfix", lasted(longest), false)
+	}
+	switch n := len(still); {
+	case n > 0:
+		add("where Postfix may be stopped", comma(int64(n)), true)
+		v.Lead = append(v.Lead, "Postfix is not known to run again on "+m.names(still)+".")
+		v.Alarm = true
+	case stopped == 1:
+		v.Lead = append(v.Lead, "Postfix was stopped on 1 host for "+lasted(longest)+", and was started again.")
+	case stopped > 1:
+		v.Lead = append(v.Lead, "Postfix was stopped on "+many(stopped, "host")+", for "+lasted(longest)+" at most, and was started again on each.")
 	}
 	if len(unknown) > 0 && known {
 		v.Lead = append(v.Lead, "What "+m.names(unknown)+" would add to these sums is not known.")
