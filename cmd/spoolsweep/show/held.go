@@ -29,9 +29,9 @@ type Extract struct {
 	Unnamed int64 `json:"unnamed"`
 }
 
-// OfDomain says whether an address is in a domain: exactly that, or with a dot
+// ofDomain says whether an address is in a domain: exactly that, or with a dot
 // before it whatever is below.
-func OfDomain(address, domain string) bool {
+func ofDomain(address, domain string) bool {
 	_, of, ok := cutLast(address, "@")
 	of = strings.TrimSuffix(strings.ToLower(of), ".")
 	if strings.HasPrefix(domain, ".") {
@@ -51,9 +51,9 @@ func cutLast(s, sep string) (before, after string, found bool) {
 // Take counts an entry of a ledger, and returns it if it is of the domain. since
 // has when each directory was set aside.
 func (x *Extract) Take(e *stage.Entry, since map[string]time.Time, now time.Time) *Held {
-	mine := e.Sender != nil && OfDomain(*e.Sender, x.Domain)
+	mine := e.Sender != nil && ofDomain(*e.Sender, x.Domain)
 	for _, r := range e.Recipients {
-		mine = mine || OfDomain(r, x.Domain)
+		mine = mine || ofDomain(r, x.Domain)
 	}
 	if !mine {
 		if e.Sender == nil || e.More > 0 {

@@ -25,7 +25,7 @@ func TestOfDomain(t *testing.T) {
 		{"example.org", "example.org", false},
 		{"", "example.org", false},
 	} {
-		if got := OfDomain(row.address, row.domain); got != row.want {
+		if got := ofDomain(row.address, row.domain); got != row.want {
 			t.Errorf("%s in %s: %t", row.address, row.domain, got)
 		}
 	}

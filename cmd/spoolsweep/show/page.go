@@ -20,8 +20,8 @@ import (
 // elsewhere, and it runs no script. Whatever hosts and mail say is text in it.
 type Page struct {
 	Run   string
-	Made  time.Time
-	By    string         // who made it
+	Made  time.Time      // when the hosts had told
+	By    string         // who asked them
 	Zone  *time.Location // in which its times are
 	Build string
 	// Named has addresses, logins and clients stand as they are; else they are
@@ -104,6 +104,7 @@ type pageMaker struct {
 func (m *pageMaker) view() *pageView {
 	m.facts = map[*Story]*facts{}
 	m.Hosts = slices.Clone(m.Hosts)
+	m.mask.keep = append(m.mask.keep, m.By)
 	for _, s := range m.Hosts {
 		m.facts[s] = s.gather(m.Made)
 		if s.Report == nil || s.Report.Info == nil || s.Report.State == nil {
@@ -234,7 +235,7 @@ func (m *pageMaker) meta() []figure {
 	if elsewhere := m.elsewhere(); len(elsewhere) > 0 {
 		add("Not asked", m.names(elsewhere)+": of this run too, and left out of this page")
 	}
-	add("As of", m.stamp(m.Made))
+	add("As of", m.stamp(m.Made)+", asked by "+Clean(m.By))
 	add("Times", m.Made.In(m.Zone).Format("MST (UTC-07:00)"))
 	return all
 }

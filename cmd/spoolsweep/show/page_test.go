@@ -13,7 +13,6 @@ import (
 	"math"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -521,93 +520,5 @@ func TestPageRedacted(t *testing.T) {
 		if !strings.Contains(text, s) {
 			t.Errorf("with names: does not say %q", s)
 		}
-	}
-}
-
-func TestMask(t *testing.T) {
-	for _, row := range [][2]string{
-		{"", ""},
-		{"nothing at 14:03:21 of 1.5 MB", "nothing at 14:03:21 of 1.5 MB"},
-		{"by ops@laptop", "by ops@laptop"},
-		{"<ana@x.test> to <bob@y.test>, ANA@z.test", "<name-1@x.test> to <name-2@y.test>, name-1@z.test"},
-		{"sasl_user:ana@*", "sasl_user:name-1@*"},
-		{"sasl_user:ana", "sasl_user:name-1"},
-		{"sender:@x.test, sender:<>, recipient:*@x.test", "sender:@x.test, sender:<>, recipient:*@x.test"},
-		{"any(sender:bob@, client:192.0.2.0/24)", "any(sender:name-1@, client:client-1)"},
-		{"client:mail.far.test", "client:client-1"},
-		{"from 192.0.2.7, 2001:db8::7.", "from client-1, client-2."},
-		{"user root2 is not there, root23 is.", "user name-1 is not there, root23 is."},
-		{"7 messages sent with login ana, from 3 addresses", "7 messages sent with login name-1, from 3 addresses"},
-		{"body:/a@b/", "body:/name-1@b/"},
-	} {
-		k := newMask(true)
-		k.keep, k.logins = []string{"ops@laptop"}, []string{"root2"}
-		if got := k.text(row[0]); got != row[1] {
-			t.Errorf("%q: got %q, want %q", row[0], got, row[1])
-		}
-	}
-	off := newMask(false)
-	if got := off.text("ana@x.test") + off.address("ana@x.test") + off.client("192.0.2.1") + off.login("ana"); got != "ana@x.testana@x.test192.0.2.1ana" {
-		t.Errorf("not masked: %q", got)
-	}
-}
-
-// What is masked names nobody: no address is left in it, and to mask it again finds
-// nothing more.
-func FuzzMask(f *testing.F) {
-	for _, s := range []string{"", "sasl_user:ana@*", "<ana@x.test> to <bob@y.test>", "any(sender:bob@, client:192.0.2.0/24)", "with login ana@b@c", "1@1.1.1.1", "2001:db8::1, ::ffff:192.0.2.1.", "client:client-1", "root2@root2", evil} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		k := newMask(true)
-		k.logins = []string{"root2"}
-		once := k.text(s)
-		if again := k.text(once); again != once {
-			t.Errorf("%q: masked %q, and once more %q", s, once, again)
-		}
-		for _, a := range addressForm.FindAllString(once, -1) {
-			if local, _, _ := strings.Cut(a, "@"); !k.made[local] && strings.Trim(local, "*") != "" {
-				t.Errorf("%q: %q is left in %q", s, a, once)
-			}
-		}
-	})
-}
-
-// Times of long waits are cut out, and every moment keeps its order.
-func TestAxis(t *testing.T) {
-	at := func(s int) time.Time { return madeUpBegin.Add(time.Duration(s) * time.Second) }
-	spans := []span{
-		{kind: spanWork, from: at(0), to: at(10)}, {kind: spanDown, from: at(2), to: at(3)}, {kind: spanWait, from: at(10), to: at(5000)},
-		{kind: spanMove, from: at(5000), to: at(5060)}, {kind: spanWork, from: at(90000), to: at(90001)}, {kind: spanWait, from: at(90001), to: at(90300), open: true},
-	}
-	a := newAxis([][]span{spans, nil})
-	if len(a.parts) != 3 {
-		t.Fatalf("%d parts, want 3", len(a.parts))
-	}
-	last := -1.0
-	for s := range 91000 {
-		x := a.at(at(s - 100))
-		if x < last || x < 0 || x > 100 {
-			t.Fatalf("after %d s: %f, before %f", s-100, x, last)
-		}
-		last = x
-	}
-	for _, b := range a.bars(spans) {
-		if !regexp.MustCompile(`^\d+\.\d\d%$`).MatchString(b.X+"") || !regexp.MustCompile(`^\d+\.\d\d%$`).MatchString(b.Width) {
-			t.Errorf("bar %+v", b)
-		}
-	}
-	if newAxis([][]span{{{kind: spanWait, from: at(0), to: at(9)}}}) != nil {
-		t.Error("an axis of nothing")
-	}
-}
-
-// Every host's own list of kinds is drawn in one order, whatever came first.
-func TestBarsOrder(t *testing.T) {
-	at := madeUpBegin
-	spans := []span{{kind: spanDown, from: at, to: at.Add(time.Second)}, {kind: spanWork, from: at, to: at.Add(5 * time.Second)}}
-	bars := newAxis([][]span{spans}).bars(spans)
-	if got := []string{bars[0].Class, bars[1].Class}; !slices.Equal(got, []string{spanWork, spanDown}) {
-		t.Errorf("drawn as %v", got)
 	}
 }

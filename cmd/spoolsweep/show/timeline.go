@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"spoolsweep/remote/wire"
@@ -290,3 +291,101 @@ func (a *axis) ticks(zone *time.Location) (ticks []tick, breaks []string) {
 	}
 	return ticks, breaks
 }
+
+// timeView is the time line: a bar and a row for each host.
+type timeView struct {
+	Hosts  []timeHost
+	Ticks  []tick
+	Breaks []string
+	Cut    bool // the axis is
+	Kinds  []string
+	More   string // hosts on which nothing was stopped, moved or asked
+}
+
+type timeHost struct {
+	ID, Host, Summary                  string
+	Bars                               []bar
+	Down, Back, Stopped, Waited, Ended string
+	Bad                                bool
+}
+
+// timeLine is nil where no host has told of any work.
+func (m *pageMaker) timeLine() *timeView {
+	var all [][]span
+	for _, s := range m.told {
+		all = append(all, m.facts[s].spans)
+	}
+	a := newAxis(all)
+	if a == nil {
+		return nil
+	}
+	v := &timeView{Cut: len(a.parts) > 1}
+	v.Ticks, v.Breaks = a.ticks(m.Zone)
+	kinds := map[string]bool{}
+	quiet := int64(0)
+	for i, s := range m.told {
+		f := m.facts[s]
+		if len(m.told) > manyHosts && !slices.ContainsFunc(f.spans, func(s span) bool { return s.kind != spanWork }) {
+			quiet++
+			continue
+		}
+		h := timeHost{ID: fmt.Sprintf("time-%d", i+1), Host: Clean(s.Label()), Bars: a.bars(f.spans), Stopped: "-", Down: "not stopped", Back: "-", Waited: "-", Ended: "-"}
+		var waited float64
+		for _, sp := range f.spans {
+			kinds[sp.kind] = true
+			if sp.kind == spanWait {
+				waited += sp.to.Sub(sp.from).Seconds()
+			}
+		}
+		if len(f.downs) > 0 {
+			was, over := f.stopped()
+			last := f.downs[len(f.downs)-1]
+			h.Stopped, h.Down = m.clock(f.downs[0].from), lasted(was)
+			switch {
+			case over && was == 0:
+				h.Down = "was stopped before"
+			case over:
+				h.Back = m.clock(last.from.Add(seconds(last.seconds)))
+			default:
+				h.Back, h.Bad = "not known to run", true
+			}
+			if n := len(f.downs); n > 1 {
+				h.Down += fmt.Sprintf(" in %d times", n)
+			}
+		}
+		if waited > 0 {
+			h.Waited = lasted(waited)
+		}
+		switch n := len(f.spans); {
+		case s.phase() == run.Waiting:
+			h.Ended = "waits"
+		case s.phase() == run.Working:
+			h.Ended = "works"
+		case m.state(s) == stateDown || m.state(s) == stateBroken:
+			h.Ended = "broken off"
+		case n > 0:
+			h.Ended = m.clock(f.spans[n-1].to)
+		}
+		var parts []string
+		if h.Down != "not stopped" {
+			parts = append(parts, "Postfix stopped at "+h.Stopped+", down for "+h.Down)
+		}
+		if waited > 0 {
+			parts = append(parts, "waited for somebody for "+h.Waited)
+		}
+		h.Summary = closed(strings.Join(append(parts, "end of the run: "+h.Ended), "; "))
+		v.Hosts = append(v.Hosts, h)
+	}
+	for _, k := range []string{spanDown, spanWork, spanMove, spanWait} {
+		if kinds[k] {
+			v.Kinds = append(v.Kinds, k)
+		}
+	}
+	if quiet > 0 {
+		v.More = many(quiet, "host")
+	}
+	return v
+}
+
+// manyHosts is from where on a time line leaves out those that have little to show.
+const manyHosts = 20
