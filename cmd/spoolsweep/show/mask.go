@@ -103,7 +103,10 @@ func (k *mask) text(s string) string {
 	s = addressForm.ReplaceAllStringFunc(s, k.address)
 	s = numericForm.ReplaceAllStringFunc(s, func(a string) string {
 		trimmed := strings.TrimRight(a, ".:")
-		if _, err := netip.ParseAddr(trimmed); err != nil {
+		if with, err := netip.ParseAddrPort(trimmed); err == nil {
+			trimmed = with.Addr().String()
+		}
+		if _, err := netip.ParseAddr(trimmed); err != nil || !strings.HasPrefix(a, trimmed) {
 			return a
 		}
 		return k.client(trimmed) + a[len(trimmed):]

@@ -17,6 +17,7 @@ func TestMask(t *testing.T) {
 		{"any(sender:bob@, client:192.0.2.0/24)", "any(sender:name-1@, client:client-1)"},
 		{"client:mail.far.test", "client:client-1"},
 		{"from 192.0.2.7, 2001:db8::7.", "from client-1, client-2."},
+		{"from 192.0.2.7:2525 and [2001:db8::7]:25", "from client-1:2525 and [client-2]:25"},
 		{"user root2 is not there, root23 is.", "user name-1 is not there, root23 is."},
 		{"7 messages sent with login ana, from 3 addresses", "7 messages sent with login name-1, from 3 addresses"},
 		{"body:/a@b/", "body:/name-1@b/"},

@@ -39,7 +39,7 @@ func (s *Story) Take(e wire.Event) {
 type moment struct {
 	at             time.Time
 	host, stage    string
-	failed         bool
+	failed, ours   bool // ours: it was said here, of the way to a host
 	text, remedy   string
 	by             string
 	answered, open bool

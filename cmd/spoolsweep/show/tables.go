@@ -187,7 +187,7 @@ func (m *pageMaker) notes() []noteView {
 	for _, s := range m.Hosts {
 		all = append(all, m.facts[s].notes...)
 		if s.Error != nil {
-			all = append(all, moment{at: m.Made, host: s.Label(), failed: true, text: s.Error.Message, remedy: s.Error.Remedy})
+			all = append(all, moment{at: m.Made, host: s.Label(), failed: true, text: s.Error.Message, remedy: s.Error.Remedy, ours: s.Status == Unreachable})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return a.at.Compare(b.at) })
@@ -195,6 +195,9 @@ func (m *pageMaker) notes() []noteView {
 	var hosts [][]string
 	for _, n := range all {
 		v := noteView{At: m.clock(n.at), Stage: Clean(n.stage), Kind: "warning", Text: m.text(n.text), Remedy: m.text(n.remedy)}
+		if n.ours {
+			v.Text, v.Remedy = Clean(n.text), Clean(n.remedy)
+		}
 		if n.failed {
 			v.Kind = "error"
 		}

@@ -76,7 +76,7 @@ func (m *pageMaker) sentence(s *Story, rank int) string {
 			text = "Did not tell of the run"
 		}
 		if s.Error != nil {
-			text += ": " + m.text(s.Error.Message)
+			text += ": " + m.failure(s, s.Error.Message)
 		}
 		return closed(text)
 	}
@@ -122,6 +122,15 @@ func (m *pageMaker) sentence(s *Story, rank int) string {
 		}
 	}
 	return strings.Join(parts, " ")
+}
+
+// failure is why a host did not tell. What was found here on the way to it names its
+// own addresses, and those stay.
+func (m *pageMaker) failure(s *Story, text string) string {
+	if s.Status == Unreachable {
+		return Clean(text)
+	}
+	return m.text(text)
 }
 
 // next names the stage at which a run stands.
