@@ -183,6 +183,10 @@ func TestNegativeCounts(t *testing.T) {
 			text = `[{"run":"` + run + `","phase":"waiting","aside":5,"ask":{"number":1,"index":5,"kind":"confirm","data":{"ham":-40,"spam":1,"list":"x"}}}]`
 		case "preview":
 			text = `{"going":-40,"all":5}`
+		case "report":
+			text = `{"info":{"run":"` + run + `"},"state":{"run":"` + run + `","phase":"waiting","aside":5}}`
+		case "ledger":
+			text = `{"set_aside":5,"left":45,"restored":-40}`
 		}
 		_ = w.Write(wire.Frame{Kind: wire.Reply, ID: fr.ID, Data: json.RawMessage(text)})
 	}))
@@ -194,6 +198,7 @@ func TestNegativeCounts(t *testing.T) {
 		t.Fatalf("no number: %s", r.err)
 	}
 	r.want(t, statusUsage, "--expect 0: "+n[1]+" messages would go: nothing was done")
+	f.spoolsweep("report", run, "-o", "html", "-l", "peltier").want(t, 2, "peltier counts less than no message", "The run waits on peltier")
 	if after := f.aside(t); after != before {
 		t.Errorf("aside before %s, after %s", before, after)
 	}

@@ -165,3 +165,58 @@ func TestLedgerCommand(t *testing.T) {
 	}
 	f.spoolsweep("report", "--ledger", "-l", "chavez").want(t, 2, "missing    "+strings.TrimPrefix(names[0], f.hosts[0].Spool()+"/"))
 }
+
+// What is told of one domain is what the ledger has of it, and when it was aside.
+func TestDomainExtract(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(150)
+	f.spoolsweep("run", "backscatter", "-y", "-e", "rate=0", "-e", "@"+f.write("rules.yaml", demoRules)).want(t, 0)
+	whole := f.ledger(t, 0)
+	domain := f.hosts[0].Hostname()
+	want := map[string]bool{}
+	for _, h := range whole.Hosts {
+		for _, e := range h.Ledger {
+			mine := e.Sender != nil && strings.HasSuffix(*e.Sender, "@"+domain)
+			for _, r := range e.Recipients {
+				mine = mine || strings.HasSuffix(r, "@"+domain)
+			}
+			if mine {
+				want[h.Host.Host+" "+e.ID+" "+e.Fate] = true
+			}
+		}
+	}
+	r := f.spoolsweep("report", whole.Run, "--domain", "@"+strings.ToUpper(domain), "-o", "json")
+	r.want(t, 0)
+	var doc struct {
+		Hosts []struct {
+			Host   string
+			Ledger []show.Held
+			Result show.Extract
+		}
+	}
+	if err := json.Unmarshal([]byte(r.out), &doc); err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for _, h := range doc.Hosts {
+		sums := h.Result
+		if int(sums.SetAside) != len(h.Ledger) || sums.SetAside != sums.Restored+sums.Left || sums.Domain != domain {
+			t.Errorf("%s: %d entries, %+v", h.Host, len(h.Ledger), sums)
+		}
+		for _, e := range h.Ledger {
+			got++
+			if !want[h.Host+" "+e.ID+" "+e.Fate] || e.Since.IsZero() || e.Still != (e.Fate == stage.FateLeft) || e.Seconds < 0 || e.Seconds > sums.Longest {
+				t.Errorf("%s: %+v", h.Host, e)
+			}
+		}
+	}
+	if got != len(want) || got == 0 {
+		t.Errorf("%d messages, want %d", got, len(want))
+	}
+	r = f.spoolsweep("report", "--domain", domain)
+	r.want(t, 0, fmt.Sprintf("%9d messages  of %s", got, domain), "held the longest ", "restored ", "<"+demoAccount+"@"+domain+">", "for still, ")
+	if n := strings.Count(r.out, "held since "); n != got {
+		t.Errorf("%d lines, want %d", n, got)
+	}
+	f.spoolsweep("report", "--domain", "nowhere.test").want(t, 0, "0 messages  of nowhere.test")
+}

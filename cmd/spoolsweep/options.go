@@ -101,7 +101,7 @@ func varName(f reflect.StructField) string {
 }
 
 // ownFormat is the format of -o that one command has beside those of all.
-var ownFormat = map[string]string{"health": openMetrics, suggestName: outputYAML}
+var ownFormat = map[string]string{"health": openMetrics, suggestName: outputYAML, reportName: outputHTML}
 
 // sweep is one command at work on its hosts.
 type sweep struct {
@@ -409,7 +409,7 @@ func again(c *cli.Context, limit string) string {
 			words = append(words, "--"+name, c.String(name))
 		}
 	}
-	if c.IsSet("limit") {
+	if limit != "" {
 		words = append(words, "--limit", limit)
 	}
 	for _, name := range []string{"become", "ask-become-pass", "ask-vault-password"} {

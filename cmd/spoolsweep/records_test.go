@@ -20,7 +20,7 @@ func TestReadingChangesNothing(t *testing.T) {
 	f, run := swept(t)
 	before := f.everything(t)
 	for _, args := range [][]string{
-		{"ping"}, {"health"}, {"health", "--exact"}, {"find", demoAccount + "@*"}, {"sample"}, {"sample", "--raw", "--queue", "deferred"}, {"runs"}, {"report"}, {"report", run, "-o", "json"}, {"report", "--ledger"}, {"report", run, "--ledger", "-o", "json"},
+		{"ping"}, {"health"}, {"health", "--exact"}, {"find", demoAccount + "@*"}, {"sample"}, {"sample", "--raw", "--queue", "deferred"}, {"runs"}, {"report"}, {"report", run, "-o", "json"}, {"report", "--ledger"}, {"report", run, "--ledger", "-o", "json"}, {"report", "-o", "html"}, {"report", "--domain", "x.test"},
 		{"classify", "-m", "raw:x"}, {"classify", "--aside", run}, {"attach", run}, {"run", "backscatter", "--check"},
 		{"inventory", "--list"},
 	} {

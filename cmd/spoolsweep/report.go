@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -15,13 +16,17 @@ import (
 	"spoolsweep/spool/run"
 )
 
+const reportName = "report"
+
 func reportCommand() *cli.Command {
 	return &cli.Command{
-		Name: "report", Usage: "tell one run from its beginning: what was asked for, done and found", ArgsUsage: "[RUN]",
+		Name: reportName, Usage: "tell one run from its beginning: what was asked for, done and found", ArgsUsage: "[RUN]",
 		UsageText: `spoolsweep report
 spoolsweep report 20261123T231500Z-ab12 -l chavez
 spoolsweep report 20261123T231500Z-ab12 -o json
-spoolsweep report 20261123T231500Z-ab12 --ledger`,
+spoolsweep report 20261123T231500Z-ab12 -o html
+spoolsweep report 20261123T231500Z-ab12 --ledger
+spoolsweep report 20261123T231500Z-ab12 --domain members.example.org`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
 laptop. No mail is quoted in it but the sources that classify names.
 
@@ -33,17 +38,44 @@ collisions + left + purged + sent meanwhile + missing. Where a message is missin
 which is neither aside nor live nor moved by the run, the exit status is 2. As
 JSON each host has them under "ledger"; as a stream each is an event "account".
 ledger_keep (90d, a host variable) after the run's last message left, the sums
-alone are kept.`,
-		Flags: commonFlags(&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"}), OnUsageError: usageError,
+alone are kept.
+
+--domain NAME is for somebody who asks: of that ledger what one domain has sent or
+was to get, when each message was set aside, for how long it was held, and where it
+went. A dot before the name means all below it.
+
+-o html prints a page to hand on, that needs no network and runs no script: what
+happened, what is left to do and how to take it back, a time line with the time
+without Postfix, the queues, rules, sources, the ledger's sums, questions, errors.
+
+  spoolsweep report RUN -o html > report.html
+
+What stands before the @ of addresses, logins and clients are numbers on it, as
+with sample --redact, but that domains stay; --no-redact has them all as they are.
+A missing message makes its exit status 2, too.`,
+		Flags: commonFlags(
+			&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"},
+			&cli.StringFlag{Name: "domain", Usage: "what of the mail of `NAME` was held, for how long, and where it went"},
+			&cli.BoolFlag{Name: "no-redact", Usage: "with -o html: addresses, logins and clients as they are"},
+		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
+			domain, err := checkReport(c)
+			if err != nil {
+				return err
+			}
 			s, id, on, err := theRun(c)
 			if err != nil || id == "" {
 				return err
 			}
 			ctx := c.Context
 			s.doc.Run = id
-			if c.Bool("ledger") {
+			switch {
+			case c.IsSet("domain"):
+				return s.extracts(ctx, id, domain, on)
+			case c.Bool("ledger"):
 				return s.ledgers(ctx, id, on)
+			case c.String("output") == outputHTML:
+				return s.page(c, id, on)
 			}
 			s.eachInOrder(membersOf(s.members, on), func(m *member) (func(), error) { return s.report(c, m, id) })
 			return s.end(ctx)
@@ -70,10 +102,9 @@ type told struct {
 // report takes in the events of a run on one host and tells them in order. How
 // the run ended is told, and is not how this command ends.
 func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err error) {
-	var r run.Report
 	began := map[int]time.Time{}
 	past := &show.Host{Host: m.host.Name}
-	err = m.link.CallEvents(c.Context, "report", agent.RunCall{Vars: m.vars, Run: id}, &r, func(e wire.Event) {
+	r, err := m.recorded(c.Context, id, func(e wire.Event) {
 		if e.Kind == wire.Begin {
 			began[e.Index] = e.Time
 		}
@@ -85,9 +116,6 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 	})
 	if err != nil {
 		return nil, err
-	}
-	if r.Info == nil || r.State == nil {
-		return nil, spool.Remedied(fmt.Errorf("%s: the agent does not tell of run %s", m.Label(), id), lookThere)
 	}
 	m.Status, m.Stages, m.Notes = show.OK, past.Stages, past.Notes
 	if m.Stages == nil {
@@ -105,7 +133,19 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 		Began: r.Info.Began, Who: r.Info.Who, Reason: r.Info.Reason, Playbook: r.Info.Name, Hosts: r.Info.Hosts, Extra: r.Info.Extra,
 		Phase: r.State.Phase, Asks: asks, Error: r.State.Error, Aside: r.State.Aside, Answers: answers,
 	})
-	return func() { s.printReport(m, &r, began) }, err
+	return func() { s.printReport(m, r, began) }, err
+}
+
+// recorded is what a host has recorded of a run; take is given its events.
+func (m *member) recorded(ctx context.Context, id string, take func(wire.Event)) (*run.Report, error) {
+	var r run.Report
+	if err := m.link.CallEvents(ctx, "report", agent.RunCall{Vars: m.vars, Run: id}, &r, take); err != nil {
+		return nil, err
+	}
+	if r.Info == nil || r.State == nil {
+		return nil, spool.Remedied(fmt.Errorf("%s: the agent does not tell of run %s", m.Label(), id), lookThere)
+	}
+	return &r, nil
 }
 
 func (s *sweep) printReport(m *member, r *run.Report, began map[int]time.Time) {

@@ -31,8 +31,13 @@ func (p *Printer) Ledgers(run string) *Ledgers {
 
 // Entry prints one entry of a host, for people as a line.
 func (l *Ledgers) Entry(host string, e *stage.Entry) error {
+	return l.entry(host, e, func() string { return entryLine(e) })
+}
+
+// entry prints e for scripts, and line for people.
+func (l *Ledgers) entry(host string, e any, line func() string) error {
 	if !l.p.JSON && !l.p.Stream {
-		l.p.Line(host, "%s", entryLine(e))
+		l.p.Line(host, "%s", line())
 		return nil
 	}
 	text, err := json.Marshal(e)
