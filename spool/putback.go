@@ -80,12 +80,17 @@ func (r *restorer) messageAside(id string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if inode, err := inodeAt(dir, id); err != nil || inode != 0 {
-			return inode != 0, err
+		s, err := statAt(dir, id)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && halfWritten(s) {
+			continue // what was never accepted has no log
 		}
+		return err == nil, err
 	}
 	return false, nil
 }
+
+// halfWritten says whether a file was never accepted, and is nobody's mail.
+func halfWritten(s Stat) bool { return s.Regular() && s.Mode&0o700 == 0o600 }
 
 // halfWritten returns the files that were never accepted.
 func (r *restorer) halfWritten(k want) error {
@@ -94,7 +99,7 @@ func (r *restorer) halfWritten(k want) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil || k.Queue == Defer || s.Mode&0o700 != 0o600 || !s.Regular() {
+		if err != nil || k.Queue == Defer || !halfWritten(s) {
 			return err
 		}
 		to := r.w.home(k.Queue, id)

@@ -415,6 +415,23 @@ func TestPutBackLeavesWhatIsNotItsOwn(t *testing.T) {
 	h.stands("odd", "incoming.spamfull")
 }
 
+// A file that was never accepted has no log: one of its name, whose message is gone,
+// goes back with the others, and is not left aside alone.
+func TestPutBackLogBesideHalfWritten(t *testing.T) {
+	h, w := aside(t, nil, 0, func(h *host) {
+		h.write("incoming", testID(1), "half-written", 0o600)
+		h.write("deferred", testID(2), "mail", 0o700)
+		h.write("defer", testID(1), "log", 0o600)
+	})
+	_, left, err := w.PutBack(t.Context(), h.asideMail(w), Options{}, quiet)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	h.stands("half-written", "incoming")
+	h.stands("mail", "deferred")
+	h.stands("log", "defer")
+}
+
 // A run whose directories are gone does not take another run's of the same
 // name, not even where the file system has given out the inode again.
 func TestPutBackAnotherRunsDirectory(t *testing.T) {
