@@ -67,7 +67,7 @@ func (s *sweep) extract(ctx context.Context, m *member, id, domain string, out *
 	now := time.Now()
 	account, err := s.entries(ctx, m, id, func(e *stage.Entry) error {
 		if h := x.Take(e, since, now); h != nil {
-			return out.Held(m.Label(), h)
+			return out.Held(m.Host, h)
 		}
 		return nil
 	})

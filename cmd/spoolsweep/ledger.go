@@ -41,7 +41,7 @@ func (s *sweep) eachLedger(id string, on map[*member]*run.State, one func(*membe
 
 // ledger tells the ledger of one host.
 func (s *sweep) ledger(ctx context.Context, m *member, id string, out *show.Ledgers) error {
-	account, err := s.entries(ctx, m, id, func(e *stage.Entry) error { return out.Entry(m.host.Name, e) })
+	account, err := s.entries(ctx, m, id, func(e *stage.Entry) error { return out.Entry(m.Host, e) })
 	if err != nil {
 		return err
 	}
@@ -50,9 +50,9 @@ func (s *sweep) ledger(ctx context.Context, m *member, id string, out *show.Ledg
 		return err
 	}
 	if account.Removed != nil {
-		s.Line(m.host.Name, "the ledger was removed %s, after ledger_keep; its sums are", account.Removed.Local().Format("2006-01-02 15:04:05"))
+		s.Line(m.Label(), "the ledger was removed %s, after ledger_keep; its sums are", account.Removed.Local().Format("2006-01-02 15:04:05"))
 	}
-	s.LinesOf(m.host.Name, "ledger", &account.Sums)
+	s.LinesOf(m.Label(), "ledger", &account.Sums)
 	return missing(account.Missing, id)
 }
 

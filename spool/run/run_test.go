@@ -440,7 +440,7 @@ func TestNothingFull(t *testing.T) {
 	h := newHost(t, 40)
 	h.begin(plan(rules))
 	s := h.rest(Finished)
-	if !h.told(evWarn, "no queue holds more than 50 messages (host variable queue_warn): nothing was stopped, nothing set aside; -e queues=[deferred] sets that one aside all the same") {
+	if !h.told(evWarn, "no queue holds more than 50 messages (host variable queue_warn): nothing was stopped, nothing set aside; -e 'queues=[deferred]' sets that one aside all the same") {
 		t.Error("it does not say why it ended")
 	}
 	if got := h.endedStages(); got["stop"] != 0 || got["count"] != 1 {

@@ -349,7 +349,7 @@ func (r *runner) section(ctx context.Context, last int) error {
 		return nil
 	}
 	if len(queues) == 0 {
-		note := fmt.Sprintf("no queue holds more than %d messages (host variable queue_warn): nothing was stopped, nothing set aside; -e queues=[deferred] sets that one aside all the same", r.info.Vars.Warn())
+		note := fmt.Sprintf("no queue holds more than %d messages (host variable queue_warn): nothing was stopped, nothing set aside; -e 'queues=[deferred]' sets that one aside all the same", r.info.Vars.Warn())
 		if err := r.write(kindEnd, stageRecord{Index: i, Last: true}); err != nil {
 			return r.failed(i, began, err)
 		}

@@ -130,8 +130,8 @@ func (x *Extract) Lines() []stage.Line {
 
 // Held prints an entry, for people as a line of when, how long, and what became
 // of it.
-func (l *Ledgers) Held(host string, h *Held) error {
-	return l.entry(host, h, func() string {
+func (l *Ledgers) Held(of *Host, h *Held) error {
+	return l.entry(of, h, func() string {
 		at := "-"
 		if !h.Since.IsZero() {
 			at = h.Since.Local().Format(time.DateTime)

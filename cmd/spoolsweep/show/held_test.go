@@ -65,7 +65,7 @@ func TestExtract(t *testing.T) {
 		if h == nil {
 			continue
 		}
-		if err := l.Held("chavez", h); err != nil {
+		if err := l.Held(&Host{Host: "chavez", Instance: DefaultInstance}, h); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(out.String(), e.want) {

@@ -30,14 +30,14 @@ func (p *Printer) Ledgers(run string) *Ledgers {
 }
 
 // Entry prints one entry of a host, for people as a line.
-func (l *Ledgers) Entry(host string, e *stage.Entry) error {
-	return l.entry(host, e, func() string { return entryLine(e) })
+func (l *Ledgers) Entry(h *Host, e *stage.Entry) error {
+	return l.entry(h, e, func() string { return entryLine(e) })
 }
 
 // entry prints e for scripts, and line for people.
-func (l *Ledgers) entry(host string, e any, line func() string) error {
+func (l *Ledgers) entry(h *Host, e any, line func() string) error {
 	if !l.p.JSON && !l.p.Stream {
-		l.p.Line(host, "%s", line())
+		l.p.Line(h.Label(), "%s", line())
 		return nil
 	}
 	text, err := json.Marshal(e)
@@ -45,7 +45,7 @@ func (l *Ledgers) entry(host string, e any, line func() string) error {
 		return err
 	}
 	if l.p.Stream {
-		l.p.stream(wire.Event{Run: l.run, Host: host, Instance: "-", Time: time.Now().UTC(), Stage: "report", Index: -1, Kind: wire.Account, Data: text})
+		l.p.stream(wire.Event{Run: l.run, Host: h.Host, Instance: h.Instance, Time: time.Now().UTC(), Stage: "report", Index: -1, Kind: wire.Account, Data: text})
 		return nil
 	}
 	if l.entries == 0 {
