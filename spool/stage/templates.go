@@ -16,7 +16,7 @@ import (
 // made of one template. Some of what would be sent again are drawn and read; of a
 // longer queue that is a sample, and numbers are estimates.
 const (
-	templatesDrawn = 2000
+	templatesDrawn = 1000
 	leastDrawn     = 8  // messages of a sample that make a template
 	leastLine      = 20 // characters of a line that tells something
 	linesRead      = 60 // of a message
