@@ -74,7 +74,7 @@ func lock(ctx context.Context, file string) (unlock func(), err error) {
 	}
 }
 
-// smaller leaves 8 kB out of a compressed agent: what package time has for dates is
+// smaller leaves 12 kB out of a compressed agent: what package time has for dates is
 // large, and nothing that is done a million times.
 const smaller = "-gcflags=time=-l"
 
