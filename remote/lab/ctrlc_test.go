@@ -186,6 +186,7 @@ func TestCtrlCCancelsInStop(t *testing.T) {
 		stopped, waits = waits, stopped
 	}
 	inStop(t, stopped, id)
+	awaitJournal(t, waits, id, "ask", 1) // it has got as far as that
 	s.asked()
 	s.types("c\n")
 	s.end(130, "cancelled: each host ends after its current step", "cancelled by ", "waits for its turn to stop Postfix", "spoolsweep resume "+id)

@@ -26,6 +26,11 @@ func TestColleagueResumes(t *testing.T) {
 	asleep := start(t, f, append([]string{"run", "backscatter", "-v", "-y"}, short...)...)
 	id := asleep.run()
 	first := asleep.waitFor(`^(\S+) +\| stop begins`)[1]
+	for _, h := range all {
+		if h.Name != first {
+			awaitJournal(t, h, id, "ask", 1) // for its turn
+		}
+	}
 	must(t, asleep.Process.Signal(syscall.SIGSTOP))
 	var silent *lab.Host
 	for _, h := range all {

@@ -42,9 +42,9 @@ var pool = hostPool{changed: sync.NewCond(&sync.Mutex{})}
 
 const (
 	// sideBySide is how many tests run at the same time.
-	sideBySide = 4
+	sideBySide = 3
 	// poolSize is how many hosts a lab of the tests' own has at most.
-	poolSize = 6
+	poolSize = 5
 )
 
 type hostPool struct {
@@ -114,7 +114,7 @@ func (p *hostPool) open(t testing.TB) {
 	case "require":
 		p.own = true
 		// The pool outlives the test that opens it.
-		p.lab, p.err = lab.Temp(context.Background(), []string{"chavez", "peltier", "relay01", "relay02", "relay03", "relay04"}[:poolSize]...)
+		p.lab, p.err = lab.Temp(context.Background(), []string{"chavez", "peltier", "relay01", "relay02", "relay03"}[:poolSize]...)
 	default:
 		p.lab, p.err = lab.Open(where)
 	}
