@@ -63,12 +63,12 @@ func (d *driver) findRules(ctx context.Context, c *cli.Context, members []*membe
 			d.Alert("", "warning: %v", err)
 		}
 	}()
-	for _, m := range members {
-		var c stage.Classified
-		m.Latest("classify", &c)
-		d.Alert(m.Label(), "waits for rules: mail flows, %s are aside", messages(c.Messages))
-	}
-	if err := draft.propose(ctx); err != nil {
+	defer func() {
+		for _, m := range members {
+			m.open = ctx.Err() != nil
+		}
+	}()
+	if err := draft.propose(ctx); err != nil || ctx.Err() != nil {
 		return nil, err
 	}
 	for {
@@ -78,9 +78,6 @@ func (d *driver) findRules(ctx context.Context, c *cli.Context, members []*membe
 		}
 		typed, err := d.ask(ctx, question)
 		if err != nil {
-			for _, m := range members {
-				m.open = ctx.Err() != nil
-			}
 			return nil, nil
 		}
 		switch word := strings.ToLower(typed); {
@@ -118,29 +115,33 @@ type draft struct {
 // lookers are the hosts once more, for what is looked at meanwhile: the answers are
 // none of the run's stages.
 func (d *draft) lookers() *sweep {
-	look := &sweep{Printer: d.Printer, fleet: d.fleet, doc: &show.Document{}, extra: d.extra, again: d.again}
+	look := &sweep{Printer: d.Printer, fleet: d.fleet, doc: &show.Document{}}
 	for _, m := range d.members {
-		look.members = append(look.members, &member{host: m.host, vars: m.vars, link: m.link, further: true,
-			Host: &show.Host{Host: m.Host.Host, Instance: m.Instance}})
+		again := &member{host: m.host, vars: m.vars, link: m.link, further: true, Host: newHost(m.host)}
+		again.Instance = m.Instance
+		look.members, look.doc.Hosts = append(look.members, again), append(look.doc.Hosts, again.Host)
 	}
-	look.doc.Hosts = hostsOf(look.members)
 	return look
-}
-
-func hostsOf(members []*member) []*show.Host {
-	var hosts []*show.Host
-	for _, m := range members {
-		hosts = append(hosts, m.Host)
-	}
-	return hosts
 }
 
 // propose writes down and shows what suggest finds.
 func (d *draft) propose(ctx context.Context) error {
-	d.Note("", "looking for rules in what was set aside:")
+	var aside int64
+	for _, m := range d.members {
+		var c stage.Classified
+		m.Latest("classify", &c)
+		aside += c.Messages
+	}
+	d.Alert("", "mail flows; looking for rules in the %s that are aside", messages(aside))
 	look := d.lookers()
 	found, err := look.suggest(ctx, look.members, new(stage.SuggestArgs), d.run, nil)
+	if ctx.Err() != nil {
+		return nil // whoever sat here has left
+	}
 	look.Failures(look.doc)
+	if err == nil && !slices.ContainsFunc(look.members, func(m *member) bool { return m.Error == nil }) {
+		err = errors.New("no host has looked for any")
+	}
 	if err != nil {
 		d.Alert("", "warning: no rules are proposed: %s", show.Clean(err.Error()))
 		found = &show.Suggestion{Proposal: suggest.Choose(nil, nil, nil, 0)}

@@ -90,6 +90,16 @@ func TestConversationLeft(t *testing.T) {
 		t.Errorf("aside before %s, after %s", before, after)
 	}
 
+	// So it does while rules are looked for; that none were found by then says nothing.
+	s = f.begin(t, true, 0, "resume")
+	s.waitFor(`looking for rules`)
+	s.interrupt()
+	r = s.end()
+	r.want(t, statusInterrupted, "the question stays open on chavez: spoolsweep resume ")
+	if strings.Contains(r.err, "nothing is proposed") {
+		t.Errorf("says what it does not know:\n%s", r.err)
+	}
+
 	s = f.begin(t, true, 0, "attach")
 	s.waitFor(`\[u\]se these rules`)
 	s.types("u")

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,14 +109,14 @@ func chown(t *testing.T, dir string) {
 	}
 }
 
-// Ctrl-C in the middle leaves no process and no file.
-func TestDemoInterrupted(t *testing.T) {
-	t.Parallel()
+// startDemo starts the demo as an ordinary user, whose files are in dir.
+func startDemo(t *testing.T) (dir string, cmd *exec.Cmd, out io.ReadCloser, stderr *bytes.Buffer) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), demoLimit)
-	defer cancel()
-	dir, cmd := ordinary(t, ctx, "demo")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	t.Cleanup(cancel)
+	dir, cmd = ordinary(t, ctx, "demo")
+	stderr = new(bytes.Buffer)
+	cmd.Stderr = stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -123,15 +124,12 @@ func TestDemoInterrupted(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// In the section of the first host.
-	told := readUntil(t, out, "| count")
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	readUntil(t, out, "")
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != statusInterrupted {
-		t.Errorf("%v, want status %d\n%s%s", err, statusInterrupted, told, stderr.String())
-	}
+	return dir, cmd, out, stderr
+}
+
+// nothingLeft looks that a demo has left neither file nor process.
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
 	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
@@ -141,33 +139,32 @@ func TestDemoInterrupted(t *testing.T) {
 	}
 }
 
+// Ctrl-C in the middle leaves no process and no file.
+func TestDemoInterrupted(t *testing.T) {
+	t.Parallel()
+	dir, cmd, out, stderr := startDemo(t)
+	// In the section of the first host.
+	told := readUntil(t, out, "| count")
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	readUntil(t, out, "")
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != statusInterrupted {
+		t.Errorf("%v, want status %d\n%s%s", err, statusInterrupted, told, stderr.String())
+	}
+	nothingLeft(t, dir)
+}
+
 // Nor does a reader who goes away, as head does.
 func TestDemoUnread(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), demoLimit)
-	defer cancel()
-	dir, cmd := ordinary(t, ctx, "demo")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	dir, cmd, out, stderr := startDemo(t)
 	readUntil(t, out, "1. Look first")
 	out.Close()
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != statusInterrupted {
 		t.Errorf("%v, want status %d\n%s", err, statusInterrupted, stderr.Bytes())
 	}
-	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-	if ours := processesBelow(t, dir); len(ours) > 0 {
-		t.Errorf("still running: %q", ours)
-	}
+	nothingLeft(t, dir)
 }
 
 // readUntil reads a stream until it holds text, or, for "", to its end.

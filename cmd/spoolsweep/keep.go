@@ -19,7 +19,10 @@ import (
 )
 
 // keptMail is a message of --keep-sample as a queue file, which is what rules see.
-type keptMail []byte
+type keptMail struct {
+	path      string
+	queueFile []byte
+}
 
 // What is read of a sample.
 const (
@@ -45,12 +48,12 @@ func readKept(dir string) (all []keptMail, others error, err error) {
 		if len(all) == maxKept {
 			return fmt.Errorf("%s holds more than %d messages: give some of them", dir, maxKept)
 		}
-		m, err := readMail(path)
+		queueFile, err := readMail(path)
 		switch {
 		case errors.As(err, new(*fs.PathError)):
 			return err
 		case err == nil:
-			all = append(all, m)
+			all = append(all, keptMail{path, queueFile})
 		case others == nil:
 			others = fmt.Errorf("%s is no mail message: %w", path, err)
 		}
@@ -66,7 +69,7 @@ func readKept(dir string) (all []keptMail, others error, err error) {
 }
 
 // readMail reads one message. Its envelope is what its header tells of it.
-func readMail(path string) (keptMail, error) {
+func readMail(path string) (queueFile []byte, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -117,9 +120,9 @@ func keptMasks(kept []keptMail, atoms []suggest.Atom) ([]suggest.Mask, error) {
 	judge := rules.Judge()
 	var masks []suggest.Mask
 	for _, m := range kept {
-		found := judge.Read(bytes.NewReader(m), pattern.Message{Queue: string(spool.Maildrop), Size: int64(len(m)), Moment: time.Now()})
+		found := judge.Read(bytes.NewReader(m.queueFile), pattern.Message{Queue: string(spool.Maildrop), Size: int64(len(m.queueFile)), Moment: time.Now()})
 		if found.Why != nil {
-			return nil, found.Why
+			return nil, fmt.Errorf("--keep-sample: %s: %w", m.path, found.Why)
 		}
 		var mask suggest.Mask
 		for _, hit := range found.Rules {

@@ -112,7 +112,11 @@ func (c *Classified) Lines() []Line {
 		lines = append(lines, Line{Label: "hit by spam rules", Number: int64(c.HitAll), Unit: "local senders", Text: shown})
 	}
 	for _, s := range c.Left {
-		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: s.String()})
+		text := s.String()
+		if s.Kind == kindTemplate { // nothing else tells which mail that is
+			text += ", such as " + strings.Join(s.Samples, ", ")
+		}
+		lines = append(lines, Line{Label: left, Number: s.Count, Unit: "messages", Text: text})
 	}
 	for _, name := range c.Slow {
 		lines = append(lines, Line{Label: "slow, since it has no text that every match must have", Text: name})

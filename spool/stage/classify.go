@@ -222,7 +222,8 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 		tallies[i] = newTally(c.host.Postfix.Networks)
 	}
 	kept := list != nil || c.host.seen != nil
-	var again templates // among what would be sent
+	var again templates // among what would be sent: nothing, where others only want to see
+	sends := !c.rules.Empty() && c.host.seen == nil
 	p := &pass[reading]{
 		postfix: c.host.Postfix, dirs: dirs(places),
 		read: func(w int, m *mail, one *reading) error {
@@ -247,7 +248,7 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 				if c.host.seen != nil {
 					c.host.seen(&one.judged)
 				}
-				if one.Verdict == pattern.Ham && !c.rules.Empty() {
+				if sends && one.Verdict == pattern.Ham {
 					again.offer(one.spot)
 				}
 				if c.rules.Empty() && one.Verdict == pattern.Ham {

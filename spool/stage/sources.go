@@ -17,6 +17,7 @@ type Source struct {
 	Samples []string `json:"samples"` // up to three, as DIRECTORY/ID; addresses would stay in the record
 }
 
+// String names the source: its kind, and its value where it has one.
 func (s Source) String() string { return strings.TrimSpace(s.Kind + " " + s.Value) }
 
 const (

@@ -58,6 +58,9 @@ func TestTemplates(t *testing.T) {
 	if d := cmp.Diff(Source{Kind: kindTemplate, Count: 130}, got); d != "" || len(samples) != samplesKept || !strings.HasPrefix(samples[0], "incoming.spamfull/") {
 		t.Errorf("samples %q, -want +got: %s", samples, d)
 	}
+	if lines := fmt.Sprint(c.Lines()); !strings.Contains(lines, "body template, such as "+samples[0]) {
+		t.Errorf("does not tell which mail that is: %s", lines)
+	}
 	if text, err := json.Marshal(c); err != nil || strings.Contains(string(text), "shelves") {
 		t.Errorf("in the record: %v %s", err, text)
 	}

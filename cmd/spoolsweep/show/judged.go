@@ -3,6 +3,7 @@ package show
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // rulesView is what was judged, and by what.
@@ -69,7 +70,11 @@ func (m *pageMaker) rules() *rulesView {
 			left = &v.Unjudged
 		}
 		for _, l := range c.Left[:min(len(c.Left), listed)] {
-			*left = append(*left, valueRow{Host: Clean(s.Label()), Kind: Clean(l.Kind), Value: m.valueOf(l.Kind, l.Value), Messages: comma(l.Count), n: l.Count})
+			value := m.valueOf(l.Kind, l.Value)
+			if l.Value == "" { // a text, of which nothing may be told
+				value = "such as " + Clean(strings.Join(l.Samples, ", "))
+			}
+			*left = append(*left, valueRow{Host: Clean(s.Label()), Kind: Clean(l.Kind), Value: value, Messages: comma(l.Count), n: l.Count})
 		}
 		for _, sender := range c.Hit[:min(len(c.Hit), listed)] {
 			if shown := Clean(m.mask.login(sender)); !slices.Contains(v.Senders, shown) {

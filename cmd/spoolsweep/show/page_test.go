@@ -90,7 +90,7 @@ func madeUp() *Page {
 	t.says(time.Second, 6, "classify", wire.Result, `{"messages":1000,"spam":614,"ham":384,"unreadable":2,"rule_order":["sasl_user:spam-account","all(sender:<>, recipient:spam-account@)"],
 		"by_rule":{"sasl_user:spam-account":{"messages":480,"alone":474},"all(sender:<>, recipient:spam-account@)":{"messages":140,"alone":134}},
 		"ham_rule_order":["header.list-id:lists.example.org"],"by_ham_rule":{"header.list-id:lists.example.org":{"messages":7,"alone":7}},
-		"sources_left":[],"local_senders":["spam-account@chavez.example.org"],"local_senders_hit":1,"rescued":7,"unreadable_samples":["incoming.spamfull/4cRk: cut"]}`)
+		"sources_left":[{"kind":"body template","value":"","count":130,"samples":["incoming.spamfull/4cRm"]}],"local_senders":["spam-account@chavez.example.org"],"local_senders_hit":1,"rescued":7,"unreadable_samples":["incoming.spamfull/4cRk: cut"]}`)
 	t.says(0, 6, "classify", wire.End, `{"status":"ok","seconds":1.0}`)
 	t.stage(time.Second, 7, "watch", `{"sent":0,"sources":[],"source":"quiet"}`)
 	t.says(0, 8, "confirm", wire.Begin, "null")
