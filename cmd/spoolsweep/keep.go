@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/mail"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +42,9 @@ func readKept(dir string) (all []keptMail, others error, err error) {
 	top, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, nil, err
+	}
+	if info, err := os.Stat(top); err != nil || !info.IsDir() {
+		return nil, nil, cmp.Or(err, fmt.Errorf("%s is no folder", dir))
 	}
 	err = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
@@ -83,8 +88,9 @@ func readMail(path string) (queueFile []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(parsed.Header) == 0 {
-		return nil, errors.New("it has no header")
+	// Of files with names and values, too, the first lines look like a header.
+	if !slices.ContainsFunc([]string{"From", "Return-Path", "Received"}, func(name string) bool { return len(parsed.Header[name]) > 0 }) {
+		return nil, errors.New("nothing in it says from whom it is")
 	}
 	m := practice.Message{Queue: spool.Maildrop, Arrived: time.Now(), Text: string(text)}
 	addresses := func(names ...string) (all []string) {

@@ -55,6 +55,8 @@ func TestKeptMasks(t *testing.T) {
 	for _, row := range []struct{ dir, want string }{
 		{filepath.Join(dir, "none"), "no such file"},
 		{maildir(t), "there is no message in"},
+		{maildir(t, "uid: 1\nsize: 2\n\n"), "nothing in it says from whom"},
+		{"/etc/passwd", "/etc/passwd is no folder"},
 	} {
 		if _, _, err := readKept(row.dir); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, want %q", row.dir, err, row.want)

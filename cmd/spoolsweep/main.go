@@ -208,10 +208,13 @@ func permute(app *cli.App, args []string) []string {
 			rest = append(rest, a)
 		default:
 			flags = append(flags, a)
-			if needsValue(command, a) && i+1 < len(args) {
-				i++
-				flags = append(flags, args[i])
+			if !needsValue(command, a) {
+				continue
 			}
+			if i++; i == len(args) { // forgotten: no word of ours may take its place
+				return append([]string{args[0], args[at]}, flags...)
+			}
+			flags = append(flags, args[i])
 		}
 	}
 	out := append([]string{args[0], args[at]}, flags...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +23,8 @@ func TestPermute(t *testing.T) {
 		{"run -by backscatter", "run -by -- backscatter"},
 		{"run -yl chavez backscatter", "run -yl chavez -- backscatter"},
 		{"run -yl=chavez backscatter", "run -yl=chavez -- backscatter"},
-		{"run backscatter -l", "run -l -- backscatter"},
+		{"run backscatter -l", "run -l"}, // its value is missing, which the library says
+		{"run backscatter -yl", "run -yl"},
 		{"run backscatter -e rate=20/s -e @rules.yaml", "run -e rate=20/s -e @rules.yaml -- backscatter"},
 		{"run -- -y", "run -- -y"},
 		{"run backscatter -- -y", "run -- backscatter -y"},
@@ -46,6 +48,18 @@ func TestPermute(t *testing.T) {
 		if !slices.Equal(args, before) {
 			t.Errorf("%s: what was typed is %q now", test.typed, args)
 		}
+	}
+}
+
+// A flag whose value was forgotten is a mistake that is named: nothing is done with
+// another word in its place.
+func TestValueForgotten(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"run", "backscatter", "-l"}, {"manual", "--man"}, {"sample", "--save"}, {"health", "--textfile"}, {"suggest", "--keep-sample"}} {
+		execsIn(t, dir, args...).want(t, statusUsage, "flag needs an argument: -"+strings.TrimLeft(args[len(args)-1], "-"), "see spoolsweep "+args[0]+" --help")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("made: %v, %v", left, err)
 	}
 }
 

@@ -65,6 +65,7 @@ const walkingStep = `func(what string) error {
 //	SPOOLSWEEP_LAB=require go test ./remote/lab -run 'TestCrashWalk/./^(purge|putback|purge_both_117)$' -walk 0
 func TestCrashWalk(t *testing.T) {
 	t.Parallel()
+	hosts(t, 0) // without a lab it is skipped as a whole
 	seed := *walkSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

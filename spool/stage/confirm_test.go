@@ -48,7 +48,7 @@ func TestConfirmReasons(t *testing.T) {
 			flood + "300 messages of sender e@f, such as incoming.spamfull/A, incoming.spamfull/B",
 			flood + "200 messages of client 203.0.113.9, such as incoming.spamfull/A, incoming.spamfull/B",
 			flood + "101 messages of bounces-to g@h, such as incoming.spamfull/A, incoming.spamfull/B"}},
-		{"one text", "", left(source(kindTemplate, "", 130)), []string{flood + "130 messages of body template, such as incoming.spamfull/A, incoming.spamfull/B"}},
+		{"one text", "", left(source(kindTemplate, "", 130)), []string{flood + "130 messages of one text, such as incoming.spamfull/A, incoming.spamfull/B"}},
 		{"a higher bound", `{"max_source": 1000}`, left(source("login", "eve", 900)), nil},
 		{"a lower bound", `{"max_source": 10}`, with(func(c *Classified) { c.Largest = []Source{source("login", "eve", 11)} }), []string{flood + "11 messages of login eve, such as incoming.spamfull/A, incoming.spamfull/B"}},
 		{"named once", "", with(func(c *Classified) {

@@ -17,8 +17,13 @@ type Source struct {
 	Samples []string `json:"samples"` // up to three, as DIRECTORY/ID; addresses would stay in the record
 }
 
-// String names the source: its kind, and its value where it has one.
-func (s Source) String() string { return strings.TrimSpace(s.Kind + " " + s.Value) }
+// String names the source.
+func (s Source) String() string {
+	if s.Kind == kindTemplate {
+		return "one text"
+	}
+	return s.Kind + " " + s.Value
+}
 
 const (
 	sourcesKept  = 32768 // values counted at one time, of each kind

@@ -58,7 +58,7 @@ func TestTemplates(t *testing.T) {
 	if d := cmp.Diff(Source{Kind: kindTemplate, Count: 130}, got); d != "" || len(samples) != samplesKept || !strings.HasPrefix(samples[0], "incoming.spamfull/") {
 		t.Errorf("samples %q, -want +got: %s", samples, d)
 	}
-	if lines := fmt.Sprint(c.Lines()); !strings.Contains(lines, "body template, such as "+samples[0]) {
+	if lines := fmt.Sprint(c.Lines()); !strings.Contains(lines, "one text, such as "+samples[0]) {
 		t.Errorf("does not tell which mail that is: %s", lines)
 	}
 	if text, err := json.Marshal(c); err != nil || strings.Contains(string(text), "shelves") {
@@ -66,7 +66,7 @@ func TestTemplates(t *testing.T) {
 	}
 	if a, err := confirm.Parse(nil); err != nil {
 		t.Error(err)
-	} else if why := a.(*ConfirmArgs).reasons(c); len(why) != 1 || !strings.Contains(why[0], "130 messages of body template, such as incoming.spamfull/") {
+	} else if why := a.(*ConfirmArgs).reasons(c); len(why) != 1 || !strings.Contains(why[0], "130 messages of one text, such as incoming.spamfull/") {
 		t.Errorf("confirm asks again for %q", why)
 	}
 
