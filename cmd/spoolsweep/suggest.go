@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -35,10 +36,17 @@ what the one unfinished run of these hosts has aside, else the live queues.
 
 Nobody needs to say which mail is the flood. It shows itself by a login or sender
 that has much of all mail or is used from many places, by bounces that come back
-to one address, or by much mail to one recipient; and by what the text of that
-mail has in common and other mail lacks: hosts and paths of links, addresses,
-phrases, subjects, headers. --account NAME says whose mail the flood is, however
-little of it there is.
+to one address, by much mail to one recipient, or by one text that a hundred and
+more messages have, from as many senders; and by what the text of that mail has in
+common and other mail lacks: hosts and paths of links, addresses, phrases,
+subjects, headers; also by the client, if all of one text came from there and
+nothing else did. --account NAME says whose mail the flood is, however little of
+it there is.
+
+A text that says that it is a list's or a newsletter's, that comes under one name
+or from one place, or that stands under letters of many, is not taken for a flood;
+what of that may yet be one is told. A member's newsletter that says nothing of the
+kind looks like a flood of that account: give --keep-sample.
 
 At most five rules are proposed, the fewest that catch the flood, each with how
 many messages it catches, alone and with the others, and why it was chosen. What
@@ -235,6 +243,9 @@ func isUsable(a *suggest.Atom) bool {
 		return value && a.Field == "sasl_user"
 	case suggest.Sender:
 		return value && a.Field == "sender"
+	case suggest.Client:
+		_, err := netip.ParseAddr(a.Pattern)
+		return err == nil && a.Field == "client"
 	case suggest.Bounces, suggest.Recipient:
 		return value && a.Field == "recipient"
 	case suggest.Link, suggest.Address, suggest.Phrase, suggest.Subject:

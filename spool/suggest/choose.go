@@ -226,7 +226,7 @@ const (
 	forList       = 0.97
 )
 
-var worth = map[Kind]float64{Link: 1, Address: 1, Bounces: 1, Login: 0.995, Sender: 0.99, Phrase: 0.985, Subject: 0.98}
+var worth = map[Kind]float64{Link: 1, Address: 1, Bounces: 1, Login: 0.995, Sender: 0.99, Phrase: 0.985, Subject: 0.98, Client: 0.97}
 
 // candidates calls try for every rule that may be proposed: an atom; a source and
 // something in the text; two things in the text; and lists of these.
@@ -258,7 +258,10 @@ func (c *chooser) candidates(try func(candidate)) {
 			if clean {
 				logins |= bit
 			}
-		case kind.source(): // never alone: others write to the same, or come the same way
+		case kind == Client:
+			try(of)
+			sources = append(sources, i)
+		case kind.source(): // never alone: others write to the same
 			sources = append(sources, i)
 		case kind == Header: // never alone: others use the same program
 			text = append(text, i)
@@ -371,15 +374,23 @@ func (c *chooser) rule(of candidate) Rule {
 // Why tells what speaks for the atom.
 func (a *Atom) Why() string {
 	percent := func(of, all int) string { return fmt.Sprintf("%.0f %%", 100*float64(of)/float64(max(1, all))) }
-	if !a.Kind.source() {
-		return fmt.Sprintf("in %s of the mail of a source that stands out, and in %d of %d others", percent(a.In, a.Of), a.Others, a.Rest)
+	if !a.Kind.source() && a.Least == 0 {
+		of := "the mail of a source that stands out"
+		if a.From > 0 {
+			of = fmt.Sprintf("what has one text and came from %d senders or more", a.From)
+		}
+		return fmt.Sprintf("in %s of %s, and in %d of %d others", percent(a.In, a.Of), of, a.Others, a.Rest)
 	}
 	why := percent(a.In, a.Of) + " of all messages"
 	if a.Kind == Bounces {
 		why += " are bounces to it"
 	}
-	if a.From > 1 && a.Kind == Login {
+	switch {
+	case a.From <= 1:
+	case a.Kind == Login:
 		why += fmt.Sprintf(", from %d addresses or more", a.From)
+	case a.Kind == Client || !a.Kind.source():
+		why += fmt.Sprintf(", of %d senders or more", a.From)
 	}
 	return why
 }
@@ -416,7 +427,7 @@ const refusedTold = 3
 // like one.
 func (c *chooser) refuse(p *Proposal) {
 	for i := range c.atoms {
-		if k := c.atoms[i].Kind; k != Login && k != Sender && k != Link && k != Address {
+		if k := c.atoms[i].Kind; k != Login && k != Sender && k != Client && k != Link && k != Address {
 			continue
 		}
 		r := c.rule(candidate{groups: [2]Mask{1 << i}})
