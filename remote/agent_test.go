@@ -63,7 +63,7 @@ func fakeAgent(self string, in io.Reader, out io.Writer) int {
 		return 1
 	}
 	sum := sha256.Sum256(text)
-	if err := wire.WriteGreeting(out, wire.Greeting{Build: "fake", SHA256: hex.EncodeToString(sum[:])}); err != nil {
+	if err := wire.WriteGreeting(out, wire.Greeting{Build: "fake", Sum: wire.Checksum(text)}); err != nil {
 		return 1
 	}
 	r, w := wire.NewReader(in), wire.NewWriter(out)
@@ -77,6 +77,8 @@ func fakeAgent(self string, in io.Reader, out io.Writer) int {
 			w.Write(wire.Frame{Kind: wire.Reply, ID: f.ID, Data: text})
 		}
 		switch f.Kind + " " + f.Name {
+		case "call " + wire.Sum:
+			reply(hex.EncodeToString(sum[:]))
 		case "call echo":
 			reply(f.Data)
 		case "call whoami":

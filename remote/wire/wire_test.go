@@ -43,7 +43,7 @@ func TestGreeting(t *testing.T) {
 			switch {
 			case c.bad && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("%.60q %s: got %+v, %v, want an error with %q", c.in, name, g, err, c.want)
-			case !c.bad && (err != nil || g.Build != c.want || g.SHA256 != sha):
+			case !c.bad && (err != nil || g.Build != c.want || g.Sum != sha):
 				t.Errorf("%.60q %s: got %+v, %v, want build %q", c.in, name, g, err, c.want)
 			}
 		}
@@ -200,7 +200,7 @@ func FuzzGreeting(f *testing.F) {
 		}
 		var b bytes.Buffer
 		b.WriteString(noise)
-		want := wire.Greeting{Build: build, SHA256: sha}
+		want := wire.Greeting{Build: build, Sum: sha}
 		if err := wire.WriteGreeting(&b, want); err != nil {
 			t.Fatal(err)
 		}
