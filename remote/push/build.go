@@ -57,7 +57,7 @@ func (s *Source) fromCache(arch string) (*Agent, error) {
 		return nil, os.ErrNotExist
 	}
 	a, err := readAgent(file)
-	if err != nil || a.SHA256 == sumInName(file) {
+	if err != nil || file == s.nameInCache(a, arch) {
 		return a, err
 	}
 	if err := os.Remove(file); err != nil {
@@ -116,7 +116,7 @@ func (s *Source) goBuild(ctx context.Context, arch string) error {
 	}
 	a, err := readAgent(out.Name())
 	if err == nil {
-		err = os.Rename(out.Name(), filepath.Join(s.cache, s.self+"-"+arch+"-"+a.SHA256))
+		err = os.Rename(out.Name(), s.nameInCache(a, arch))
 	}
 	if err != nil {
 		return fmt.Errorf("build the agent: %w", err)

@@ -343,7 +343,10 @@ func TestHashesFromNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{self + "-amd64-" + a.SHA256, self + "-arm64-zz", self + "-386", "other-riscv64-" + a.SHA256} {
+	sum := wire.Checksum([]byte("an agent"))
+	for _, name := range []string{
+		self + "-amd64-" + sum + "-" + a.SHA256, self + "-arm64-zz", self + "-386", self + "-386-" + a.SHA256, "other-riscv64-" + sum + "-" + a.SHA256,
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("an agent"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +358,6 @@ func TestHashesFromNames(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"amd64": a.SHA256}, s.Hashes()); d != "" {
 		t.Errorf("hashes (-want +got)\n%s", d)
 	}
-	sum := wire.Checksum([]byte("an agent"))
 	if !s.Has(s.Hashes(), sum) || s.Has(s.Hashes(), wire.Checksum(nil)) || s.Has(map[string]string{"arm64": a.SHA256}, "") {
 		t.Errorf("checksums: want %s alone", sum)
 	}

@@ -59,7 +59,7 @@ type Source struct {
 	mu     sync.Mutex // guards what follows
 	agents map[string]*Agent
 	kept   map[string]string // SHA-256 of those in the cache, by their names: read only to be sent
-	sums   map[string]string // checksums, by SHA-256
+	sums   map[string]string // checksums (wire.Checksum), by SHA-256
 	failed map[string]error  // architectures that could not be built: not tried again for each host
 }
 
@@ -91,7 +91,9 @@ func NewSource(file string) (*Source, error) {
 	}
 	for _, arch := range Architectures {
 		if file := s.cached(arch); file != "" && s.agents[arch] == nil {
-			s.kept[arch] = sumInName(file)
+			var sum string
+			sum, s.kept[arch] = sumsInName(file)
+			s.sums[s.kept[arch]] = sum
 		}
 	}
 	return s, nil
@@ -150,16 +152,10 @@ func (s *Source) checksum(arch, hash string) (string, bool) {
 	if s.any != nil {
 		a = s.any
 	}
-	var data []byte
-	if a != nil {
-		data = a.data
-	} else {
-		var err error
-		if data, err = os.ReadFile(filepath.Join(s.cache, s.self+"-"+arch+"-"+hash)); err != nil {
-			return "", false
-		}
+	if a == nil || a.SHA256 != hash {
+		return "", false
 	}
-	s.sums[hash] = wire.Checksum(data)
+	s.sums[hash] = wire.Checksum(a.data)
 	return s.sums[hash], true
 }
 
@@ -311,22 +307,29 @@ func cacheDir() (string, error) {
 }
 
 // cached is the file of a built agent, "" where there is none. Its name ends with
-// its SHA-256, so that what hosts are asked for is known without reading it.
+// its checksum and its SHA-256, so that what hosts are asked for is known without
+// reading it.
 func (s *Source) cached(arch string) string {
 	entries, _ := os.ReadDir(s.cache)
 	for _, e := range entries {
-		if sum, ours := strings.CutPrefix(e.Name(), s.self+"-"+arch+"-"); ours && sum == sumInName(e.Name()) {
+		sums, ours := strings.CutPrefix(e.Name(), s.self+"-"+arch+"-")
+		if _, hash := sumsInName(e.Name()); ours && hash != "" && strings.HasSuffix(sums, hash) && len(sums) == len(wire.Checksum(nil))+1+len(hash) {
 			return filepath.Join(s.cache, e.Name())
 		}
 	}
 	return ""
 }
 
-// sumInName is the SHA-256 that the file of a built agent is named by, "" for none.
-func sumInName(file string) string {
-	sum := file[strings.LastIndexByte(file, '-')+1:]
-	if b, err := hex.DecodeString(sum); err != nil || len(b) != sha256.Size {
-		return ""
+func (s *Source) nameInCache(a *Agent, arch string) string {
+	return filepath.Join(s.cache, s.self+"-"+arch+"-"+wire.Checksum(a.data)+"-"+a.SHA256)
+}
+
+// sumsInName are those that the file of a built agent is named by, "" for none.
+func sumsInName(file string) (checksum, hash string) {
+	parts := strings.Split(filepath.Base(file), "-")
+	hash = parts[len(parts)-1]
+	if b, err := hex.DecodeString(hash); err != nil || len(b) != sha256.Size || len(parts) < 2 {
+		return "", ""
 	}
-	return sum
+	return parts[len(parts)-2], hash
 }
