@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 
 	"encoding/json"
@@ -161,7 +162,11 @@ func TestChecksumOrHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, bad, other := wire.Checksum(text), wire.Checksum(nil), strings.Repeat("0", 64)
+	good, err := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, other := "crc32c:00000000", strings.Repeat("0", 64)
 	reply := func(hash string) string { return `{"kind":"reply","id":1,"data":"` + hash + `"}` }
 	for _, c := range []struct {
 		name     string

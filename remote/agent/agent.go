@@ -118,20 +118,15 @@ func greetingSum(file string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	if s, err := f.Stat(); err == nil && time.Since(s.ModTime()) > noted {
+	s, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if time.Since(s.ModTime()) > noted {
 		now := unix.NsecToTimeval(time.Now().UnixNano())
 		_ = unix.Futimes(int(f.Fd()), []unix.Timeval{now, now}) // it is only a cache
 	}
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return "", err
-	}
-	// A program that runs cannot be cut short; to read it would take twice the time.
-	text, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return "", err
-	}
-	return wire.Checksum(text), nil // mapped as long as the process lives, as most of it is anyway
+	return wire.Checksum(f, s.Size())
 }
 
 // noted is how old the note of a run may be: less than what counts as unused, and

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -484,7 +485,11 @@ func TestProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	g, err := wire.NewReader(strings.NewReader(string(out))).Greeting()
-	if want := wire.Checksum(text); err != nil || g.Sum != want || g.Build == "" {
+	want, e := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+	if e != nil {
+		t.Fatal(e)
+	}
+	if err != nil || g.Sum != want || g.Build == "" {
 		t.Errorf("greeting %+v, %v, want the checksum %s", g, err, want)
 	}
 	if info, err := os.Stat(file); err != nil || time.Since(info.ModTime()) > noted {

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"spoolsweep/remote/sshtest"
-	"spoolsweep/remote/wire"
 )
 
 // shells are all that this machine has and that a host may have for /bin/sh.
@@ -343,7 +342,7 @@ func TestHashesFromNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := wire.Checksum([]byte("an agent"))
+	sum := a.checksum()
 	for _, name := range []string{
 		self + "-amd64-" + sum + "-" + a.SHA256, self + "-arm64-zz", self + "-386", self + "-386-" + a.SHA256, "other-riscv64-" + sum + "-" + a.SHA256,
 	} {
@@ -358,7 +357,7 @@ func TestHashesFromNames(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"amd64": a.SHA256}, s.Hashes()); d != "" {
 		t.Errorf("hashes (-want +got)\n%s", d)
 	}
-	if !s.Has(s.Hashes(), sum) || s.Has(s.Hashes(), wire.Checksum(nil)) || s.Has(map[string]string{"arm64": a.SHA256}, "") {
+	if !s.Has(s.Hashes(), sum) || s.Has(s.Hashes(), (&Agent{}).checksum()) || s.Has(map[string]string{"arm64": a.SHA256}, "") {
 		t.Errorf("checksums: want %s alone", sum)
 	}
 	if got, err := s.Agent(t.Context(), "amd64"); err != nil || got.SHA256 != a.SHA256 {

@@ -43,6 +43,12 @@ func (a *Agent) Size() int64 { return int64(len(a.data)) }
 // Name is its file name on a host.
 func (a *Agent) Name() string { return prefix + a.SHA256 }
 
+// checksum is that of its greeting.
+func (a *Agent) checksum() string {
+	sum, _ := wire.Checksum(bytes.NewReader(a.data), a.Size()) // no error: it is read from memory
+	return sum
+}
+
 const prefix = "spoolsweep-agent-"
 
 // Source has the agents of all architectures. It may be used for many hosts at once.
@@ -155,7 +161,7 @@ func (s *Source) checksum(arch, hash string) (string, bool) {
 	if a == nil || a.SHA256 != hash {
 		return "", false
 	}
-	s.sums[hash] = wire.Checksum(a.data)
+	s.sums[hash] = a.checksum()
 	return s.sums[hash], true
 }
 
@@ -313,7 +319,7 @@ func (s *Source) cached(arch string) string {
 	entries, _ := os.ReadDir(s.cache)
 	for _, e := range entries {
 		sums, ours := strings.CutPrefix(e.Name(), s.self+"-"+arch+"-")
-		if _, hash := sumsInName(e.Name()); ours && hash != "" && strings.HasSuffix(sums, hash) && len(sums) == len(wire.Checksum(nil))+1+len(hash) {
+		if _, hash := sumsInName(e.Name()); ours && hash != "" && strings.HasSuffix(sums, hash) && len(sums) == len((&Agent{}).checksum())+1+len(hash) {
 			return filepath.Join(s.cache, e.Name())
 		}
 	}
@@ -321,7 +327,7 @@ func (s *Source) cached(arch string) string {
 }
 
 func (s *Source) nameInCache(a *Agent, arch string) string {
-	return filepath.Join(s.cache, s.self+"-"+arch+"-"+wire.Checksum(a.data)+"-"+a.SHA256)
+	return filepath.Join(s.cache, s.self+"-"+arch+"-"+a.checksum()+"-"+a.SHA256)
 }
 
 // sumsInName are those that the file of a built agent is named by, "" for none.
