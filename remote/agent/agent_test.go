@@ -454,7 +454,8 @@ func TestFault(t *testing.T) {
 	}
 }
 
-// The process as SSH starts it: it greets with the hash of its own file, and
+// The process as SSH starts it: it greets with a checksum of its own file, tells its
+// hash when asked, and
 // ends with its input.
 func TestProcess(t *testing.T) {
 	self, err := os.Executable()
