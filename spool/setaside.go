@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +79,12 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 		return err
 	}
 	// The fullest queue first: if the section is cut short, the most is done.
-	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.messages, a.messages) })
+	// (By insertion: there are few, and what sorts many is a good part of the agent.)
+	for i := range all {
+		for k := i; k > 0 && all[k-1].messages < all[k].messages; k-- {
+			all[k-1], all[k] = all[k], all[k-1]
+		}
+	}
 	wants := make([]want, len(all))
 	for i, c := range all {
 		wants[i] = c.want
