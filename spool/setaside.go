@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,12 +80,7 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 		return err
 	}
 	// The fullest queue first: if the section is cut short, the most is done.
-	// (By insertion: there are few, and what sorts many is a good part of the agent.)
-	for i := range all {
-		for k := i; k > 0 && all[k-1].messages < all[k].messages; k-- {
-			all[k-1], all[k] = all[k], all[k-1]
-		}
-	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.messages, a.messages) })
 	wants := make([]want, len(all))
 	for i, c := range all {
 		wants[i] = c.want

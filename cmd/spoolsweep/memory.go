@@ -23,8 +23,8 @@ type memory struct {
 	news  map[string]json.RawMessage // what came since it was read
 }
 
-// maxKept bounds what one host may have kept here.
-const maxKept = 32 << 10
+// maxRemembered bounds what one host may have kept here.
+const maxRemembered = 32 << 10
 
 // glances is for commands that only look how the hosts are.
 func (s *sweep) glances() {
@@ -70,7 +70,7 @@ func (m *memory) keeps(host string, e wire.Event) bool {
 	if e.Kind != wire.Keep {
 		return false
 	}
-	if m == nil || len(e.Data) > maxKept {
+	if m == nil || len(e.Data) > maxRemembered {
 		return true
 	}
 	m.mu.Lock()

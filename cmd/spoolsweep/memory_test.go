@@ -20,7 +20,7 @@ func TestMemory(t *testing.T) {
 	if !first.keeps("chavez", keep(`{"a":1}`)) || !second.keeps("peltier", keep(`{"b":2}`)) || first.keeps("chavez", wire.Event{Kind: wire.Warn}) {
 		t.Error("something else is kept")
 	}
-	first.keeps("big", keep(`"`+strings.Repeat("x", maxKept)+`"`))
+	first.keeps("big", keep(`"`+strings.Repeat("x", maxRemembered)+`"`))
 	if got := string(first.of("chavez")); got != `{"a":1}` {
 		t.Errorf("chavez gave %s", got)
 	}
