@@ -166,7 +166,7 @@ func TestChecksumOrHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad, other := "crc32c:00000000", strings.Repeat("0", 64)
+	bad, other := "crc32:00000000", strings.Repeat("0", 64)
 	reply := func(hash string) string { return `{"kind":"reply","id":1,"data":"` + hash + `"}` }
 	for _, c := range []struct {
 		name     string

@@ -5,7 +5,7 @@
 //
 //	spoolsweep/1 BUILD SUM
 //
-// where SUM is of the agent's own file: crc32c: and its checksum, or its SHA-256,
+// where SUM is of the agent's own file: crc32: and its checksum, or its SHA-256,
 // which else is the answer to the call [Sum]; anything before it (a login
 // shell's noise, up to [MaxNoise] bytes) is skipped. From then on both sides
 // send [Frame] values of at most [MaxFrame] bytes. Unknown kinds and fields are
@@ -112,7 +112,7 @@ const Sum = "sum"
 func IsSHA256(sum string) bool { return len(sum) == 64 }
 
 // checksum begins a sum that is none.
-const checksum = "crc32c:"
+const checksum = "crc32:"
 
 // Checksum is the sum of a file's size and of samples of it: 4 KiB of each 128, and
 // its end. It tells another file, and one that was cut short; not what somebody
@@ -120,14 +120,14 @@ const checksum = "crc32c:"
 // look at a host.
 func Checksum(file io.ReaderAt, size int64) (string, error) {
 	const sample, every = 4 << 10, 128 << 10
-	table, sum := crc32.MakeTable(crc32.Castagnoli), uint32(size)
+	sum := uint32(size)
 	buf := make([]byte, sample)
 	for at := int64(0); at < size+every; at += every {
 		n, err := file.ReadAt(buf, max(0, min(at, size-sample)))
 		if err != nil && !errors.Is(err, io.EOF) {
 			return "", err
 		}
-		sum = crc32.Update(sum, table, buf[:n])
+		sum = crc32.Update(sum, crc32.IEEETable, buf[:n])
 	}
 	return fmt.Sprintf("%s%08x", checksum, sum), nil
 }
