@@ -63,7 +63,11 @@ func fakeAgent(self string, in io.Reader, out io.Writer) int {
 		return 1
 	}
 	sum := sha256.Sum256(text)
-	if err := wire.WriteGreeting(out, wire.Greeting{Build: "fake", SHA256: hex.EncodeToString(sum[:])}); err != nil {
+	quick, err := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+	if err == nil {
+		err = wire.WriteGreeting(out, wire.Greeting{Build: "fake", Sum: quick})
+	}
+	if err != nil {
 		return 1
 	}
 	r, w := wire.NewReader(in), wire.NewWriter(out)
@@ -77,6 +81,8 @@ func fakeAgent(self string, in io.Reader, out io.Writer) int {
 			w.Write(wire.Frame{Kind: wire.Reply, ID: f.ID, Data: text})
 		}
 		switch f.Kind + " " + f.Name {
+		case "call " + wire.Sum:
+			reply(hex.EncodeToString(sum[:]))
 		case "call echo":
 			reply(f.Data)
 		case "call whoami":

@@ -6,11 +6,10 @@
 // It promises that no host key is taken on trust unless its caller says so of
 // that very key, or the user's StrictHostKeyChecking of all new ones, and none
 // ever in the place of another, that each jump host is checked like any other,
-// that the ssh agent is
-// never forwarded, that nothing is sent to an agent before its greeting has
-// named the file that was expected, that sudo's password goes out only to its
-// prompt and once, and that whatever a server says is cleaned before it stands
-// in an error. It prints nothing: warnings are returned.
+// that the ssh agent is never forwarded, that nothing is sent to an agent before
+// it has named the file that was expected (by its hash, or, of who only looks, by a
+// checksum), that sudo's password goes out only to its prompt and once, and that
+// whatever a server says is cleaned before it stands in an error. It prints nothing: warnings are returned.
 package remote
 
 import (
@@ -142,6 +141,7 @@ type Conn struct {
 	ended    chan struct{} // closed when the connection is gone
 	wg       sync.WaitGroup
 	terminal bool // sudo or doas wants one there
+	glance   bool // see Fleet
 }
 
 // Close ends the connection and everything on it.

@@ -17,6 +17,9 @@ type Fleet struct {
 	Source    *push.Source
 	Forks     int           // hosts worked on at the same time
 	Reconnect time.Duration // how long a lost link is tried again
+	// Glance is for who only looks at the hosts: a checksum of the agent there will do
+	// where all else is told its hash.
+	Glance bool
 }
 
 // Each calls do for every index below n, at most Forks at a time, and waits
@@ -88,6 +91,7 @@ func (l *Link) open(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn.glance = l.fleet.Glance
 	session, err := Open(ctx, conn, l.fleet.Source)
 	if err != nil {
 		conn.Close()

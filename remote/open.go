@@ -59,8 +59,8 @@ const maxStderr = 16 << 10
 
 // Open starts the agent on a host and reads its greeting. Where the agent is
 // there already, that is one exec and nothing else; else it is sent first.
-// Nothing is sent to a program whose greeting does not name the file that was
-// expected. When ctx ends before Open has returned, conn is closed.
+// Nothing but that question is sent to a program that does not say by its hash that
+// it is the file that was expected. When ctx ends before Open has returned, conn is closed.
 func Open(ctx context.Context, conn *Conn, source *push.Source) (*Session, error) {
 	ctx, release := conn.guard(ctx)
 	s, err := open(ctx, conn, source)
@@ -97,13 +97,14 @@ func open(ctx context.Context, conn *Conn, source *push.Source) (*Session, error
 			continue
 		}
 		if err == nil {
-			if !expected(hashes, hello.SHA256) {
-				p.abandon()
-				return nil, conn.openError(KindGreeting, fmt.Errorf("the agent says it is %.64s, which is none of ours", hello.SHA256),
-					"somebody may have put it there: look at "+agentPlace(conn.Target))
-			}
 			s := newSession(conn.Target.Name, hello.Build, p.link())
 			s.pushed = pushed
+			if err := conn.prove(ctx, s, hello.Sum, source, hashes); err != nil {
+				s.fail(err)
+				p.abandon()
+				s.Close()
+				return nil, err
+			}
 			return s, nil
 		}
 		p.abandon()
@@ -143,6 +144,30 @@ func agentPlace(t Target) string {
 		return t.AgentDirectory
 	}
 	return "~/.cache/spoolsweep on that host"
+}
+
+// prove looks that the agent is one of those that were asked for. For who only looks
+// at the host its checksum will do: that the whole file is there was proved when it
+// was sent. Else it is asked for the hash, which takes it longer than the look.
+func (c *Conn) prove(ctx context.Context, s *Session, sum string, source *push.Source, hashes map[string]string) error {
+	switch {
+	case wire.IsSHA256(sum):
+	case c.glance && source.Has(hashes, sum):
+		return nil
+	default:
+		if err := s.Call(ctx, wire.Sum, nil, &sum); err != nil {
+			var fault *wire.Fault
+			if !errors.As(err, &fault) {
+				return err
+			}
+			sum = fault.Message
+		}
+	}
+	if !expected(hashes, sum) {
+		return c.openError(KindGreeting, fmt.Errorf("the agent says it is %s, which is none of ours", clean.Text(sum, 64)),
+			"somebody may have put it there: look at "+agentPlace(c.Target))
+	}
+	return nil
 }
 
 func expected(hashes map[string]string, hash string) bool {
@@ -353,12 +378,12 @@ func (c *Conn) guard(parent context.Context) (ctx context.Context, release func(
 	c.wg.Go(func() {
 		// Ends with the guard, or, where an answer stays away, with the connection.
 		for {
-			if c.alive(c.client) != nil {
+			select {
+			case <-time.After(wire.Beat): // most are done by then, and need no question
+			case <-ctx.Done():
 				return
 			}
-			select {
-			case <-time.After(wire.Beat):
-			case <-ctx.Done():
+			if c.alive(c.client) != nil {
 				return
 			}
 		}

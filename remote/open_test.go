@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 
 	"encoding/json"
@@ -146,6 +147,68 @@ func TestOpenMendsAgent(t *testing.T) {
 	wantOpenError(t, w.dial(t), agent, KindGreeting, "none of ours")
 	if text, err := os.ReadFile(w.home + "/got"); err == nil && len(strings.TrimSpace(string(text))) > 0 {
 		t.Errorf("it was told %q", text)
+	}
+}
+
+// An agent that greets with a checksum is asked for its hash before anything else,
+// but by who only looks, and knows the checksum.
+func TestChecksumOrHash(t *testing.T) {
+	w := newWorld(t, nil)
+	agent := source(t)
+	mustOpen(t, w.dial(t), agent).Close()
+	hash := agent.Hashes()[push.Any]
+	file := filepath.Join(w.home, ".cache", "spoolsweep", "spoolsweep-agent-"+hash)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, other := "crc32:00000000", strings.Repeat("0", 64)
+	reply := func(hash string) string { return `{"kind":"reply","id":1,"data":"` + hash + `"}` }
+	for _, c := range []struct {
+		name     string
+		glance   bool
+		greeting string
+		answer   string // to the question for the hash
+		asked    bool
+		fine     bool
+	}{
+		{"a look, and the checksum", true, good, reply(other), false, true},
+		{"a look, and another checksum", true, bad, reply(hash), true, true},
+		{"a look, and neither", true, bad, reply(other), true, false},
+		{"the checksum and the hash", false, good, reply(hash), true, true},
+		{"the checksum and another hash", false, good, reply(other), true, false},
+		{"no answer that is one", false, good, `{"kind":"error","id":1,"data":{"message":"what \u001b[31m?"}}`, true, false},
+		{"the hash at once", false, hash, reply(other), false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			said := filepath.Join(t.TempDir(), "said")
+			// It writes down what it is told until its input ends.
+			script := "#!/bin/sh\necho spoolsweep/1 x " + c.greeting + "\nwhile read -r line; do printf '%s\\n' \"$line\" >>" + said + "; printf '%s\\n' '" + c.answer + "'; done\n"
+			if err := os.WriteFile(file, []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			conn := w.dial(t)
+			conn.glance = c.glance
+			if c.fine {
+				mustOpen(t, conn, agent).Close()
+			} else {
+				wantOpenError(t, conn, agent, KindGreeting, "none of ours", "somebody may have put it there")
+			}
+			var want string
+			if c.asked {
+				want = `{"kind":"call","id":1,"name":"sum"}` + "\n"
+			}
+			if got, _ := os.ReadFile(said); string(got) != want {
+				t.Errorf("it was told %q, want %q", got, want)
+			}
+		})
 	}
 }
 

@@ -3,20 +3,15 @@ package spool
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
 
-// adoptable are the names of directories that were set aside by hand, as a run
-// names its own.
-var adoptable = regexp.MustCompile(`^[a-z]+\.spamfull(\.[0-9]+)?$`)
-
 // ParseAside finds which queue a directory was that somebody has set aside by
 // hand: incoming.spamfull, incoming.spamfull.2.
 func ParseAside(name string) (Queue, error) {
-	queue, _, _ := strings.Cut(name, ".")
-	if !adoptable.MatchString(name) {
+	queue, kind, ok := asideParts(name)
+	if !ok || kind != "spamfull" || queue == "" || strings.Trim(queue, "abcdefghijklmnopqrstuvwxyz") != "" {
 		return "", fmt.Errorf("%.60q is no QUEUE.spamfull, such as incoming.spamfull or incoming.spamfull.2", name)
 	}
 	if Queue(queue) == Defer {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -55,8 +54,22 @@ func (c *Counts) Fullest() int64 {
 	return max(c.Queues[Maildrop].Messages, c.Queues[Incoming].Messages+c.Queues[Active].Messages, c.Queues[Deferred].Messages)
 }
 
-// asideName matches what a run, or somebody with the wiki at hand, set aside.
-var asideName = regexp.MustCompile(`^(maildrop|incoming|active|deferred|hold|defer)\.(spamfull|name-collisions)(\.\d+)?$`)
+// asideName says whether a name is of what a run, or somebody with the wiki at
+// hand, set aside: incoming.spamfull, incoming.spamfull.2, incoming.name-collisions.
+func asideName(name string) bool {
+	queue, kind, ok := asideParts(name)
+	return ok && slices.Contains([]Queue{Maildrop, Incoming, Active, Deferred, Hold, Defer}, Queue(queue)) && (kind == "spamfull" || kind == "name-collisions")
+}
+
+// asideParts takes QUEUE.KIND and QUEUE.KIND.NUMBER apart.
+func asideParts(name string) (queue, kind string, ok bool) {
+	queue, rest, _ := strings.Cut(name, ".")
+	kind, number, numbered := strings.Cut(rest, ".")
+	return queue, kind, !numbered || digits(number)
+}
+
+// digits says whether a text is a number, and nothing else.
+func digits(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
 var ( // tests take less
 	// exactUpTo is how many messages of a queue are all looked into.
@@ -226,7 +239,7 @@ func isQueue(name string) bool { return slices.Contains(Queues, Queue(name)) }
 // isAside says whether a directory of that name holds messages that were set
 // aside. Logs are no messages.
 func isAside(name string) bool {
-	return asideName.MatchString(name) && !strings.HasPrefix(name, string(Defer)+".")
+	return asideName(name) && !strings.HasPrefix(name, string(Defer)+".")
 }
 
 var errNoDirectory = errors.New("no directory")

@@ -254,20 +254,21 @@ func (w *Work) super(ctx context.Context, in []byte, args ...string) (string, er
 	return string(text), errors.Join(err, e)
 }
 
-var (
-	removedLine = regexp.MustCompile(`^(?:\S*postsuper(?:\[\d+\])?: )?([0-9A-Za-z_]+): removed$`)
-	deletedLine = regexp.MustCompile(`^(?:\S*postsuper(?:\[\d+\])?: )?Deleted: (\d+) messages?$`)
+const (
+	removedLine = `^(?:\S*postsuper(?:\[\d+\])?: )?([0-9A-Za-z_]+): removed$`
+	deletedLine = `^(?:\S*postsuper(?:\[\d+\])?: )?Deleted: (\d+) messages?$`
 )
 
 // parseDeleted reads what postsuper -d says on its standard error: which ids it
 // has removed, and how many (postsuper.c, delete_one and main).
 func parseDeleted(text string) (ids map[string]bool, n int, err error) {
 	ids, n = map[string]bool{}, -1
+	removed, deleted := regexp.MustCompile(removedLine), regexp.MustCompile(deletedLine)
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
-		if m := removedLine.FindStringSubmatch(line); m != nil {
+		if m := removed.FindStringSubmatch(line); m != nil {
 			ids[m[1]] = true
-		} else if m := deletedLine.FindStringSubmatch(line); m != nil {
+		} else if m := deleted.FindStringSubmatch(line); m != nil {
 			if n, err = strconv.Atoi(m[1]); err != nil {
 				return ids, -1, fmt.Errorf("postsuper says %.100q", line)
 			}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -192,7 +191,7 @@ func (p *Postfix) inspectLive(dir *os.File, q Queue, deadline time.Time, add fun
 			switch {
 			case len(name) == 1:
 				add(path, "is taken for a hash directory by its name: Postfix ends at it", "move it out of the queue")
-			case p.LogFile != "" && !temporary.MatchString(name):
+			case p.LogFile != "" && !temporary(name):
 				add(path, "is no queue id: with maillog_file set, 'postfix start' fails over it", "move it out of the queue")
 			}
 		}
@@ -200,9 +199,12 @@ func (p *Postfix) inspectLive(dir *os.File, q Queue, deadline time.Time, add fun
 	})
 }
 
-// temporary are names that cleanup(8) and postdrop(1) use for an instant
-// (mail_queue_enter): time and process.
-var temporary = regexp.MustCompile(`^\d+\.\d+$`)
+// temporary says whether a name is one that cleanup(8) and postdrop(1) use for an
+// instant (mail_queue_enter): time and process.
+func temporary(name string) bool {
+	time, process, _ := strings.Cut(name, ".")
+	return digits(time) && digits(process)
+}
 
 // nearest opens path, or the nearest directory above it that is there.
 func nearest(path string) (*os.File, error) {

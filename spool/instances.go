@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -22,12 +21,15 @@ type Instance struct {
 // directory, which names the others.
 const DefaultInstance = "-"
 
-// instanceForm is what the name of another one looks like; it becomes part of a path.
-var instanceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+// isInstance says whether a name may be that of another one; it becomes part of a path.
+func isInstance(name string) bool {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	return name != "" && len(name) <= 100 && strings.IndexByte(letters, name[0]) >= 0 && strings.Trim(name, letters+"._-") == ""
+}
 
 // ParseInstance accepts names of instances.
 func ParseInstance(name string) error {
-	if name != DefaultInstance && !instanceForm.MatchString(name) {
+	if name != DefaultInstance && !isInstance(name) {
 		return fmt.Errorf("%.100q is no name of a Postfix instance: they are as 'postmulti -l' lists them, - for the default one", name)
 	}
 	return nil

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -82,44 +81,62 @@ func findPostfix() (string, error) {
 	return path, nil
 }
 
+// settingNames are what postconf(1) is asked for, all at once.
+var settingNames = []string{
+	"config_directory", "syslog_name", "mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
+	"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "multi_instance_directories", "mynetworks", "myhostname", "mydomain", "mydestination",
+	"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
+}
+
 // System asks one Postfix of this host for its settings. Of several each is
 // spoken to by its directory: without it 'postfix stop' stops all of them where
 // multi_instance_wrapper is set (postfix.c).
 func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
-	names := []string{
-		"config_directory", "syslog_name", "mail_version", "queue_directory", "daemon_directory", "mail_owner", "hash_queue_names", "hash_queue_depth", "maillog_file",
-		"queue_minfree", "message_size_limit", "maximal_queue_lifetime", "bounce_queue_lifetime", "mynetworks", "myhostname", "mydomain", "mydestination",
-		"virtual_mailbox_domains", "virtual_alias_domains", "relay_domains",
+	return new(Answers).System(ctx, of, own)
+}
+
+// postconf is the command that asks for the settings in a configuration directory.
+func postconf(postfix, directory string) []string {
+	argv := []string{filepath.Join(filepath.Dir(postfix), "postconf")}
+	if directory != "" {
+		argv = append(argv, "-c", directory)
 	}
-	postfix, err := findPostfix()
-	if err != nil {
-		return nil, err
-	}
-	postconf := filepath.Join(filepath.Dir(postfix), "postconf")
-	args := []string{"-hx"}
-	with := []string{postfix}
-	if of.Directory != "" {
-		args = append([]string{"-c", of.Directory}, args...)
-		with = append(with, "-c", of.Directory)
-	}
+	return append(argv, "-hx")
+}
+
+// settings asks postconf(1) for the values of settingNames.
+func settings(ctx context.Context, postfix, directory string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, postconfLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, postconf, append(args, names...)...)
+	argv := postconf(postfix, directory)
+	cmd := exec.CommandContext(ctx, argv[0], append(argv[1:len(argv):len(argv)], settingNames...)...)
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, Remedied(fmt.Errorf("the configuration of Postfix cannot be read: %s: %w: %s",
-			strings.Join(cmd.Args[:len(args)+1], " "), err, bytes.TrimSpace(complaint.Bytes())), mend(of.Directory))
+			strings.Join(argv, " "), err, bytes.TrimSpace(complaint.Bytes())), mend(directory))
 	}
 	values := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-	if len(values) != len(names) {
-		return nil, fmt.Errorf("%s: %d values for %d names: %s", postconf, len(values), len(names), bytes.TrimSpace(complaint.Bytes()))
+	if len(values) != len(settingNames) {
+		return nil, fmt.Errorf("%s: %d values for %d names: %s", argv[0], len(values), len(settingNames), bytes.TrimSpace(complaint.Bytes()))
 	}
 	value := map[string]string{}
-	for i, name := range names {
+	for i, name := range settingNames {
 		value[name] = strings.TrimSpace(values[i])
 	}
+	return value, nil
+}
+
+// system is the Postfix that has these settings.
+func system(ctx context.Context, postfix string, value map[string]string, of Instance, own Commands) (*Postfix, error) {
+	ctx, cancel := context.WithTimeout(ctx, postconfLimit)
+	defer cancel()
+	with := []string{postfix}
+	if of.Directory != "" {
+		with = append(with, "-c", of.Directory)
+	}
+	var err error
 	p := &Postfix{
 		Settings: Settings{
 			Version: value["mail_version"], ConfigDirectory: of.Directory, LogName: value["syslog_name"],
@@ -130,7 +147,8 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 		Stop:  of.shell(own.Stop), Start: of.shell(own.Start), Status: of.shell(own.Status),
 		Master: "master", Manager: "qmgr", instance: of.Name, directory: value["config_directory"],
 	}
-	p.postconf = append([]string{postconf}, args[:len(args)-1]...)
+	argv := postconf(postfix, of.Directory)
+	p.postconf = argv[:len(argv)-1]
 	if p.HashDepth, err = strconv.Atoi(value["hash_queue_depth"]); err != nil {
 		return nil, Remedied(fmt.Errorf("hash_queue_depth: %w", err), mend(of.Directory))
 	}
@@ -149,7 +167,7 @@ func System(ctx context.Context, of Instance, own Commands) (*Postfix, error) {
 	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
 		return nil, Remedied(fmt.Errorf("mail_owner: %w", err), mend(of.Directory))
 	}
-	for _, list := range names[len(names)-6:] {
+	for _, list := range settingNames[len(settingNames)-6:] {
 		for _, domain := range words(value[list]) {
 			if !strings.ContainsAny(domain, ":/") { // a table is not looked into
 				p.Domains = append(p.Domains, strings.ToLower(domain))
@@ -257,10 +275,36 @@ func networks(list string) []netip.Prefix {
 	return all
 }
 
+// Fields of a line of passwd(5).
+const (
+	accountName = 0
+	accountUID  = 2
+)
+
+// account is the line of /etc/passwd that has a text in one of its fields, nil where
+// there is none. Package os/user is a two hundredth of the agent.
+func account(field int, text string) []string {
+	passwd, _ := os.ReadFile("/etc/passwd")
+	for line := range strings.Lines(string(passwd)) {
+		if f := strings.Split(line, ":"); len(f) == 7 && f[field] == text {
+			return f
+		}
+	}
+	return nil
+}
+
+// UserName is the name that /etc/passwd has for a user, "" for none.
+func UserName(uid string) string {
+	if a := account(accountUID, uid); a != nil {
+		return a[accountName]
+	}
+	return ""
+}
+
 // uidOf asks id(1) for an account that is not in /etc/passwd.
 func uidOf(ctx context.Context, name string) (int, error) {
-	if u, err := user.Lookup(name); err == nil {
-		return strconv.Atoi(u.Uid)
+	if a := account(accountName, name); a != nil {
+		return strconv.Atoi(a[accountUID])
 	}
 	out, err := exec.CommandContext(ctx, "id", "-u", "--", name).Output()
 	if err != nil {

@@ -122,7 +122,7 @@ func newPurger(r *restorer) (*purger, error) {
 		return nil, fmt.Errorf("list %s: %w", r.w.root.Name(), err)
 	}
 	for _, name := range names {
-		if slices.Contains(Queues, Queue(name)) || asideName.MatchString(name) && asideQueue(name) != Defer {
+		if slices.Contains(Queues, Queue(name)) || asideName(name) && asideQueue(name) != Defer {
 			p.others = append(p.others, name)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -166,9 +167,15 @@ func (s *sweep) fetch(ctx context.Context, m *member, index int, name string, ar
 	if err != nil {
 		return nil, err
 	}
-	var result json.RawMessage
-	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: name, Args: text}, Aside: aside}
+	result := found{}
+	if row, ok := stage.Lookup(name); ok && row.Result != nil {
+		result.as = row.Result()
+	}
+	call := agent.LookCall{Vars: m.vars, Step: stage.Step{Stage: name, Args: text}, Aside: aside, Kept: s.memory.of(m.host.Name), Alone: !m.known}
 	err = m.link.CallEvents(ctx, "look", &call, &result, func(e wire.Event) {
+		if s.memory.keeps(m.host.Name, e) {
+			return
+		}
 		if s.JSON && e.Kind == wire.Judged {
 			m.Judged(e)
 		}
@@ -178,6 +185,20 @@ func (s *sweep) fetch(ctx context.Context, m *member, index int, name string, ar
 	if err != nil {
 		return nil, err
 	}
-	m.Stages = append(m.Stages, &show.Stage{Index: index, Stage: name, Status: show.OK, Result: result})
-	return result, nil
+	m.Stages = append(m.Stages, &show.Stage{Index: index, Stage: name, Status: show.OK, Result: result.text})
+	return result.text, nil
+}
+
+// found is what a stage found, which is taken only if it is what that stage finds.
+type found struct {
+	text json.RawMessage
+	as   stage.Result // nil: anything
+}
+
+func (f *found) UnmarshalJSON(text []byte) error {
+	f.text = bytes.Clone(text)
+	if f.as == nil {
+		return nil
+	}
+	return json.Unmarshal(text, f.as)
 }

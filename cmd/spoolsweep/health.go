@@ -91,6 +91,7 @@ func healthAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	s.glances()
 	args := &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(c.Int64("warn")), Crit: stage.Number(c.Int64("crit"))}
 	if shorter, ok := c.App.Metadata[watchKey].(time.Duration); ok && every > 0 {
 		every = shorter
@@ -133,20 +134,29 @@ const watchKey = "watch"
 // forgotten, the connections are kept, and a host that answered the last time is
 // asked once more where its link is lost.
 func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
-	s.reach(ctx)
-	s.eachInOrder(s.members, func(m *member) (func(), error) {
+	look := func(m *member) error {
 		answered := m.Result != nil
 		m.Status, m.Error, m.Result, m.Stages = show.OK, nil, nil, []*show.Stage{}
-		result, err := s.fetch(ctx, m, 0, "count", args, "")
+		var err error
+		m.Result, err = s.fetch(ctx, m, 0, "count", args, "")
 		if answered && errors.Is(err, remote.ErrLost) && ctx.Err() == nil {
 			// A link that was kept may be long dead, as after a laptop's sleep.
-			result, err = s.fetch(ctx, m, 0, "count", args, "")
+			m.Result, err = s.fetch(ctx, m, 0, "count", args, "")
 		}
-		m.Result = result
-		if err != nil || !print {
-			return nil, err
+		return err
+	}
+	s.askThem(ctx, look)
+	s.eachInOrder(s.members, func(m *member) (func(), error) {
+		if !m.asked {
+			if err := look(m); err != nil {
+				return nil, err
+			}
 		}
-		return func() { s.Result(m.Host, "count", result) }, nil
+		m.asked = false
+		if !print {
+			return nil, nil
+		}
+		return func() { s.Result(m.Host, "count", m.Result) }, nil
 	})
 }
 

@@ -27,7 +27,7 @@ var hashInLine = regexp.MustCompile(`[0-9a-f]{64}`)
 // greets is a fake that greets as the right agent, and then is given each frame.
 func greets(then func(f wire.Frame, w *wire.Writer, out io.Writer)) sshtest.Fake {
 	return func(line string, in io.Reader, out io.Writer) int {
-		_ = wire.WriteGreeting(out, wire.Greeting{Build: "test", SHA256: hashInLine.FindString(line)})
+		_ = wire.WriteGreeting(out, wire.Greeting{Build: "test", Sum: hashInLine.FindString(line)})
 		r, w := wire.NewReader(in), wire.NewWriter(out)
 		for {
 			f, err := r.Read()

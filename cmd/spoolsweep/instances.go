@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/inventory"
+	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
 )
 
@@ -17,17 +19,32 @@ import (
 // answer stays one: what kept it from that is told when it is worked on, and it
 // is asked again the next time. One whose inventory names the directory of main.cf
 // has no other instance.
-func (s *sweep) reach(ctx context.Context) { s.reachThese(ctx, s.members) }
+func (s *sweep) reach(ctx context.Context) { s.reachThese(ctx, s.members, nil) }
 
-// reachThese is reach for some of the members.
-func (s *sweep) reachThese(ctx context.Context, these []*member) {
+// askThem is reach that asks each host one thing in the same breath, which is
+// answered only where it has one Postfix: m.asked says so.
+func (s *sweep) askThem(ctx context.Context, ask func(m *member) error) {
+	s.reachThese(ctx, s.members, ask)
+}
+
+// reachThese is reach, or with ask askThem, for some of the members.
+func (s *sweep) reachThese(ctx context.Context, these []*member, ask func(m *member) error) {
 	found := make([][]spool.Instance, len(s.members))
 	s.fleet.Each(len(s.members), func(i int) {
 		m := s.members[i]
 		if m.known || !slices.Contains(these, m) {
 			return
 		}
-		m.unreached = m.link.Call(ctx, "instances", agent.HostCall{Vars: m.vars}, &found[i])
+		if ask != nil {
+			var fault *wire.Fault
+			if m.unreached = ask(m); !errors.As(m.unreached, &fault) || fault.Kind != agent.FaultSeveral {
+				m.asked, m.known = m.unreached == nil, m.unreached == nil
+				return
+			}
+		}
+		m.unreached = m.link.CallEvents(ctx, "instances", agent.HostCall{Vars: m.vars, Kept: s.memory.of(m.host.Name)}, &found[i], func(e wire.Event) {
+			s.memory.keeps(m.host.Name, e)
+		})
 		if m.unreached == nil {
 			m.unreached = credible(found[i])
 		}

@@ -92,6 +92,7 @@ var usedFiles = []described{
 	{"./inventory.yaml, ~/.config/spoolsweep/inventory.yaml", "the inventory where none is named; the one in the current folder only if the file and its folder are yours or root's, and not open to everybody"},
 	{"~/.ssh/config, /etc/ssh/ssh_config", "how to reach hosts, as for ssh"},
 	{"~/.cache/spoolsweep/agents/", "agents that were built, by the build of this program"},
+	{"~/.cache/spoolsweep/hosts.json", "what postconf said on each host, for ping and health, which give it back to the host; it may be removed"},
 	{"~/.local/state/spoolsweep/retry/", "the hosts of the last run that failed, and that were unreachable: @failed and @unreachable behind -l"},
 	{"~/.cache/spoolsweep/ on a host", "the agent there, or in the folder that the host variable agent_directory names"},
 	{"/var/lib/spoolsweep/ on a host", "the records of runs, for root alone; elsewhere with the host variable state_directory"},

@@ -27,6 +27,7 @@ import (
 	"spoolsweep/remote/push"
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
+	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
 )
 
@@ -116,6 +117,7 @@ type sweep struct {
 	again   string // the flags that find the same hosts again
 
 	password remote.Secret // for becoming root
+	memory   *memory       // of those who only look; nil for others
 
 	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
 	silence    time.Duration   // see silentPlace
@@ -128,9 +130,11 @@ type member struct {
 	vars stage.Vars
 	link *remote.Link
 
-	known     bool  // which instances its host has
-	unreached error // why that is not known
-	further   bool  // another member is the host's first
+	known      bool           // which instances its host has
+	asked      bool           // see askThem
+	identified *run.Preflight // by ping
+	unreached  error          // why that is not known
+	further    bool           // another member is the host's first
 	// See inTurn.
 	before *member
 	passed chan struct{}
@@ -557,6 +561,7 @@ func (s *sweep) end(ctx context.Context) error {
 	s.close()
 	s.unknownKeys()
 	s.keepLists()
+	s.memory.save()
 	if err := s.Document(s.doc); err != nil {
 		return err
 	}

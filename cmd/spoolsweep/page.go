@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -100,11 +101,14 @@ func checkReport(c *cli.Context) (domain string, err error) {
 		return "", nil
 	}
 	domain = strings.TrimPrefix(strings.ToLower(c.String("domain")), "@")
-	if !domainForm.MatchString(domain) {
+	if !domainForm().MatchString(domain) {
 		return "", fmt.Errorf("--domain %s: it is the name of one, such as example.org, or .example.org for all below it", c.String("domain"))
 	}
 	return domain, nil
 }
 
 // domainForm is a domain, or with a dot before it what is below.
-var domainForm = regexp.MustCompile(`^\.?[\pL\pN_-]+(\.[\pL\pN_-]+)*$`)
+// Classes of Unicode are large, and most commands need none.
+var domainForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\.?[\pL\pN_-]+(\.[\pL\pN_-]+)*$`)
+})

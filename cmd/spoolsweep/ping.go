@@ -7,6 +7,7 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
 	"spoolsweep/spool/run"
 )
 
@@ -33,10 +34,11 @@ A host that takes none, or another one, counts as unreachable (exit status 4).`,
 			if err != nil {
 				return err
 			}
-			s.reach(c.Context)
-			s.each(func(m *member) error {
+			s.glances()
+			ask := func(m *member) error {
 				var found run.Preflight
-				if err := m.link.Call(c.Context, "identify", agent.HostCall{Vars: m.vars}, &found); err != nil {
+				call := agent.HostCall{Vars: m.vars, Kept: s.memory.of(m.host.Name), Alone: !m.known}
+				if err := m.link.CallEvents(c.Context, "identify", call, &found, func(e wire.Event) { s.memory.keeps(m.host.Name, e) }); err != nil {
 					return err
 				}
 				m.Status = show.OK
@@ -44,6 +46,17 @@ A host that takes none, or another one, counts as unreachable (exit status 4).`,
 				if m.Result, err = json.Marshal(&found); err != nil {
 					return err
 				}
+				m.identified = &found
+				return nil
+			}
+			s.askThem(c.Context, ask)
+			s.each(func(m *member) error {
+				if !m.asked {
+					if err := ask(m); err != nil {
+						return err
+					}
+				}
+				found := m.identified
 				become := ""
 				if !found.Root {
 					become = ", not root"

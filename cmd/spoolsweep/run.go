@@ -294,7 +294,7 @@ func (s *sweep) lookAgain(ctx context.Context, pb *playbooks.Playbook, plans map
 		return plans, nil
 	}
 	looked := slices.DeleteFunc(slices.Clone(s.members), func(m *member) bool { return slices.Contains(hosts, m) })
-	s.reachThese(ctx, hosts)
+	s.reachThese(ctx, hosts, nil)
 	plans, err := s.resolve(pb, s.extra)
 	if err != nil {
 		return nil, err

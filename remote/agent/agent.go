@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
 	"spoolsweep/spool/run"
@@ -37,12 +39,18 @@ func System() (*run.Env, error) {
 		// Whoever types a command at the demo's hosts means those, not this machine.
 		return nil, errors.New("this is a practice host, and this agent is for real ones")
 	}
+	answers := new(spool.Answers)
 	return &run.Env{
 		Postfix: func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
-			return spool.System(ctx, spool.Instance{Name: v.Instance, Directory: v.ConfigDirectory}, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
+			return postfix(ctx, new(spool.Answers), v)
 		},
-		Instances: spool.Instances, StateDirectory: StateDirectory,
+		Glance:  func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) { return postfix(ctx, answers, v) },
+		Answers: answers, Instances: answers.Instances, StateDirectory: StateDirectory,
 	}, nil
+}
+
+func postfix(ctx context.Context, said *spool.Answers, v stage.Vars) (*spool.Postfix, error) {
+	return said.System(ctx, spool.Instance{Name: v.Instance, Directory: v.ConfigDirectory}, spool.Commands{Stop: v.Stop, Start: v.Start, Status: v.Status})
 }
 
 // Main is the agent: worker, section or the timer's process where the arguments
@@ -67,7 +75,7 @@ func Main(args []string, maker Maker) int {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent: is started by spoolsweep, without arguments")
 		return 1
 	}
-	sum, err := ownSum(file)
+	sum, err := greetingSum(file)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
 		return 1
@@ -93,13 +101,43 @@ func Build() string {
 	return "devel"
 }
 
-// ownSum is the SHA-256 of the file that runs, not of what has its name now.
-func ownSum(file string) (string, error) {
+// openSelf opens the file that runs, not what has its name now.
+func openSelf(file string) (*os.File, error) {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
-		if f, err = os.Open(file); err != nil {
-			return "", err
-		}
+		return os.Open(file)
+	}
+	return f, nil
+}
+
+// greetingSum is what the greeting says of the file that runs. That it was run is
+// noted in its time: one that is not run for long is removed (package push).
+func greetingSum(file string) (string, error) {
+	f, err := openSelf(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	s, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if time.Since(s.ModTime()) > noted {
+		now := unix.NsecToTimeval(time.Now().UnixNano())
+		_ = unix.Futimes(int(f.Fd()), []unix.Timeval{now, now}) // it is only a cache
+	}
+	return wire.Checksum(f, s.Size())
+}
+
+// noted is how old the note of a run may be: less than what counts as unused, and
+// not written by every look.
+const noted = 24 * time.Hour
+
+// ownSum is the SHA-256 of the file that runs.
+func ownSum(file string) (string, error) {
+	f, err := openSelf(file)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
@@ -119,7 +157,7 @@ type front struct {
 // Serve greets on out and answers the frames from in until in ends, or the
 // controller has been silent for wire.Lost.
 func Serve(ctx context.Context, env *run.Env, sum string, in io.Reader, out io.Writer) error {
-	if err := wire.WriteGreeting(out, wire.Greeting{Build: env.Build, SHA256: sum}); err != nil {
+	if err := wire.WriteGreeting(out, wire.Greeting{Build: env.Build, Sum: sum}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -221,6 +259,8 @@ func toFault(err error) wire.Fault {
 		fault.Kind = "nothing"
 	case errors.Is(err, run.ErrTakenOver):
 		fault.Kind = "taken-over"
+	case errors.Is(err, errSeveral):
+		fault.Kind = FaultSeveral
 	case errors.As(err, &way):
 		fault.Remedy = way.Remedy
 	case errors.As(err, &answered):
@@ -235,6 +275,10 @@ type (
 	// HostCall is the data of "instances", "identify", "runs", "history", "idle" and "forget".
 	HostCall struct {
 		Vars stage.Vars `json:"vars"`
+		// Kept, of "instances" and "identify", is what came as a wire.Keep.
+		Kept json.RawMessage `json:"kept,omitempty"`
+		// Alone, of "identify", is for a host that has one Postfix: see FaultSeveral.
+		Alone bool `json:"alone,omitempty"`
 	}
 	// PlanCall is the data of "preflight".
 	PlanCall struct {
@@ -261,16 +305,64 @@ type (
 		Vars  stage.Vars `json:"vars"`
 		Step  stage.Step `json:"step"`
 		Aside string     `json:"aside,omitempty"` // a run
+		// Kept is what came as a wire.Keep.
+		Kept json.RawMessage `json:"kept,omitempty"`
+		// Alone is for a host that has one Postfix: see FaultSeveral.
+		Alone bool `json:"alone,omitempty"`
 	}
 )
+
+// FaultSeveral is the kind of the fault that answers a call with Alone where the host
+// has several Postfix, or one that is to be spoken to by its directory. Whoever asks
+// most hosts one thing need not ask each before which it has.
+const FaultSeveral = "several"
+
+var errSeveral = errors.New("this host has several Postfix")
+
+// alone returns an error where that was wanted and is not so.
+func (f *front) alone(ctx context.Context, wanted bool, v stage.Vars) error {
+	if !wanted {
+		return nil
+	}
+	chosen, err := f.env.Chosen(ctx, v)
+	if err == nil && (len(chosen) != 1 || chosen[0].Directory != "") {
+		err = errSeveral
+	}
+	return err
+}
+
+// recall takes in what a controller has kept for this host. What it returns tells
+// the controller what there is to keep now.
+func (f *front) recall(id int, kept json.RawMessage) (tell func()) {
+	answers := f.env.Answers
+	if answers == nil {
+		return func() {}
+	}
+	if kept != nil {
+		answers.Take(kept)
+	}
+	return func() {
+		if news := answers.Kept(); news != nil {
+			_ = f.out.Write(wire.Frame{Kind: wire.News, ID: id, Event: &wire.Event{Kind: wire.Keep, Data: news}}) // a link that is gone is seen by the answer
+		}
+	}
+}
 
 // calls are all that a controller can ask for. "begin" takes a run.Info,
 // "resume" a run.ResumeRequest, "cancel" a run.CancelRequest.
 var calls = map[string]func(f *front, ctx context.Context, id int, data json.RawMessage) (any, error){
-	"instances": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+	"instances": handle(func(f *front, ctx context.Context, id int, c HostCall) (any, error) {
+		defer f.recall(id, c.Kept)()
 		return f.env.Chosen(ctx, c.Vars)
 	}),
-	"identify": handle(func(f *front, ctx context.Context, _ int, c HostCall) (any, error) {
+	wire.Sum: func(f *front, _ context.Context, _ int, _ json.RawMessage) (any, error) {
+		return ownSum(f.env.Executable)
+	},
+	"identify": handle(func(f *front, ctx context.Context, id int, c HostCall) (any, error) {
+		defer f.recall(id, c.Kept)()
+		if err := f.alone(ctx, c.Alone, c.Vars); err != nil {
+			return nil, err
+		}
 		return f.env.Identify(ctx, c.Vars)
 	}),
 	"preflight": handle(func(f *front, ctx context.Context, _ int, c PlanCall) (any, error) {
@@ -320,6 +412,10 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 		return f.env.Removal(ctx, c.Vars, c.Run, c.Step)
 	}),
 	"look": handle(func(f *front, ctx context.Context, id int, c LookCall) (any, error) {
+		defer f.recall(id, c.Kept)()
+		if err := f.alone(ctx, c.Alone, c.Vars); err != nil {
+			return nil, err
+		}
 		return f.env.Look(ctx, c.Vars, c.Step, c.Aside, func(kind string, data any) {
 			text, err := json.Marshal(data)
 			if err == nil {

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -75,7 +78,7 @@ func (c *connection) greeted() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if want := (wire.Greeting{Build: "test", SHA256: strings.Repeat("ab", 32)}); g != want {
+	if want := (wire.Greeting{Build: "test", Sum: strings.Repeat("ab", 32)}); g != want {
 		c.t.Errorf("greeting: got %+v, want %+v", g, want)
 	}
 }
@@ -198,7 +201,7 @@ func TestServe(t *testing.T) {
 	if f := c.next(); f.Kind != wire.Reply || f.ID != 12 || json.Unmarshal(f.Data, &counts) != nil || counts.Messages != 40 {
 		t.Errorf("count: got %+v", f)
 	}
-	c.send(wire.Frame{Kind: wire.Call, ID: 13, Name: "runs", Data: data(t, HostCall{vars})})
+	c.send(wire.Frame{Kind: wire.Call, ID: 13, Name: "runs", Data: data(t, HostCall{Vars: vars})})
 	if f := c.next(); f.Kind != wire.Reply || string(f.Data) != "null" {
 		t.Errorf("runs: got %+v", f)
 	}
@@ -304,9 +307,9 @@ func TestParallel(t *testing.T) {
 	c.greeted()
 	slow := vars
 	slow.QueueWarn = 99
-	c.send(wire.Frame{Kind: wire.Call, ID: 1, Name: "identify", Data: data(t, HostCall{slow})})
+	c.send(wire.Frame{Kind: wire.Call, ID: 1, Name: "identify", Data: data(t, HostCall{Vars: slow})})
 	for id := 2; id < 10; id++ {
-		c.send(wire.Frame{Kind: wire.Call, ID: id, Name: "identify", Data: data(t, HostCall{vars})})
+		c.send(wire.Frame{Kind: wire.Call, ID: id, Name: "identify", Data: data(t, HostCall{Vars: vars})})
 	}
 	seen := map[int]bool{}
 	for len(seen) < 8 {
@@ -322,7 +325,7 @@ func TestParallel(t *testing.T) {
 	}
 	// The end of the input ends what is still asked.
 	gate = make(chan struct{})
-	c.send(wire.Frame{Kind: wire.Call, ID: 20, Name: "identify", Data: data(t, HostCall{slow})})
+	c.send(wire.Frame{Kind: wire.Call, ID: 20, Name: "identify", Data: data(t, HostCall{Vars: slow})})
 	if err := c.end(); err != nil {
 		t.Errorf("at the end of its input: got %v", err)
 	}
@@ -451,7 +454,8 @@ func TestFault(t *testing.T) {
 	}
 }
 
-// The process as SSH starts it: it greets with the hash of its own file, and
+// The process as SSH starts it: it greets with a checksum of its own file, tells its
+// hash when asked, and
 // ends with its input.
 func TestProcess(t *testing.T) {
 	self, err := os.Executable()
@@ -468,8 +472,13 @@ func TestProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want, err := ownSum(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// One that is run counts as used, however long it lies there.
+	old := time.Now().Add(-100 * 24 * time.Hour)
+	if err := os.Chtimes(file, old, old); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(file).Output() // its input is /dev/null
@@ -477,8 +486,22 @@ func TestProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	g, err := wire.NewReader(strings.NewReader(string(out))).Greeting()
-	if err != nil || g.SHA256 != want || g.Build == "" {
-		t.Errorf("greeting %+v, %v, want the hash %s", g, err, want)
+	want, e := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+	if e != nil {
+		t.Fatal(e)
+	}
+	if err != nil || g.Sum != want || g.Build == "" {
+		t.Errorf("greeting %+v, %v, want the checksum %s", g, err, want)
+	}
+	if info, err := os.Stat(file); err != nil || time.Since(info.ModTime()) > noted {
+		t.Errorf("its time: %v, %v", info.ModTime(), err)
+	}
+	ask := exec.Command(file)
+	ask.Stdin = strings.NewReader(`{"kind":"call","id":1,"name":"sum"}` + "\n")
+	out, err = ask.Output()
+	sum := sha256.Sum256(text)
+	if want := fmt.Sprintf(`{"kind":"reply","id":1,"data":"%x"}`, sum); err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("asked for its hash: %s, %v, want %s", out, err, want)
 	}
 	var stderr strings.Builder
 	cmd := exec.Command(file, "two", "words")
@@ -497,7 +520,7 @@ func TestManyAnswers(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for id := range n {
-			_ = c.to.Write(wire.Frame{Kind: wire.Call, ID: id + 1, Name: "runs", Data: data(t, HostCall{vars})})
+			_ = c.to.Write(wire.Frame{Kind: wire.Call, ID: id + 1, Name: "runs", Data: data(t, HostCall{Vars: vars})})
 		}
 	})
 	seen := map[int]bool{}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"spoolsweep/playbooks/strict"
@@ -159,7 +160,10 @@ var (
 
 	hostRange = `\[(?:[a-z]:[a-z]|[0-9]+:[0-9]+)(?::[0-9]+)?\]`
 	hostLabel = `(?:[\pL\pN_]|` + hostRange + `)(?:[\pL\pN_-]|` + hostRange + `)*`
-	hostName  = regexp.MustCompile(`(?i)^` + hostLabel + `(?:\.` + hostLabel + `)*$`)
+	// It is large, and most commands need none.
+	hostName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?i)^` + hostLabel + `(?:\.` + hostLabel + `)*$`)
+	})
 )
 
 // isHostPattern reports a host name with ranges and a port, in which colons
@@ -171,7 +175,7 @@ func isHostPattern(pattern string) bool {
 	if isAddress(pattern) {
 		return true
 	}
-	return hostName.MatchString(pattern) &&
+	return hostName().MatchString(pattern) &&
 		!slices.ContainsFunc(strings.Split(pattern, "."), func(label string) bool {
 			return strings.HasSuffix(label, "-") || strings.HasSuffix(label, "_")
 		})

@@ -102,3 +102,49 @@ func TestHealthCountsAsTheWiki(t *testing.T) {
 	ends(t, 2, f, "uninstall", "--state")
 	ends(t, 0, f, "uninstall")
 }
+
+// countsPostconf has a host write down each time that postconf(1) is asked.
+const countsPostconf = `mv /usr/sbin/postconf /usr/sbin/postconf.real
+printf '#!/bin/sh\necho x >>/var/log/asked\nexec /usr/sbin/postconf.real "$@"\n' >/usr/sbin/postconf
+chmod 755 /usr/sbin/postconf`
+
+// A look at a host that was looked at before starts none of Postfix's programs, unless
+// its configuration has changed since; what changes anything always asks.
+func TestHealthAsksOnce(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	f := newFleet(t, []*lab.Host{h}, queueWarn)
+	_, err := h.Run(t.Context(), "sh", "-euc", countsPostconf)
+	must(t, err)
+	asked := func() int {
+		t.Helper()
+		out, err := h.Run(t.Context(), "sh", "-c", "cat /var/log/asked; rm -f /var/log/asked")
+		must(t, err)
+		return strings.Count(out, "x")
+	}
+	look := func(queues string, want int, args ...string) {
+		t.Helper()
+		doc, r := spoolsweepJSON(t, f, args...)
+		if got := string(hostIn(t, doc, h).Result); !strings.Contains(got, `"queue_directory": "`+queues+`"`) {
+			t.Errorf("%q does not tell of %s: %v", args, queues, r)
+		}
+		if n := asked(); n != want {
+			t.Errorf("%q: postconf was asked %d times, want %d", args, n, want)
+		}
+	}
+	asked()
+	look("/var/spool/postfix", 1, "health")
+	look("/var/spool/postfix", 0, "health")
+	look("/var/spool/postfix", 0, "ping")
+	_, err = h.Run(t.Context(), "sh", "-euc", `ln -s postfix /var/spool/other; postconf.real -e queue_directory=/var/spool/other; touch -d '1 minute ago' /etc/postfix/main.cf`)
+	must(t, err)
+	look("/var/spool/other", 1, "ping")
+	look("/var/spool/other", 0, "ping")
+	_, err = h.Run(t.Context(), "sh", "-euc", `postconf.real -e queue_directory=/var/spool/postfix; touch -d '1 minute ago' /etc/postfix/main.cf`)
+	must(t, err)
+	asked()
+	succeeds(t, f, "run", "backscatter", "-y")
+	if n := asked(); n < 2 {
+		t.Errorf("a run asked postconf %d times", n)
+	}
+}

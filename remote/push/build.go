@@ -35,12 +35,12 @@ func (s *Source) make(ctx context.Context, arch string) (*Agent, error) {
 		return nil, fmt.Errorf("agent cache: %w", err)
 	}
 	defer unlock()
-	a, err := readAgent(s.cached(arch))
+	a, err := s.fromCache(arch)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := s.goBuild(ctx, arch); err != nil {
 			return nil, err
 		}
-		a, err = readAgent(s.cached(arch))
+		a, err = s.fromCache(arch)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("agent cache: %w", err)
@@ -48,6 +48,22 @@ func (s *Source) make(ctx context.Context, arch string) (*Agent, error) {
 	a.Arch = arch
 	s.sweepCache()
 	return a, nil
+}
+
+// fromCache reads a built agent. One that is not what its name says goes.
+func (s *Source) fromCache(arch string) (*Agent, error) {
+	file := s.cached(arch)
+	if file == "" {
+		return nil, os.ErrNotExist
+	}
+	a, err := readAgent(file)
+	if err != nil || file == s.nameInCache(a, arch) {
+		return a, err
+	}
+	if err := os.Remove(file); err != nil {
+		return nil, err
+	}
+	return nil, os.ErrNotExist
 }
 
 // lock takes the flock on a file that is never removed; ctx ends the waiting.
@@ -102,7 +118,11 @@ func (s *Source) goBuild(ctx context.Context, arch string) error {
 		}
 		return fmt.Errorf("build the agent for %s in %s: %w: %s", arch, root, err, clean.Text(strings.TrimSpace(string(said)), 2000))
 	}
-	if err := os.Rename(out.Name(), s.cached(arch)); err != nil {
+	a, err := readAgent(out.Name())
+	if err == nil {
+		err = os.Rename(out.Name(), s.nameInCache(a, arch))
+	}
+	if err != nil {
 		return fmt.Errorf("build the agent: %w", err)
 	}
 	return nil

@@ -47,10 +47,11 @@ func TestScript(t *testing.T) {
 		t.Run(filepath.Base(shell[0]), func(t *testing.T) {
 			home := t.TempDir()
 			dir := filepath.Join(home, ".cache", "spoolsweep")
+			path := os.Getenv("PATH")
 			run := func(args ...string) string {
 				t.Helper()
 				cmd := exec.Command(shell[0], append(append(shell[1:], "-c", script, "spoolsweep"), args...)...)
-				cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+				cmd.Env = []string{"HOME=" + home, "PATH=" + path}
 				out, err := cmd.CombinedOutput()
 				if err != nil {
 					t.Fatalf("%q: %v: %s", args, err, out)
@@ -76,16 +77,14 @@ func TestScript(t *testing.T) {
 			if err := os.WriteFile(agent, []byte("#!/bin/sh\necho I run in $PWD\n"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			old := time.Now().Add(-100 * 24 * time.Hour)
-			if err := os.Chtimes(agent, old, old); err != nil {
-				t.Fatal(err)
-			}
 			if got := run("", "direct", "", "m68k=x", "any="+hash); got != "I run in /\n" {
 				t.Errorf("got %q", got)
 			}
-			if info, err := os.Stat(agent); err != nil || time.Since(info.ModTime()) > time.Hour {
-				t.Errorf("what was run is not touched: %v, %v", info, err)
+			path = onlyWarm(t)
+			if got := run("", "direct", "", "any="+hash); got != "I run in /\n" {
+				t.Errorf("with no other programs than %v: got %q", warmPrograms(), got)
 			}
+			path = os.Getenv("PATH")
 			need(run("", "direct", "", "m68k="+hash), dir)
 			odd := filepath.Join(home, "a b", "c'd $x *")
 			need(run(odd, "direct", ""), odd)
@@ -99,6 +98,89 @@ func TestScript(t *testing.T) {
 				t.Errorf("got %q, %v", out, err)
 			}
 		})
+	}
+}
+
+// warmPrograms are all that the script starts where the agent is.
+func warmPrograms() []string {
+	if _, err := os.Stat("/proc/sys/kernel/arch"); err != nil {
+		return []string{"ls", "uname"} // before Linux 6.1
+	}
+	return []string{"ls"}
+}
+
+// onlyWarm is a PATH of these alone.
+func onlyWarm(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range warmPrograms() {
+		file, err := exec.LookPath(name)
+		if err == nil {
+			err = os.Symlink(file, filepath.Join(dir, name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// A directory that another could put in the place of one above the agent's is as
+// bad as one of another's. Who owns it is asked of the whole way there.
+func TestScriptLooksAtTheWay(t *testing.T) {
+	hash := strings.Repeat("ab", 32)
+	top, err := os.MkdirTemp("/var/tmp", "spoolsweep-way") // below no directory of everybody's without the sticky bit
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(top)
+	dir := filepath.Join(top, "one", "two words", "agent")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, prefix+hash), []byte("#!/bin/sh\necho runs\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	change := func(path string, mode os.FileMode, uid int) func() {
+		return func() {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+			if os.Getuid() == 0 {
+				if err := os.Lchown(path, uid, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	one, two, me := filepath.Join(top, "one"), filepath.Dir(dir), os.Getuid()
+	for _, c := range []struct {
+		name  string
+		do    func()
+		undo  func()
+		fine  bool
+		roots bool // only root can try
+	}{
+		{"as it was made", func() {}, func() {}, true, false},
+		{"others may write below the way", change(one, 0o777, me), change(one, 0o700, me), false, false},
+		{"a group may", change(one, 0o770, me), change(one, 0o700, me), false, false},
+		{"others may, but not rename", change(one, 0o777|os.ModeSticky, me), change(one, 0o700, me), true, false},
+		{"others may enter the last", change(dir, 0o711, me), change(dir, 0o700, me), false, false},
+		{"somebody's on the way", change(two, 0o700, 12345), change(two, 0o700, me), false, true},
+		{"somebody's at its end", change(dir, 0o700, 12345), change(dir, 0o700, me), false, true},
+	} {
+		if c.roots && me != 0 {
+			continue
+		}
+		c.do()
+		for _, shell := range shells(t) {
+			cmd := exec.Command(shell[0], append(shell[1:], "-c", script, "spoolsweep", dir, "direct", "", "any="+hash)...)
+			out, err := cmd.CombinedOutput()
+			if err != nil || (string(out) == "runs\n") != c.fine {
+				t.Errorf("%s, %s: %q, %v, want it run: %v", filepath.Base(shell[0]), c.name, out, err, c.fine)
+			}
+		}
+		c.undo()
 	}
 }
 
@@ -211,6 +293,15 @@ func TestBuildOnce(t *testing.T) {
 	if a, err := other.Agent(t.Context(), "arm64"); err != nil || a.SHA256 != agents[0].SHA256 {
 		t.Errorf("from the cache: %+v, %v", a, err)
 	}
+	// One that is not what its name says is built again, when it is to be sent.
+	if err := os.WriteFile(s.cached("arm64"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mends := testSource(t, root)
+	mends.cache = s.cache
+	if a, err := mends.Agent(t.Context(), "arm64"); err != nil || a.SHA256 != agents[0].SHA256 {
+		t.Errorf("a damaged one in the cache: %+v, %v", a, err)
+	}
 	// What no controller has used for long is removed with the next build.
 	old := filepath.Join(s.cache, "gone-amd64")
 	if err := os.WriteFile(old, []byte("x"), 0o600); err != nil {
@@ -235,6 +326,78 @@ func TestBuildOnce(t *testing.T) {
 	}
 	if _, err := NewSource(filepath.Join(root, "go.mod")); err == nil || !strings.Contains(err.Error(), "not a Linux program") {
 		t.Errorf("--agent go.mod: %v", err)
+	}
+}
+
+// A controller knows its agents by their names; their bytes are read only for what is
+// made of them.
+func TestHashesFromNames(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	self, err := ownBuild()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "spoolsweep", "agents")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "agent")
+	if err := os.WriteFile(file, []byte("an agent"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err := readAgent(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := a.checksum()
+	for _, name := range []string{
+		self + "-amd64-" + sum + "-" + a.SHA256, self + "-arm64-zz", self + "-386", self + "-386-" + a.SHA256, "other-riscv64-" + sum + "-" + a.SHA256,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("an agent"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := NewSource("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string]string{"amd64": a.SHA256}, s.Hashes()); d != "" {
+		t.Errorf("hashes (-want +got)\n%s", d)
+	}
+	if !s.Has(s.Hashes(), sum) || s.Has(s.Hashes(), (&Agent{}).checksum()) || s.Has(map[string]string{"arm64": a.SHA256}, "") {
+		t.Errorf("checksums: want %s alone", sum)
+	}
+	if got, err := s.Agent(t.Context(), "amd64"); err != nil || got.SHA256 != a.SHA256 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// The build ID is Go's of this very program; what has none is hashed whole.
+func TestBuildID(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("Go leaves it in a section for Linux only")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want, err := exec.Command("go", "tool", "buildid", self).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := buildID(f); got != strings.TrimSpace(string(want)) || got == "" {
+		t.Errorf("got %q, go tool buildid says %q", got, want)
+	}
+	for _, text := range []string{"", "\x7fELF", "#!/bin/sh\n"} {
+		if got := buildID(strings.NewReader(text)); got != "" {
+			t.Errorf("%q: got %q", text, got)
+		}
 	}
 }
 

@@ -32,34 +32,45 @@ const Any = "any"
 // Whether programs may run there is tried, not asked, with an empty file: the
 // kernel refuses it on a noexec file system, elsewhere the shell takes it for an
 // empty script.
+//
+// Where the agent is, ls is the only program that is started on the way to it: each
+// costs a host about as much as the agent's own start.
 const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
-	`w=$1; b=$2; k=$3; shift 3; u=$(id -u); n=; ` +
-	`case "$(uname -sm)" in ` +
+	`w=$1; b=$2; k=$3; shift 3; u=; n=; ` +
+	// Linux 6.1 and later.
+	`{ read -r a </proc/sys/kernel/arch; } 2>/dev/null && a="Linux $a" || a=$(uname -sm); ` +
+	`case $a in ` +
 	`"Linux x86_64") a=amd64;; "Linux aarch64") a=arm64;; "Linux i"[3-6]86) a=386;; "Linux riscv64") a=riscv64;; ` +
-	`*) a=$(uname -sm | tr " " -);; esac; ` +
+	`*) a=$(echo "$a" | tr " " -);; esac; ` +
 	`h=; for p in "$@"; do case $p in "$a="*|any=*) h=${p#*=};; esac; done; ` +
-	// mine DIR: see above. ls sorts, so the directory itself comes last.
-	`mine() { test -L "$1" && return 1; test -d "$1" || return 1; p=$(cd -P "$1" && pwd -P) || return 1; set --; ` +
-	`while test -n "$p"; do set -- "$@" "$p"; p=${p%/*}; done; ` +
-	`ls -ldn "$@" | ( x=; y=; while read -r m l o r; do x=$m; y=$o; ` +
-	`case $o in "$u"|0) ;; *) exit 1;; esac; ` +
-	`case $m in d????????[tT]*) ;; d????w*|d???????w*) exit 1;; d*) ;; *) exit 1;; esac; done; ` +
-	`test "$y" = "$u" || exit 1; case $x in drwx------*) exit 0;; esac; exit 1 ); }; ` +
-	`become() { touch -c "$1"; case $b:$u in direct:*|*:0) exec "$1";; esac; ` +
+	`who() { test -n "$u" || u=$(id -u); }; ` +
+	// ours DIR: see above. The directory and those above it are called . and .. and
+	// ../.. so that words end each line of ls that no name has in it, whatever the
+	// format of its times. Of a directory that is ours the owner is who we are.
+	`ours() { test -L "$1" && return 1; test -d "$1" && cd -P "$1" || return 1; p=$PWD; q=.; set --; ` +
+	`while test -n "$p"; do set -- "$@" $q; p=${p%/*}; case $q in .) q=..;; *) q=$q/..;; esac; done; ` +
+	`i=0; c=0; x=; y=; z=; for l in $(ls -ldn "$@"); do case $i in 0) m=$l;; 2) o=$l;; esac; i=$((i+1)); ` +
+	`case $l in .) x=$m; y=$o;; ..|../*) ;; *) continue;; esac; i=0; c=$((c+1)); z="$z $o"; ` +
+	`case $m in d????????[tT]*) ;; d????w*|d???????w*) return 1;; d*) ;; *) return 1;; esac; done; ` +
+	`test $c -eq $# || return 1; test -z "$u" && test -O . 2>/dev/null && u=$y; who; test "$y" = "$u" || return 1; ` +
+	`for o in $z; do case $o in "$u"|0) ;; *) return 1;; esac; done; ` +
+	`case $x in drwx------*) return 0;; esac; return 1; }; ` +
+	`mine() { ours "$1"; s=$?; cd /; return $s; }; ` +
+	`become() { case $b:$u in direct:*|*:0) exec "$1";; esac; ` +
 	`command -v $b >/dev/null || { echo "spoolsweep-no $b"; exit 0; }; ` +
 	`case $b:$k in sudo:) exec sudo -n -- "$1";; sudo:*) exec sudo -S -p "$k: " -- "$1";; doas:) exec doas -n "$1";; esac; ` +
 	// The agent is the shell that su starts: no quoting, and root's may be any.
 	`echo "$k" >&2; case $b in doas) exec doas "$1";; su) exec su -s "$1" root;; esac; }; ` +
+	`try() { f=$1/spoolsweep-agent-$h; test -n "$h" && test -f "$f" && test -x "$f" && mine "$1" && become "$f"; }; ` +
 	`place() { case $1 in /run/user/*) test -d "${1%/*}" || return 1;; esac; ` +
 	`test -d "$1" || mkdir -p "$1" 2>/dev/null || { n="$n $1 cannot be made;"; return 1; }; ` +
 	`mine "$1" || { n="$n $1 is not of user $u alone;"; return 1; }; ` +
 	`t=$1/.try-$$; ( : >"$t" ) 2>/dev/null && chmod 700 "$t" && ( "$t" ) 2>/dev/null; s=$?; rm -f "$t"; ` +
 	`test $s -eq 0 || { n="$n no program can run in $1;"; return 1; }; } ; ` +
-	`if test -n "$w"; then set -- "$w"; else ` +
-	`set -- "/var/tmp/spoolsweep-$u" "/run/user/$u/spoolsweep"; ` +
-	`case $HOME in /?*) set -- "${HOME%/}/.cache/spoolsweep" "$@";; esac; fi; ` +
-	`if test -n "$h"; then for d in "$@"; do f=$d/spoolsweep-agent-$h; ` +
-	`if test -f "$f" && test -x "$f" && mine "$d"; then become "$f"; fi; done; fi; ` +
+	`if test -n "$w"; then set -- "$w"; else set --; ` +
+	`case $HOME in /?*) set -- "${HOME%/}/.cache/spoolsweep"; try "$1";; esac; ` +
+	`who; set -- "$@" "/var/tmp/spoolsweep-$u" "/run/user/$u/spoolsweep"; fi; ` +
+	`for d in "$@"; do try "$d"; done; who; ` +
 	`for d in "$@"; do if place "$d"; then echo "spoolsweep-need $a $u $d"; exit 0; fi; done; ` +
 	`echo "spoolsweep-no place $n"`
 

@@ -1,8 +1,8 @@
 // Package push decides which agent a host gets, and brings it there.
 //
 // A [Source] has the agents: a file given by the user, one built earlier and
-// kept under the controller's own hash, or one built now from the controller's
-// source. [Command] is the one fixed script that finds and becomes the agent on
+// kept under the controller's own build and its hash, or one built now from the
+// controller's source. [Command] is the one fixed script that finds and becomes the agent on
 // a host, or answers what is needed; [Upload] then sends it, always as the login
 // user, and proves what arrived before it gets its name. The name is its
 // SHA-256, so that a host which has it is never sent anything again.
@@ -17,11 +17,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"spoolsweep/remote/wire"
 )
 
 // Architectures are those an agent can be built for.
@@ -40,13 +43,19 @@ func (a *Agent) Size() int64 { return int64(len(a.data)) }
 // Name is its file name on a host.
 func (a *Agent) Name() string { return prefix + a.SHA256 }
 
+// checksum is that of its greeting.
+func (a *Agent) checksum() string {
+	sum, _ := wire.Checksum(bytes.NewReader(a.data), a.Size()) // no error: it is read from memory
+	return sum
+}
+
 const prefix = "spoolsweep-agent-"
 
 // Source has the agents of all architectures. It may be used for many hosts at once.
 type Source struct {
 	any   *Agent
 	cache string   // directory of built agents, "" for none
-	self  string   // SHA-256 of the running controller
+	self  string   // names the build of the running controller
 	roots []string // where the module may be, to build from
 
 	// build holds a token while somebody builds: a channel, so that who
@@ -55,7 +64,9 @@ type Source struct {
 
 	mu     sync.Mutex // guards what follows
 	agents map[string]*Agent
-	failed map[string]error // architectures that could not be built: not tried again for each host
+	kept   map[string]string // SHA-256 of those in the cache, by their names: read only to be sent
+	sums   map[string]string // checksums (wire.Checksum), by SHA-256
+	failed map[string]error  // architectures that could not be built: not tried again for each host
 }
 
 // NewSource returns the source of a controller. file is what --agent names, for
@@ -72,7 +83,7 @@ func NewSource(file string) (*Source, error) {
 		}
 		s.agents[a.Arch] = a
 	}
-	self, err := hashSelf()
+	self, err := ownBuild()
 	if err != nil {
 		return nil, fmt.Errorf("read this program: %w", err)
 	}
@@ -81,13 +92,14 @@ func NewSource(file string) (*Source, error) {
 		return nil, err
 	}
 	s.self, s.cache, s.roots = self, dir, moduleRoots()
+	if trusted(dir) != nil {
+		return s, nil
+	}
 	for _, arch := range Architectures {
-		if s.agents[arch] != nil || trusted(dir) != nil {
-			continue
-		}
-		if a, err := readAgent(s.cached(arch)); err == nil {
-			a.Arch = arch
-			s.agents[arch] = a
+		if file := s.cached(arch); file != "" && s.agents[arch] == nil {
+			var sum string
+			sum, s.kept[arch] = sumsInName(file)
+			s.sums[s.kept[arch]] = sum
 		}
 	}
 	return s, nil
@@ -107,7 +119,7 @@ func Direct(file string) (*Source, error) {
 }
 
 func newSource() *Source {
-	return &Source{build: make(chan struct{}, 1), agents: map[string]*Agent{}, failed: map[string]error{}}
+	return &Source{build: make(chan struct{}, 1), agents: map[string]*Agent{}, kept: map[string]string{}, sums: map[string]string{}, failed: map[string]error{}}
 }
 
 // Hashes are those of the agents at hand, by architecture or [Any].
@@ -117,11 +129,40 @@ func (s *Source) Hashes() map[string]string {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make(map[string]string, len(s.agents))
+	out := maps.Clone(s.kept)
 	for arch, a := range s.agents {
 		out[arch] = a.SHA256
 	}
 	return out
+}
+
+// Has says whether one of the agents at hand that have these hashes has the checksum
+// (wire.Checksum).
+func (s *Source) Has(hashes map[string]string, sum string) bool {
+	for arch, hash := range hashes {
+		if mine, ok := s.checksum(arch, hash); ok && mine == sum {
+			return true
+		}
+	}
+	return false
+}
+
+// checksum is that of the agent with a hash, made once for all hosts.
+func (s *Source) checksum(arch, hash string) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sum, ok := s.sums[hash]; ok {
+		return sum, true
+	}
+	a := s.agents[arch]
+	if s.any != nil {
+		a = s.any
+	}
+	if a == nil || a.SHA256 != hash {
+		return "", false
+	}
+	s.sums[hash] = a.checksum()
+	return s.sums[hash], true
 }
 
 // ErrNoAgent says that there is no agent and none can be built.
@@ -206,9 +247,10 @@ func elfArch(data []byte) (string, error) {
 	return "", fmt.Errorf("built for %v, not for one of %s", f.Machine, strings.Join(Architectures, ", "))
 }
 
-// hashSelf reads the running program, which need not be the file of that name
-// any more.
-func hashSelf() (string, error) {
+// ownBuild names the build of the running program, whose file may be another by
+// now: by the build ID that the go command leaves in a program for Linux, with a
+// hash of its content, else by the hash of all of it.
+func ownBuild() (string, error) {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
 		path, err := os.Executable()
@@ -221,10 +263,39 @@ func hashSelf() (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if id := buildID(f); id != "" {
+		io.WriteString(h, id)
+	} else if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// buildID is the go command's of a program, "" where it has none that stands for its
+// content: -ldflags may set any. Its four parts are hashes of what the program and
+// package main were made of, and of what became of them (go tool buildid prints it).
+func buildID(program io.ReaderAt) string {
+	f, err := elf.NewFile(program)
+	if err != nil {
+		return ""
+	}
+	section := f.Section(".note.go.buildid")
+	if section == nil || section.Size > 4<<10 {
+		return ""
+	}
+	note, err := section.Data()
+	// Three words, the second of which is the length of the text, and a name.
+	const lengthAt, textAt = 4, 16
+	if err != nil || len(note) < textAt {
+		return ""
+	}
+	text := note[textAt:]
+	text = text[:min(uint32(len(text)), f.ByteOrder.Uint32(note[lengthAt:]))]
+	parts := bytes.Split(text, []byte("/"))
+	if len(parts) != 4 || slices.ContainsFunc(parts, func(p []byte) bool { return len(p) < 20 }) {
+		return ""
+	}
+	return string(text)
 }
 
 // cacheDir is $XDG_CACHE_HOME/spoolsweep/agents, on macOS too, where an admin
@@ -241,6 +312,30 @@ func cacheDir() (string, error) {
 	return filepath.Join(base, "spoolsweep", "agents"), nil
 }
 
+// cached is the file of a built agent, "" where there is none. Its name ends with
+// its checksum and its SHA-256, so that what hosts are asked for is known without
+// reading it.
 func (s *Source) cached(arch string) string {
-	return filepath.Join(s.cache, s.self+"-"+arch)
+	entries, _ := os.ReadDir(s.cache)
+	for _, e := range entries {
+		sums, ours := strings.CutPrefix(e.Name(), s.self+"-"+arch+"-")
+		if _, hash := sumsInName(e.Name()); ours && hash != "" && strings.HasSuffix(sums, hash) && len(sums) == len((&Agent{}).checksum())+1+len(hash) {
+			return filepath.Join(s.cache, e.Name())
+		}
+	}
+	return ""
+}
+
+func (s *Source) nameInCache(a *Agent, arch string) string {
+	return filepath.Join(s.cache, s.self+"-"+arch+"-"+a.checksum()+"-"+a.SHA256)
+}
+
+// sumsInName are those that the file of a built agent is named by, "" for none.
+func sumsInName(file string) (checksum, hash string) {
+	parts := strings.Split(filepath.Base(file), "-")
+	hash = parts[len(parts)-1]
+	if b, err := hex.DecodeString(hash); err != nil || len(b) != sha256.Size || len(parts) < 2 {
+		return "", ""
+	}
+	return parts[len(parts)-2], hash
 }

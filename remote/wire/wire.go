@@ -3,9 +3,10 @@
 //
 // The agent speaks first, with one greeting line,
 //
-//	spoolsweep/1 BUILD SHA256
+//	spoolsweep/1 BUILD SUM
 //
-// where SHA256 is that of the agent's own file; anything before it (a login
+// where SUM is of the agent's own file: crc32: and its checksum, or its SHA-256,
+// which else is the answer to the call [Sum]; anything before it (a login
 // shell's noise, up to [MaxNoise] bytes) is skipped. From then on both sides
 // send [Frame] values of at most [MaxFrame] bytes. Unknown kinds and fields are
 // ignored, so that a newer side can talk to an older one. What Data holds is not
@@ -18,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"strings"
 	"sync"
@@ -68,6 +70,7 @@ const (
 	Ask      = "ask"      // the run waits for an answer
 	Judged   = "judged"   // the verdicts of some messages, in a call that wants them listed
 	Account  = "account"  // some entries of a ledger, in a call that wants it
+	Keep     = "keep"     // what to give the host with the next such call, in one that only looks
 	End      = "end"      // a stage, or with stage "" the run, has ended
 )
 
@@ -98,13 +101,40 @@ func (f *Fault) Error() string { return f.Message }
 
 // Greeting is the agent's first line.
 type Greeting struct {
-	Build  string
-	SHA256 string // of the running file, lower-case hex
+	Build string
+	Sum   string // of the running file: see IsSHA256 and Checksum
+}
+
+// Sum is the name of a call whose answer is the SHA-256 of the running file.
+const Sum = "sum"
+
+// IsSHA256 says whether a greeting's sum is that, in lower-case hex.
+func IsSHA256(sum string) bool { return len(sum) == 64 }
+
+// checksum begins a sum that is none.
+const checksum = "crc32:"
+
+// Checksum is the sum of a file's size and of samples of it: 4 KiB of each 128, and
+// its end. It tells another file, and one that was cut short; not what somebody
+// forged, nor each byte that a disk lost. To read all of a file takes longer than a
+// look at a host.
+func Checksum(file io.ReaderAt, size int64) (string, error) {
+	const sample, every = 4 << 10, 128 << 10
+	sum := uint32(size)
+	buf := make([]byte, sample)
+	for at := int64(0); at < size+every; at += every {
+		n, err := file.ReadAt(buf, max(0, min(at, size-sample)))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		sum = crc32.Update(sum, crc32.IEEETable, buf[:n])
+	}
+	return fmt.Sprintf("%s%08x", checksum, sum), nil
 }
 
 // WriteGreeting sends the greeting.
 func WriteGreeting(w io.Writer, g Greeting) error {
-	_, err := fmt.Fprintf(w, "%s %s %s\n", Protocol, g.Build, g.SHA256)
+	_, err := fmt.Fprintf(w, "%s %s %s\n", Protocol, g.Build, g.Sum)
 	return err
 }
 
@@ -164,11 +194,11 @@ func greetingIn(line []byte) (g Greeting, found bool, err error) {
 			return Greeting{}, false, nil
 		}
 		fields := strings.Fields(string(rest[i:]))
-		if len(fields) == 3 && len(fields[2]) == 64 {
+		if len(fields) == 3 && (IsSHA256(fields[2]) || strings.HasPrefix(fields[2], checksum) && len(fields[2]) == len(checksum)+8) {
 			if fields[0] != Protocol {
 				return Greeting{}, true, fmt.Errorf("the agent speaks %.40q, this controller %s", fields[0], Protocol)
 			}
-			return Greeting{Build: fields[1], SHA256: fields[2]}, true, nil
+			return Greeting{Build: fields[1], Sum: fields[2]}, true, nil
 		}
 		rest = rest[i+1:]
 	}

@@ -43,7 +43,7 @@ func TestGreeting(t *testing.T) {
 			switch {
 			case c.bad && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("%.60q %s: got %+v, %v, want an error with %q", c.in, name, g, err, c.want)
-			case !c.bad && (err != nil || g.Build != c.want || g.SHA256 != sha):
+			case !c.bad && (err != nil || g.Build != c.want || g.Sum != sha):
 				t.Errorf("%.60q %s: got %+v, %v, want build %q", c.in, name, g, err, c.want)
 			}
 		}
@@ -200,7 +200,7 @@ func FuzzGreeting(f *testing.F) {
 		}
 		var b bytes.Buffer
 		b.WriteString(noise)
-		want := wire.Greeting{Build: build, SHA256: sha}
+		want := wire.Greeting{Build: build, Sum: sha}
 		if err := wire.WriteGreeting(&b, want); err != nil {
 			t.Fatal(err)
 		}
@@ -217,4 +217,36 @@ func FuzzGreeting(f *testing.F) {
 			t.Fatalf("after the greeting: %+v, %v", frame, err)
 		}
 	})
+}
+
+// A file that was cut short, has grown, or begins or ends in another way has another
+// checksum.
+func TestChecksum(t *testing.T) {
+	whole := make([]byte, 1<<20)
+	for i := range whole {
+		whole[i] = byte(i * i >> 3)
+	}
+	sum := func(text []byte) string {
+		t.Helper()
+		s, err := wire.Checksum(bytes.NewReader(text), int64(len(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, size := range []int{1, 4095, 4096, 4097, 128 << 10, 128<<10 + 1, 1<<20 - 1} {
+		want := sum(whole[:size])
+		if again := sum(whole[:size]); again != want {
+			t.Errorf("%d bytes: %s, then %s", size, want, again)
+		}
+		first, last, sampled := bytes.Clone(whole[:size]), bytes.Clone(whole[:size]), bytes.Clone(whole[:size])
+		first[0] ^= 1
+		last[size-1] ^= 1
+		sampled[(size-1)>>17<<17] ^= 1
+		for name, text := range map[string][]byte{"cut": whole[:size-1], "grown": whole[:size+1], "first byte": first, "last byte": last, "in a sample": sampled} {
+			if sum(text) == want {
+				t.Errorf("%d bytes, %s: the same checksum", size, name)
+			}
+		}
+	}
 }

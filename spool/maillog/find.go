@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -35,9 +34,19 @@ type File struct {
 	Size    int64
 }
 
-// rotated matches what logrotate, and 'postfix logrotate', put behind a log's
-// name: .1, .2.gz, -20261122, .20261122-101010.gz.
-var rotated = regexp.MustCompile(`^[.-][0-9][0-9-]*(\.(gz|bz2|xz|zst))?$`)
+// rotated says whether this is what logrotate, and 'postfix logrotate', put behind
+// a log's name: .1, .2.gz, -20261122, .20261122-101010.gz.
+func rotated(rest string) bool {
+	const digits = "0123456789"
+	if len(rest) < 2 || rest[0] != '.' && rest[0] != '-' || strings.IndexByte(digits, rest[1]) < 0 {
+		return false
+	}
+	switch strings.TrimLeft(rest[1:], digits+"-") {
+	case "", ".gz", ".bz2", ".xz", ".zst":
+		return true
+	}
+	return false
+}
 
 // Find finds the mail log. A name that was given, "" if none, must be there:
 // a file, or [Journal]. Else the first of others that is there is taken, and
@@ -82,7 +91,7 @@ func rotations(path string) ([]File, error) {
 	var files []File
 	for _, e := range entries {
 		rest, ok := strings.CutPrefix(e.Name(), base)
-		if !ok || rest != "" && !rotated.MatchString(rest) || !e.Type().IsRegular() {
+		if !ok || rest != "" && !rotated(rest) || !e.Type().IsRegular() {
 			continue
 		}
 		s, err := e.Info()

@@ -54,8 +54,14 @@ var latin1 = single(charmap.Windows1252)
 
 // charsets has the names that mail uses, without case and punctuation. As in
 // browsers, a subset is read as the set that its users take it for: ISO-8859-1 as
-// windows-1252, GB2312 as GB18030, ks_c_5601 as the whole of EUC-KR.
-var charsets = func() map[string]*charset {
+// windows-1252, GB2312 as GB18030, ks_c_5601 as the whole of EUC-KR. It is made for
+// the first message: most starts of the agent read none.
+var charsets struct {
+	sync.Once
+	named map[string]*charset
+}
+
+func nameCharsets() {
 	all := map[string]*charset{}
 	for _, s := range []struct {
 		set   *charset
@@ -116,8 +122,8 @@ var charsets = func() map[string]*charset {
 			all[n] = s.set
 		}
 	}
-	return all
-}()
+	charsets.named = all
+}
 
 // maxCharset bounds a charset's name, without punctuation.
 const maxCharset = 48
@@ -136,9 +142,11 @@ func charsetNamed(name []byte) *charset {
 			n++
 		}
 	}
-	set, ok := charsets[string(squeezed[:n])]
+	charsets.Do(nameCharsets)
+	all := charsets.named
+	set, ok := all[string(squeezed[:n])]
 	if !ok && n > 1 && squeezed[0] == 'x' { // x-sjis, x-gbk, x-mac-roman
-		set = charsets[string(squeezed[1:n])]
+		set = all[string(squeezed[1:n])]
 	}
 	return set
 }

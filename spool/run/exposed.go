@@ -60,16 +60,14 @@ func writtenByOthers(path string) bool {
 	}
 }
 
-// sudoRule is an entry of sudo -l: "    (root) NOPASSWD: ALL".
-var sudoRule = regexp.MustCompile(`^\s+\(([^)]*)\)\s*(.*)$`)
-
 // sudoAll says whether what sudo -l lists lets its user run everything as root.
 // Of several entries for one command the last one counts, so one that forbids
 // something is not taken for ALL.
 func sudoAll(list string) bool {
 	all := false
+	rule := regexp.MustCompile(`^\s+\(([^)]*)\)\s*(.*)$`) // "    (root) NOPASSWD: ALL"
 	for line := range strings.Lines(list) {
-		m := sudoRule.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		m := rule.FindStringSubmatch(strings.TrimRight(line, "\n"))
 		if m == nil {
 			continue
 		}

@@ -53,19 +53,22 @@ func (e *Env) Chosen(ctx context.Context, v stage.Vars) ([]spool.Instance, error
 
 // Identify says who and what answers.
 func (e *Env) Identify(ctx context.Context, v stage.Vars) (*Preflight, error) {
+	p, err := e.glance(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	return identify(p)
+}
+
+func identify(p *spool.Postfix) (*Preflight, error) {
 	name, err := os.Hostname()
 	if err != nil {
 		return nil, err
 	}
 	f := &Preflight{
-		Hostname: name, Root: os.Geteuid() == 0,
+		Hostname: name, Root: os.Geteuid() == 0, Postfix: p.Settings,
 		Aside: []spool.Queue{}, Live: []spool.Queue{}, Problems: []Problem{}, Warnings: []string{}, Notes: []string{}, Runs: []*State{},
 	}
-	p, err := e.Postfix(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	f.Postfix = p.Settings
 	_, running := p.Running()
 	switch {
 	case running:
@@ -85,16 +88,16 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	if err := checkSteps(steps); err != nil {
 		return nil, err
 	}
-	f, err := e.Identify(ctx, v)
+	p, err := e.Postfix(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	f, err := identify(p)
 	if err != nil {
 		return nil, err
 	}
 	f.Began = began
 	defer func() { f.Ended = time.Now().UTC() }()
-	p, err := e.Postfix(ctx, v)
-	if err != nil {
-		return nil, err
-	}
 	problem := func(message, remedy string) { f.Problems = append(f.Problems, Problem{message, remedy}) }
 	if !f.Root && os.Geteuid() != p.Owner {
 		problem(fmt.Sprintf("the agent runs as uid %d", os.Geteuid()), becomeRoot)
@@ -225,7 +228,11 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	if !ok || row.Changes || len(row.After) > 0 {
 		return nil, fmt.Errorf("stage %q is none that only looks", step.Stage)
 	}
-	args, p, err := e.reach(ctx, v, row, step)
+	reach := e.Postfix
+	if row.Glances {
+		reach = e.glance
+	}
+	args, p, err := parsed(ctx, v, row, step, reach)
 	if err != nil {
 		return nil, err
 	}
@@ -249,14 +256,14 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 	return row.Run(ctx, h, args, emit)
 }
 
-// reach parses the arguments of a stage that is run by itself, and reaches the
+// parsed parses the arguments of a stage that is run by itself, and reaches the
 // Postfix whose queues it reads.
-func (e *Env) reach(ctx context.Context, v stage.Vars, row *stage.Row, step stage.Step) (stage.Args, *spool.Postfix, error) {
+func parsed(ctx context.Context, v stage.Vars, row *stage.Row, step stage.Step, reach func(context.Context, stage.Vars) (*spool.Postfix, error)) (stage.Args, *spool.Postfix, error) {
 	args, err := row.Parse(step.Args)
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := e.Postfix(ctx, v)
+	p, err := reach(ctx, v)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -304,7 +311,7 @@ func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.S
 	if !ok || row.Preview == nil {
 		return nil, fmt.Errorf("stage %q is none that removes mail", step.Stage)
 	}
-	args, p, err := e.reach(ctx, v, row, step)
+	args, p, err := parsed(ctx, v, row, step, e.Postfix)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 
@@ -43,6 +42,10 @@ import (
 type Env struct {
 	// Postfix reaches the Postfix that the host variables name.
 	Postfix func(ctx context.Context, v stage.Vars) (*spool.Postfix, error)
+	// Glance is Postfix for who only looks how it is, which may be told out of
+	// Answers; nil: Postfix.
+	Glance  func(ctx context.Context, v stage.Vars) (*spool.Postfix, error)
+	Answers *spool.Answers // nil: none are kept
 	// Instances lists the Postfix of this host; nil: there is one.
 	Instances func(ctx context.Context) ([]spool.Instance, error)
 	// StateDirectory is used where the host variables name none.
@@ -52,6 +55,13 @@ type Env struct {
 	Executable string
 	// Units is the host's service manager; nil, or where it returns nil, there is none.
 	Units func(v stage.Vars) *Units
+}
+
+func (e *Env) glance(ctx context.Context, v stage.Vars) (*spool.Postfix, error) {
+	if e.Glance != nil {
+		return e.Glance(ctx, v)
+	}
+	return e.Postfix(ctx, v)
 }
 
 func names(steps []stage.Step) []string {
@@ -82,8 +92,31 @@ type Info struct {
 	Steps      []stage.Step   `json:"steps"`
 }
 
-// idForm is what a run id looks like; anything else never becomes a path.
-var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z0-9]{4}$`)
+// isID says whether a text looks like a run's id; anything else never becomes a path.
+func isID(text string) bool {
+	const form = "00000000T000000Z-aaaa"
+	if len(text) != len(form) {
+		return false
+	}
+	for i, c := range []byte(text) {
+		digit := c >= '0' && c <= '9'
+		switch form[i] {
+		case '0':
+			if !digit {
+				return false
+			}
+		case 'a':
+			if !digit && (c < 'a' || c > 'z') {
+				return false
+			}
+		default:
+			if c != form[i] {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // ErrNoRun says that there is no such run on this host.
 var ErrNoRun = errors.New("no such run on this host")
@@ -101,7 +134,7 @@ func (e *Env) state(v stage.Vars) string {
 const instancesFolder = "instances"
 
 func (e *Env) dir(v stage.Vars, id string) (string, error) {
-	if !idForm.MatchString(id) {
+	if !isID(id) {
 		return "", fmt.Errorf("run %.40q: a run id looks like 20261123T231500Z-ab12", id)
 	}
 	if !filepath.IsAbs(e.state(v)) {
@@ -408,7 +441,7 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 	}
 	var all []*State
 	for _, entry := range slices.Backward(entries) {
-		if !idForm.MatchString(entry.Name()) {
+		if !isID(entry.Name()) {
 			continue
 		}
 		s, err := e.StateOf(p, v, entry.Name())
@@ -508,7 +541,7 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 	}
 	var all []stage.Record
 	for _, entry := range slices.Backward(entries) {
-		if !idForm.MatchString(entry.Name()) {
+		if !isID(entry.Name()) {
 			continue
 		}
 		s, err := e.StateOf(nil, v, entry.Name())

@@ -27,7 +27,7 @@ func (*CountArgs) Check() error { return nil }
 
 var count = Row{
 	Name: "count", Doc: "count the messages of every queue, and say how full they are",
-	New: func() Args { return &CountArgs{} }, Result: func() Result { return &Counts{} },
+	New: func() Args { return &CountArgs{} }, Result: func() Result { return &Counts{} }, Glances: true,
 	Run: func(ctx context.Context, h *Host, a Args, _ Emit) (Result, error) {
 		args := a.(*CountArgs)
 		var until time.Time

@@ -323,12 +323,13 @@ func (m *ReadMessage) fit() error {
 // mask gives each address, login and client a name that says no more than which
 // are the same.
 type mask struct {
-	names map[string]string
-	count [3]int
+	names   map[string]string
+	count   [3]int
+	address *regexp.Regexp // addressForm
 }
 
 // addressForm finds addresses in a text: more than there are, rather than fewer.
-var addressForm = regexp.MustCompile(`[^\s<>()\[\]:;,"'@=]+@[^\s<>()\[\]:;,"'@]+|\b\d{1,3}(?:\.\d{1,3}){3}\b`)
+const addressForm = `[^\s<>()\[\]:;,"'@=]+@[^\s<>()\[\]:;,"'@]+|\b\d{1,3}(?:\.\d{1,3}){3}\b`
 
 const (
 	maskAddress = iota
@@ -360,7 +361,10 @@ func (k *mask) message(m *ReadMessage) {
 	}
 	text := func(lines []string) {
 		for i, line := range lines {
-			line = addressForm.ReplaceAllStringFunc(line, func(a string) string { return k.name(maskAddress, a) })
+			if k.address == nil {
+				k.address = regexp.MustCompile(addressForm)
+			}
+			line = k.address.ReplaceAllStringFunc(line, func(a string) string { return k.name(maskAddress, a) })
 			if login != "" {
 				line = strings.ReplaceAll(line, login, e.Login)
 			}

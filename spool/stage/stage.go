@@ -64,6 +64,9 @@ type Row struct {
 	Preview func(ctx context.Context, h *Host, a Args) (*Removal, error)
 	// Finished says that it is added only to a run that has come to its end.
 	Finished bool
+	// Glances says that of Postfix's settings it needs no more than where the queues
+	// are, which may have been told before.
+	Glances bool
 }
 
 // Table lists all stages, in the order of a cleanup.

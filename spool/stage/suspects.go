@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -477,9 +476,7 @@ func (f *sightings) suspects(args *SuspectsArgs, kept, partial bool) *Suspects {
 		Read: f.messages, Partial: partial,
 	}
 	for i := range s.UIDs {
-		if u, err := user.LookupId(s.UIDs[i].Value); err == nil {
-			s.UIDs[i].Name = u.Username
-		}
+		s.UIDs[i].Name = spool.UserName(s.UIDs[i].Value)
 	}
 	if kept {
 		s.Subjects = slices.DeleteFunc(s.Subjects, func(v Value) bool { return v.Count < sharedSubject })

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // mask gives the names before the @ of addresses, logins and clients numbers in
@@ -78,7 +79,8 @@ var (
 	ruleValue   = regexp.MustCompile(`\b(sasl_user|sender|recipient|recipient_left|client):([^\s,()|]+)`)
 	addressForm = regexp.MustCompile(`[^\s<>()\[\]:;,"'@=/]+@[^\s<>()\[\]:;,"'@/]*`)
 	numericForm = regexp.MustCompile(`[0-9A-Fa-f:]*[:.][0-9A-Fa-f:.]+`)
-	wordForm    = regexp.MustCompile(`[\pL\pN._+-]+`)
+	// Classes of Unicode are large, and most commands need none.
+	wordForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[\pL\pN._+-]+`) })
 )
 
 // text masks whatever a text names.
@@ -114,7 +116,7 @@ func (k *mask) text(s string) string {
 	if len(k.logins) == 0 {
 		return s
 	}
-	return wordForm.ReplaceAllStringFunc(s, func(word string) string {
+	return wordForm().ReplaceAllStringFunc(s, func(word string) string {
 		if bare := strings.TrimRight(word, ".-"); slices.Contains(k.logins, bare) {
 			return k.address(bare) + word[len(bare):]
 		}

@@ -41,8 +41,6 @@ var pageHTML string
 //go:embed page.css
 var pageCSS string
 
-var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
-
 // styleHash is what the page's policy allows as style, and nothing else.
 func styleHash() string {
 	sum := sha256.Sum256([]byte(pageCSS))
@@ -52,7 +50,7 @@ func styleHash() string {
 // Write writes the page.
 func (p *Page) Write(w io.Writer) error {
 	m := &pageMaker{Page: p, mask: newMask(!p.Named)}
-	return pageTemplate.Execute(w, m.view())
+	return template.Must(template.New("page").Parse(pageHTML)).Execute(w, m.view())
 }
 
 // pageView is what the template shows: text that is cleaned and masked already.
