@@ -65,7 +65,15 @@ type Proposal struct {
 	Unlike int64 `json:"unlike_the_flood"`
 	// Lost is how many messages were not told apart.
 	Lost int64 `json:"lost,omitempty"`
+	// Samples are those of the flood that were given, and SamplesCaught which of them
+	// the rules catch.
+	Samples       int `json:"spam_sample,omitempty"`
+	SamplesCaught int `json:"spam_sample_caught,omitempty"`
 }
+
+// Known is what matches each message that is known to be of the flood, or is to be
+// kept. None of them is among the counted ones.
+type Known struct{ Spam, Keep []Mask }
 
 // Rule is one rule, and what it does.
 type Rule struct {
@@ -101,11 +109,11 @@ type chooser struct {
 
 // Choose takes from the atoms the smallest set of rules that catches the flood and
 // nothing else, by what was counted of all messages. Rules that hit any other
-// message are not taken, nor those that hit mail which is to be kept: kept is what
-// matches each message of that, which is not among the counted ones.
-func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
-	c := &chooser{atoms: atoms, counts: counts, kept: kept, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
-	p := &Proposal{Lost: lost, Messages: lost, Rules: []Rule{}, Refused: []Rule{}}
+// message are not taken, nor those that hit mail which is to be kept. Where some of
+// the flood is known, the flood is what is like that.
+func Choose(atoms []Atom, counts []Count, known Known, lost int64) *Proposal {
+	c := &chooser{atoms: atoms, counts: counts, kept: known.Keep, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
+	p := &Proposal{Lost: lost, Messages: lost, Rules: []Rule{}, Refused: []Rule{}, Samples: len(known.Spam)}
 	slices.SortFunc(c.counts, func(a, b Count) int { // one order on all machines
 		if a.Mask < b.Mask {
 			return -1
@@ -113,8 +121,13 @@ func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
 		return 1
 	})
 	for i, n := range c.counts {
-		p.Messages += n.Messages
 		c.flood[i] = c.Flood(n.Mask)
+	}
+	if len(known.Spam) > 0 {
+		c.like(known.Spam)
+	}
+	for i, n := range c.counts {
+		p.Messages += n.Messages
 		c.left[i] = c.flood[i]
 		if c.flood[i] {
 			p.Flood += n.Messages
@@ -166,6 +179,11 @@ func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
 			p.Caught += n.Messages
 		} else {
 			p.Hit += n.Messages
+		}
+	}
+	for _, m := range known.Spam {
+		if slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Matches(m) }) {
+			p.SamplesCaught++
 		}
 	}
 	c.refuse(p)
@@ -376,10 +394,17 @@ func (a *Atom) Why() string {
 	percent := func(of, all int) string { return fmt.Sprintf("%.0f %%", 100*float64(of)/float64(max(1, all))) }
 	if !a.Kind.source() && a.Least == 0 {
 		of := "the mail of a source that stands out"
-		if a.From > 0 {
+		switch {
+		case a.Like:
+			of = "the samples"
+		case a.From > 0:
 			of = fmt.Sprintf("what has one text and came from %d senders or more", a.From)
 		}
-		return fmt.Sprintf("in %s of %s, and in %d of %d others", percent(a.In, a.Of), of, a.Others, a.Rest)
+		why := fmt.Sprintf("in %s of %s", percent(a.In, a.Of), of)
+		if a.Rest > 0 || !a.Like {
+			why += fmt.Sprintf(", and in %d of %d others", a.Others, a.Rest)
+		}
+		return why
 	}
 	why := percent(a.In, a.Of) + " of all messages"
 	if a.Kind == Bounces {

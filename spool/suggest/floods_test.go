@@ -365,10 +365,10 @@ func suggested(t testing.TB, h *stage.Host, account string) ([]suggest.Atom, *su
 	found := look(t, h, "suggest", &stage.SuggestArgs{Account: account, LiveQueues: live}, quiet).(*stage.Suggested).Atoms
 	atoms, unclear := suggest.Merge([][]suggest.Atom{found})
 	if len(atoms) == 0 {
-		return unclear, suggest.Choose(nil, nil, nil, 0)
+		return unclear, suggest.Choose(nil, nil, suggest.Known{}, 0)
 	}
 	counted := look(t, h, "suggest", &stage.SuggestArgs{Spam: suggest.Rules(atoms), Kinds: suggest.KindsOf(atoms), LiveQueues: live}, quiet).(*stage.Suggested)
-	return unclear, suggest.Choose(atoms, countsOf(t, counted), nil, counted.Lost)
+	return unclear, suggest.Choose(atoms, countsOf(t, counted), suggest.Known{}, counted.Lost)
 }
 
 func countsOf(t testing.TB, s *stage.Suggested) []suggest.Count {

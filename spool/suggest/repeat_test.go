@@ -188,15 +188,47 @@ func TestClient(t *testing.T) {
 		{Kind: suggest.Subject, Field: "subject", Pattern: "re: your inheritance"}, {Kind: suggest.Subject, Field: "subject", Pattern: "your late uncle"},
 	}
 	counts := []suggest.Count{{Mask: 0b00111, Messages: 100}, {Mask: 0b11001, Messages: 100}, {Mask: 0, Messages: 300}}
-	p := suggest.Choose(atoms, counts, nil, 0)
+	p := suggest.Choose(atoms, counts, suggest.Known{}, 0)
 	if len(p.Rules) != 1 || p.Caught != 200 || fmt.Sprint(p.Rules[0].Rule) != "map[client:203.0.113.7]" {
 		t.Errorf("%+v", p)
 	}
 	if why := fmt.Sprint(p.Rules[0].Why); why != "[203.0.113.7: 40 % of all messages, of 200 senders or more]" {
 		t.Error(why)
 	}
-	p = suggest.Choose(atoms, append(counts, suggest.Count{Mask: 1, Messages: 5}), nil, 0)
+	p = suggest.Choose(atoms, append(counts, suggest.Count{Mask: 1, Messages: 5}), suggest.Known{}, 0)
 	if p.Caught != 200 || p.Hit != 0 || p.Rules[0].Matches(1) || len(p.Refused) != 1 || p.Refused[0].Hit != 5 {
 		t.Errorf("with other mail of that client: %+v", p)
+	}
+}
+
+// Of mail that is known to be of the flood others have what anybody writes, and that
+// is not like it; what has half of the rest is.
+func TestKnown(t *testing.T) {
+	letter := func(lines ...string) *suggest.Message {
+		return &suggest.Message{Sender: "a@b.test", Header: []string{"Subject: a message"}, Text: lines}
+	}
+	hello, regards := "how do you do these days, my friend", "with the best regards to your family"
+	bank, passport, answer := "the bank of the islands holds a sum for you", "send a copy of your passport today", "answer to the lawyer of your late uncle"
+	atoms := suggest.FromSamples([]*suggest.Message{letter(hello, bank, passport, answer, regards)}, nil)
+	var counts []suggest.Count
+	mask := func(lines ...string) (m suggest.Mask) {
+		for i, a := range atoms {
+			if a.Field == "body" && strings.Contains(strings.Join(lines, "\n"), a.Pattern) {
+				m |= 1 << i
+			}
+		}
+		return m
+	}
+	for n, lines := range map[int64][]string{100: {hello, bank, passport, answer, regards}, 101: {bank, passport}, 102: {bank}, 3000: {hello, regards}, 103: {hello, passport, regards}, 20000: nil} {
+		counts = append(counts, suggest.Count{Mask: mask(lines...), Messages: n})
+	}
+	p := suggest.Choose(atoms, counts, suggest.Known{Spam: []suggest.Mask{mask(hello, bank, passport, answer, regards)}}, 0)
+	if p.Flood != 201 || p.Caught != 201 || p.Hit != 0 || p.Samples != 1 {
+		t.Errorf("%+v\n%+v", p, atoms)
+	}
+	for _, r := range p.Rules {
+		if r.Matches(mask(hello, regards)) {
+			t.Errorf("%+v takes what anybody writes", r)
+		}
 	}
 }

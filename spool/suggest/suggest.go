@@ -61,6 +61,8 @@ type Atom struct {
 	// rule. The latter also of a text that many messages have, and that may be no
 	// flood's, or is too short.
 	Least int `json:"least,omitempty"`
+	// Like says that it was found in mail that is known to be of the flood.
+	Like bool `json:"like,omitempty"`
 }
 
 // MaxAtoms bounds the atoms that are tried together: each is a bit of a [Mask].

@@ -126,6 +126,9 @@ type survey struct {
 	rest     []*Message // of no group that stands out
 	chosen   []*feature
 	texts    Texts // of both
+	// In how many messages a thing must be, by how many a message is to be known, and
+	// how many of one group are chosen.
+	least, each, most int
 }
 
 const (
@@ -139,7 +142,7 @@ const (
 // Find looks for atoms in the messages that were drawn. own are the server's
 // domains; account, if not empty, is whose mail the flood is.
 func Find(d *Draw, all, rare []*Message, own []string, account string) []Atom {
-	s := &survey{known: map[string]*feature{}, all: len(all), both: append(all, rare...)}
+	s := &survey{known: map[string]*feature{}, all: len(all), both: append(all, rare...), least: leastDrawn, each: thingsOfOne, most: atomsOfOne}
 	// Most of what is in a letter is in no other: that is not kept.
 	sketch, seed := make([]uint8, sketched), maphash.MakeSeed()
 	for _, m := range s.both {
@@ -360,9 +363,9 @@ const (
 	// Of the rest of the mail, at most this share may have it too, and never more
 	// than a tenth of what the source has.
 	mostOfRest = 0.02
-	// each is by how many things of the flood's a message is to be known.
-	each       = 3
-	atomsOfOne = 16
+	// thingsOfOne is by how many things of the flood's a message is to be known.
+	thingsOfOne = 3
+	atomsOfOne  = 16
 )
 
 // text chooses what the mail of a group has in common that the rest lacks. A group
@@ -402,7 +405,7 @@ func (s *survey) text(g *group) {
 	for _, f := range s.features {
 		rest, share := float64(f.others)/float64(max(1, len(s.rest))), float64(f.in)/float64(n)
 		f.weight = 0
-		if f.in >= leastDrawn && share >= leastShare && rest <= mostOfRest && rest <= share/10 {
+		if f.in >= s.least && share >= leastShare && rest <= mostOfRest && rest <= share/10 {
 			f.weight = f.Atom.weight()
 			if f.others > 0 {
 				f.weight /= 2
@@ -431,14 +434,14 @@ func (s *survey) text(g *group) {
 	for _, f := range s.chosen {
 		take(f)
 	}
-	for range atomsOfOne {
+	for range s.most {
 		best := &feature{gain: 0.01 * float64(n)}
 		for _, f := range s.features {
 			f.gain = 0
 		}
 		for i, m := range g.messages {
 			for k, f := range m.features {
-				if have[i] < each && m.lines[k] > 0 {
+				if have[i] < s.each && m.lines[k] > 0 {
 					f.gain += f.weight
 				}
 			}

@@ -69,6 +69,9 @@ func (s *Suggestion) Lines() []stage.Line {
 			lines = append(lines, stage.Line{Label: "the flood cannot be separated from other mail: nothing is proposed"})
 		}
 	} else {
+		if s.Proposal.Samples > 0 {
+			lines = append(lines, stage.Line{Label: "samples of the flood caught", Text: fmt.Sprintf("%d of %d", s.SamplesCaught, s.Proposal.Samples)})
+		}
 		lines = append(lines, count("caught by all rules together", s.Caught, ""), count("hit outside the flood", s.Hit, ""))
 		if s.Keep > 0 {
 			lines = append(lines, count("to be kept, of which no rule hits one", int64(s.Keep), ""))

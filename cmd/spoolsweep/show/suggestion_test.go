@@ -9,7 +9,7 @@ import (
 
 // What stands out and is not proposed is told, with what to type to take it all.
 func TestUnclear(t *testing.T) {
-	s := &Suggestion{Proposal: suggest.Choose(nil, nil, nil, 0), Unclear: []suggest.Atom{
+	s := &Suggestion{Proposal: suggest.Choose(nil, nil, suggest.Known{}, 0), Unclear: []suggest.Atom{
 		{Kind: suggest.Login, Field: "sasl_user", Pattern: "eve", In: 30, Of: 60, From: 7, Least: -1},
 		{Kind: suggest.Phrase, Field: "body", Pattern: "it's \x1b[2J waiting", In: 15, Of: 60, From: 14, Least: -1},
 	}}
