@@ -85,7 +85,8 @@ type Host struct {
 	Result   json.RawMessage `json:"result,omitempty"`   // of a command with one stage
 	Messages []stage.Judged  `json:"messages,omitempty"` // of classify --list
 	Notes    []string        `json:"notes,omitempty"`
-	Pushed   int64           `json:"pushed_bytes"` // of the agent
+	Past     *Past           `json:"past,omitempty"` // of health
+	Pushed   int64           `json:"pushed_bytes"`   // of the agent
 	// Preflight is what was found before anything was done: all of it, where
 	// Error has but the first that is in the way.
 	Preflight *run.Preflight `json:"preflight,omitempty"`
