@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -232,7 +234,19 @@ var fleetFaults = []fleetFault{
 		status: show.Failed, says: "send the agent: .*no space left", remedy: "check free space",
 	},
 	{
-		name: "wrong architecture", server: func(c *sshtest.Config) { programs(c, map[string]string{"uname": "echo Linux mips64"}) }, agent: sent,
+		name: "wrong architecture", agent: sent,
+		after: func(t *testing.T, s *sshtest.Server) {
+			home := t.TempDir()
+			if err := os.WriteFile(filepath.Join(home, "arch"), []byte("mips64\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.Lie(func(line string, _ io.Reader, out io.Writer) int {
+				cmd := exec.Command("/bin/sh", "-c", strings.ReplaceAll(line, "/proc/sys/kernel/arch", filepath.Join(home, "arch")))
+				cmd.Env, cmd.Stdout = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}, out
+				_ = cmd.Run() // its status is below
+				return cmd.ProcessState.ExitCode()
+			})
+		},
 		status: show.Failed, says: "mips64", remedy: "--agent FILE",
 	},
 	{

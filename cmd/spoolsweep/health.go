@@ -52,14 +52,11 @@ could not be asked.
 -o openmetrics prints metrics for Prometheus; --textfile writes them to the file
 spoolsweep.prom in a folder of node_exporter's textfile collector, whole or not
 at all. A host that could not be asked is spoolsweep_host_up 0.`,
-		Flags: commonFlags(
-			&cli.Int64Flag{Name: "warn", Usage: "busy: a queue holds more than `N` messages (default: the host's queue_warn, 500)"},
-			&cli.Int64Flag{Name: "crit", Usage: "flooded: a queue holds more than `N` messages (default: the host's queue_crit, 5000)"},
-			&cli.BoolFlag{Name: "exact", Usage: "look into every message, however long it takes"},
+		Flags: commonFlags(append(countFlags(),
 			&cli.DurationFlag{Name: "watch", Usage: "look again every `TIME`, until interrupted"},
 			&cli.PathFlag{Name: "textfile", Usage: "also write metrics to spoolsweep.prom in the folder `DIR`"},
 			&cli.BoolFlag{Name: "exit-status", Usage: "end with the status of a monitoring plugin"},
-		),
+		)...),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			err := healthAction(c)
@@ -72,6 +69,27 @@ at all. A host that could not be asked is spoolsweep_host_up 0.`,
 			return err
 		},
 	}
+}
+
+// countFlags are those of a count.
+func countFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.Int64Flag{Name: "warn", Usage: "busy: a queue holds more than `N` messages (default: the host's queue_warn, 500)"},
+		&cli.Int64Flag{Name: "crit", Usage: "flooded: a queue holds more than `N` messages (default: the host's queue_crit, 5000)"},
+		&cli.BoolFlag{Name: "exact", Usage: "look into every message, however long it takes"},
+	}
+}
+
+// countArgs are what countFlags say.
+func countArgs(c *cli.Context) (*stage.CountArgs, error) {
+	warn, crit := c.Int64("warn"), c.Int64("crit")
+	switch {
+	case warn < 0 || crit < 0:
+		return nil, errors.New("--warn and --crit are numbers of messages")
+	case c.IsSet("warn") && c.IsSet("crit") && crit < warn:
+		return nil, fmt.Errorf("--crit %d is less than --warn %d", crit, warn)
+	}
+	return &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(warn), Crit: stage.Number(crit)}, nil
 }
 
 func healthAction(c *cli.Context) error {
@@ -87,10 +105,10 @@ func healthAction(c *cli.Context) error {
 		return errors.New("--watch has no one document: give -o jsonl, or --textfile")
 	case c.Bool("exit-status") && c.String("output") == openMetrics:
 		return errors.New("--exit-status and -o openmetrics exclude each other")
-	case c.Int64("warn") < 0 || c.Int64("crit") < 0:
-		return errors.New("--warn and --crit are numbers of messages")
-	case c.IsSet("warn") && c.IsSet("crit") && c.Int64("crit") < c.Int64("warn"):
-		return fmt.Errorf("--crit %d is less than --warn %d", c.Int64("crit"), c.Int64("warn"))
+	}
+	args, err := countArgs(c)
+	if err != nil {
+		return err
 	}
 	s, err := begin(c, nil)
 	if err != nil {
@@ -98,7 +116,6 @@ func healthAction(c *cli.Context) error {
 	}
 	s.glances()
 	s.past = readPast()
-	args := &stage.CountArgs{Exact: c.Bool("exact"), Warn: stage.Number(c.Int64("warn")), Crit: stage.Number(c.Int64("crit"))}
 	if shorter, ok := c.App.Metadata[watchKey].(time.Duration); ok && every > 0 {
 		every = shorter
 	}

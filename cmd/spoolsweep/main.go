@@ -125,7 +125,7 @@ spoolsweep manual incident                          what to type, on one page to
 2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
 and the run waits, for rules or a confirmation; 130 interrupted.`,
 		Commands: []*cli.Command{
-			pingCommand(), healthCommand(),
+			pingCommand(), healthCommand(), serveCommand(),
 			runCommand(), resumeCommand(), attachCommand(),
 			suspectsCommand(), sampleCommand(), suggestCommand(), classifyCommand(), findCommand(), putbackCommand(),
 			runsCommand(), reportCommand(), purgeCommand(), deleteCommand(),

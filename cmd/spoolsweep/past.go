@@ -18,7 +18,7 @@ import (
 // past is what health saw before, kept on this controller: numbers of messages alone.
 // Its file has a line for each sweep, appended in one write, so that one that was cut
 // short costs that line; it is halved where it grows too large. To lose it costs
-// the comparison with what was.
+// the comparison with what was. A nil one, as serve has, keeps nothing.
 type past struct {
 	file  string
 	hosts map[string][]show.Look // the oldest first
@@ -89,7 +89,7 @@ func (m *member) keyOf(c *stage.Counts) string {
 // compare gives a host its past. It may be called for several at the same time.
 func (p *past) compare(m *member, now time.Time) {
 	var c stage.Counts
-	if m.Past, m.lookKey = nil, ""; !decode(m.Result, &c) {
+	if m.Past, m.lookKey = nil, ""; p == nil || !decode(m.Result, &c) {
 		return
 	}
 	look := show.Look{At: now, Messages: c.Messages}
@@ -107,6 +107,9 @@ func (p *past) compare(m *member, now time.Time) {
 
 // keep appends what this sweep saw, of the hosts whose last look is old enough.
 func (p *past) keep(members []*member, now time.Time) error {
+	if p == nil {
+		return nil
+	}
 	line := pastLine{At: now.Unix(), Hosts: map[string][2]int64{}}
 	for _, m := range members {
 		if m.Error != nil || m.lookKey == "" {

@@ -110,7 +110,7 @@ func TestExamplesRun(t *testing.T) {
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reading := []string{"ping", "health", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version", "manual", "completion"}
+	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version", "manual", "completion"}
 	here := []string{"stages", "version", "manual", "completion"} // they know no hosts
 	ran := 0
 	examples := append(documented(t), "uninstall -l chavez")
@@ -121,17 +121,20 @@ func TestExamplesRun(t *testing.T) {
 	}
 	for _, line := range examples {
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}
 		ran++
 		ctx, cancel := context.WithCancel(t.Context())
-		var out io.Writer = io.Discard
+		var stderr strings.Builder
+		var out, errs io.Writer = io.Discard, &stderr
 		want := []int{0}
 		switch {
 		case slices.Contains(args, "--watch"):
 			out, want = &until3{times: 2, cancel: cancel, at: "Postfix running"}, []int{statusInterrupted}
+		case args[0] == "serve":
+			errs = &until3{times: 2, cancel: cancel, at: "metrics at"}
 		case args[0] == "attach":
 			want = []int{3} // the run waits
 		case slices.Contains(args, "--exit-status"):
@@ -143,8 +146,7 @@ func TestExamplesRun(t *testing.T) {
 		if args[0] != "inventory" && !slices.Contains(here, args[0]) {
 			args = append(args, "--ssh-config", f.file(fleetConfig))
 		}
-		var stderr strings.Builder
-		app := newApp(strings.NewReader(""), out, &stderr)
+		app := newApp(strings.NewReader(""), out, errs)
 		app.Metadata[agentSource] = f.source
 		if status := inProcess(ctx, app, append([]string{"spoolsweep"}, args...)...); !slices.Contains(want, status) {
 			t.Errorf("spoolsweep %s: status %d, want %d\n%s", line, status, want, stderr.String())

@@ -81,7 +81,7 @@ var agentSum = regexp.MustCompile(`=([0-9a-f]{64})`)
 
 // agent greets as the one that is looked for, and answers what ping and attach ask.
 func agent(line string, in io.Reader, out io.Writer) int {
-	if err := wire.WriteGreeting(out, wire.Greeting{Build: "crowd", SHA256: agentSum.FindStringSubmatch(line)[1]}); err != nil {
+	if err := wire.WriteGreeting(out, wire.Greeting{Build: "crowd", Sum: agentSum.FindStringSubmatch(line)[1]}); err != nil {
 		return 1
 	}
 	r, w := wire.NewReader(in), wire.NewWriter(out)
