@@ -77,7 +77,8 @@ type Dialer struct {
 	// asks on the terminal itself where Passphrase is set.
 	OpenSSH bool
 
-	room room
+	room    room
+	configs configFiles
 
 	asking sync.Mutex // held while Passphrase is called, or ssh may ask
 
@@ -353,7 +354,7 @@ func (d *Dialer) settings(ctx context.Context, t Target) (settings, error) {
 		}
 		files = []string{d.ConfigFile}
 	}
-	s, err := readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
+	s, err := d.configs.readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
 	if err == nil && t.PrivateKey != "" {
 		key := t.PrivateKey
 		if rest, ok := strings.CutPrefix(key, "~/"); ok {
