@@ -234,6 +234,7 @@ func (t *turn) silent(since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.driver
+	d.Silent(t.m.Label(), since)
 	if since.IsZero() {
 		if t.until != nil {
 			t.until.Stop()

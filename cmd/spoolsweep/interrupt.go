@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"spoolsweep/cmd/spoolsweep/show"
@@ -51,7 +50,7 @@ func (d *driver) interrupted(ctx context.Context) bool {
 			at = append(at, show.Clean(m.Label()))
 		}
 	}
-	fmt.Fprintln(d.Err)
+	d.Break()
 	d.Alert("", "run %s is followed on %s. Detach (d, or Ctrl-C again): it goes on there.", d.run, strings.Join(at, ", "))
 	d.Alert("", "Cancel (c): it ends after the current step, never between stop and start, and can be resumed.")
 	for {
