@@ -13,8 +13,9 @@ import (
 
 // typed is a line from the terminal.
 type typed struct {
-	text string
-	err  error
+	text  string
+	err   error
+	early bool // it was there before it was asked for
 }
 
 // keyboard reads lines: for the question that is open, else for whoever listens.
@@ -115,7 +116,7 @@ func (k *keyboard) read(reads chan struct{}) {
 			continue
 		}
 		text, err := k.in.ReadString('\n')
-		k.take(typed{text, err})
+		k.take(typed{text: text, err: err})
 	}
 }
 
@@ -149,6 +150,7 @@ func (k *keyboard) take(l typed) {
 		k.listens, listens = nil, nil
 	default:
 		if l.text = strings.TrimSpace(l.text); l.text != "" {
+			l.early = true
 			k.early = append(k.early, l)
 		}
 	}

@@ -75,7 +75,7 @@ func (s *sweep) ask(ctx context.Context, question string) (string, error) {
 	next, forget := s.keys.ask()
 	select {
 	case l := <-next:
-		s.Answered(true)
+		s.Answered(!l.early && l.err == nil)
 		if errors.Is(l.err, io.EOF) {
 			l.err = nil
 		}

@@ -63,10 +63,22 @@ type mark struct {
 const (
 	// rateOver is the time that a rate is the mean of.
 	rateOver = 10 * time.Second
-	// rateLasts is for how long a rate is told when nothing more is counted: the
-	// work is held back, or its host is silent.
+	// rateLasts is for how long a rate is told when nothing more is counted, at
+	// least: the work is held back, or its host is silent.
 	rateLasts = 3 * time.Second
+	// rateMissed is after how many counts that should have come, at the pace of those
+	// before.
+	rateMissed = 3
 )
+
+// lasts says that the rate is still that of the work.
+func (t *tally) lasts(now time.Time) bool {
+	pace := time.Duration(0)
+	if n := len(t.marks) - 1; n > 0 {
+		pace = t.marks[n].at.Sub(t.marks[0].at) / time.Duration(n)
+	}
+	return now.Sub(t.heard) <= max(rateLasts, rateMissed*pace)
+}
 
 func (l *live) add(labels ...string) {
 	if l.by == nil {
@@ -319,16 +331,20 @@ func (l *live) groups(key func(*standing) string) []group {
 
 // name is what a line begins with, in no more than two fifths of it.
 func (g group) name(width int) string {
-	names := make([]string, len(g))
-	for i, s := range g {
-		names[i] = Clean(s.label)
-	}
 	room := max(12, width*2/5)
-	if len(g) == 1 {
-		return fitting(names[0], room)
+	count := ""
+	if len(g) > 1 {
+		count = " (" + humanize.Comma(int64(len(g))) + ")"
 	}
-	count := " (" + humanize.Comma(int64(len(g))) + ")"
-	return fitting(strings.Join(foldNames(names), ", "), room-len(count)) + count
+	return fitting(g.names(), room-len(count)) + count
+}
+
+func (g group) names() string {
+	labels := make([]string, len(g))
+	for i, s := range g {
+		labels[i] = s.label
+	}
+	return Names(labels)
 }
 
 // down is since when the first of them has no Postfix.
@@ -346,21 +362,22 @@ func (g group) down() (since time.Time) {
 func (g group) text(now time.Time, room int, below [numbersTold]int) string {
 	s := g[0]
 	text := padded(s.said, stageWidth)
-	add := func(part string) {
-		if columns(text)+2+columns(part) <= room {
+	add := func(part string) (fits bool) {
+		if fits = columns(text)+2+columns(part) <= room; fits {
 			text += "  " + part
 		}
+		return fits
 	}
-	if down := g.down(); !down.IsZero() {
-		add("Postfix down since " + clock(down))
+	if down := g.down(); !down.IsZero() && !add("Postfix down since "+clock(down)) {
+		add("down " + clock(down))
 	}
 	if !s.silent.IsZero() {
 		add("silent since " + clock(s.silent))
 	}
 	numbers := g.numbers(now)
 	for i, part := range numbers {
-		if numbers[0] != "" {
-			add(fmt.Sprintf("%*s", below[i], part))
+		if numbers[0] == "" || !add(fmt.Sprintf("%*s", below[i], part)) {
+			break
 		}
 	}
 	if s.phase == working && numbers[0] == "" && len(g) == 1 && s.down.IsZero() {
@@ -400,7 +417,7 @@ func (g group) sum(stage string, now time.Time) (t total) {
 		t.count += s.tally.count
 		t.of += s.tally.of
 		known = known && s.tally.of > 0
-		if s.phase != working || s.said != stage || now.Sub(s.tally.heard) > rateLasts || s.tally.rate <= 0 {
+		if s.phase != working || s.said != stage || s.tally.rate <= 0 || !s.tally.lasts(now) {
 			continue
 		}
 		t.rate += s.tally.rate
@@ -477,17 +494,23 @@ func (l *live) sums(now time.Time, width int) string {
 		}
 	}
 	text := "-- " + many(int64(len(l.hosts)), l.noun()) + ": " + strings.Join(phases, ", ")
+	full := false
 	add := func(part string) {
-		if columns(text)+2+columns(part) < width {
-			text += "; " + part
+		if full = full || columns(text+part) >= width; !full {
+			text += part
 		}
 	}
 	if down > 0 {
-		add(fmt.Sprintf("Postfix down on %d", down))
+		add(fmt.Sprintf("; Postfix down on %d", down))
 	}
 	if most != "" && len(l.hosts) > 1 {
-		parts := group(l.hosts).sum(most, now).parts()
-		add(most + " " + strings.Join(slices.DeleteFunc(parts[:], func(part string) bool { return part == "" }), ", "))
+		before := "; " + most + " "
+		for _, part := range group(l.hosts).sum(most, now).parts() {
+			if part != "" {
+				add(before + part)
+				before = ", "
+			}
+		}
 	}
 	return fitting(text, width-1)
 }
@@ -508,11 +531,7 @@ func (l *live) busy(now time.Time) []string {
 		if p := g[0].phase; p == over || p == failing && g.down().IsZero() {
 			continue
 		}
-		names := make([]string, len(g))
-		for i, s := range g {
-			names[i] = Clean(s.label)
-		}
-		all = append(all, strings.Join(foldNames(names), ", ")+": "+g.text(now, maxText, [numbersTold]int{}))
+		all = append(all, g.names()+": "+g.text(now, maxText, [numbersTold]int{}))
 	}
 	if len(all) == 0 {
 		all = []string{"nobody is at work"}

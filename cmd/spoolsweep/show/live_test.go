@@ -92,8 +92,10 @@ func TestLive(t *testing.T) {
 			"-- 2 hosts: 2 at work; restore 155 of 13,000, 67 min left, 53/s\n" +
 				"chavez   restore    150 of 1,000    17 s left   50/s\n" +
 				"peltier  restore     5 of 12,000  67 min left  3.0/s"},
-		{"a rate is not told for long when nothing more is counted", three[:1], restoring, 7, 80,
+		{"a rate is not told for long when nothing more is counted", three[:1], restoring, 10, 80,
 			"-- 1 host: 1 at work\nchavez  restore    150 of 1,000"},
+		{"where counts come seldom it is", three[:1], restoring, 8, 80,
+			"-- 1 host: 1 at work\nchavez  restore    150 of 1,000  17 s left  50/s"},
 		{"nor one of a clock that was set back", three[:1], append(slices.Clone(restoring), after(-9, "chavez", "restore", wire.Progress, `{"restored":150,"of":1000}`)), 3, 80,
 			"-- 1 host: 1 at work\nchavez  restore    150 of 1,000  17 s left  50/s"},
 		{"the end of a stage counts what it came to", three[:2], slices.Concat(restoring, []wire.Event{
@@ -204,6 +206,9 @@ func TestFoldNames(t *testing.T) {
 	}
 }
 
+// erased are so many lines, and the cursor where the first of them was.
+func erased(lines int) string { return fmt.Sprintf("\r\x1b[%dA\x1b[K\n\x1b[J\x1b[1A\x1b[K", lines) }
+
 // Only what has changed is drawn, and what is drawn ends where it began.
 func TestScreenDrawsChanges(t *testing.T) {
 	var out bytes.Buffer
@@ -219,13 +224,13 @@ func TestScreenDrawsChanges(t *testing.T) {
 		return out.String()
 	}
 	for _, c := range []struct{ what, got, want string }{
-		{"first", drawn("", "a", "b", "c"), "\r\x1b[J\ra\x1b[K\n\rb\x1b[K\n\rc\x1b[K\n"},
+		{"first", drawn("", "a", "b", "c"), "\r\x1b[K\ra\x1b[K\n\rb\x1b[K\n\rc\x1b[K\n"},
 		{"nothing is new", drawn("", "a", "b", "c"), ""},
 		{"one line is", drawn("", "a", "B", "c"), "\r\x1b[2A\rB\x1b[K\n\n"},
 		{"the last is", drawn("", "a", "B", "C"), "\r\x1b[1A\rC\x1b[K\n"},
 		{"one more", drawn("", "a", "B", "C", "d"), "\rd\x1b[K\n"},
 		{"two less", drawn("", "a", "B"), "\r\x1b[2A\r\x1b[J"},
-		{"something is said", drawn("hear\n", "a", "B"), "\r\x1b[2A\x1b[Jhear\n\ra\x1b[K\n\rB\x1b[K\n"},
+		{"something is said", drawn("hear\n", "a", "B"), erased(2) + "hear\n\ra\x1b[K\n\rB\x1b[K\n"},
 		{"an alarm", drawn("", "a", "! B"), "\r\x1b[1A\r\x1b[31mB\x1b[m\x1b[K\n"},
 	} {
 		if c.got != c.want {
@@ -235,7 +240,7 @@ func TestScreenDrawsChanges(t *testing.T) {
 	out.Reset()
 	s.typed = 2
 	s.withdraw([]byte("bye\n"))
-	if got, want := out.String(), "\r\x1b[4A\x1b[Jbye\n"; got != want {
+	if got, want := out.String(), erased(4)+"bye\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -260,14 +265,20 @@ func TestQuestionHasTheScreen(t *testing.T) {
 		do   func()
 		want string
 	}{
-		{"a result", func() { p.Line("chavez", "found") }, "\r\x1b[Jchavez | found\n" + view},
-		{"a question", func() { p.Ask("well? ") }, "\r\x1b[2A\x1b[Jwell? "},
+		{"the same of several", func() {
+			for _, host := range []string{"", "mx1", "mx2", "mx2", "mx3"} {
+				p.Note(host, "done")
+			}
+			p.Note("mx4", "not done")
+		}, "\r\x1b[Kdone\nmx[1:3] | done\nmx4    | not done\n" + view},
+		{"a result", func() { p.Line("chavez", "found") }, erased(2) + "chavez | found\n" + view},
+		{"a question", func() { p.Ask("well? ") }, erased(2) + "well? "},
 		{"a result meanwhile", func() { p.Line("chavez", "more") }, ""},
 		{"an error meanwhile", func() { p.Alert("chavez", "gone") }, "\nchavez | more\nchavez | gone\nwell? "},
 		{"a note", func() { p.Note("chavez", "hm") }, ""},
-		{"the answer", func() { p.Answered(true) }, "\r\x1b[Jchavez | hm\n" + view},
-		{"Enter", func() { p.Typed("") }, "\r\x1b[3A\x1b[Jchavez: not begun\n" + view},
-		{"what is typed too early", func() { p.Typed("y") }, "\r\x1b[3A\x1b[J" + view},
+		{"the answer", func() { p.Answered(true) }, "\r\x1b[Kchavez | hm\n" + view},
+		{"Enter", func() { p.Typed("") }, erased(3) + "chavez: not begun\n" + view},
+		{"what is typed too early", func() { p.Typed("y") }, erased(3) + view},
 	} {
 		if got := said(c.do); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.what, got, c.want)

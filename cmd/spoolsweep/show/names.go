@@ -38,6 +38,16 @@ func seriesOf(name string) (f series, number int, ok bool) {
 	return f, number, true
 }
 
+// Names writes labels of hosts on one line, those that differ in a number as one:
+// web[1:3,7].
+func Names(labels []string) string {
+	names := make([]string, len(labels))
+	for i, l := range labels {
+		names[i] = Clean(l)
+	}
+	return strings.Join(foldNames(names), ", ")
+}
+
 // foldNames writes names as an inventory writes many, in the order of the first of each:
 // web[1:3,7].
 func foldNames(names []string) []string {

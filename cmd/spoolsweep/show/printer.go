@@ -49,7 +49,7 @@ type Printer struct {
 	drawn  bool   // hosts are followed on Screen
 	asking int    // questions that are open
 	asked  string // the last of these
-	said   []byte // while they are followed: what was not written yet
+	said   []said // while they are followed: what was not written yet
 	urgent bool   // something of it does not wait for an answer
 
 	last  map[string]time.Time // of a host's progress
@@ -85,14 +85,18 @@ func (p *Printer) line(w io.Writer, host, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := fmt.Sprintf(format, args...)
-	if host != "" {
-		text = fmt.Sprintf("%-*s | %s", p.Width, Clean(host), text)
-	}
 	if p.drawn && (w == p.Err || p.OneTerminal) {
-		p.said = append(append(p.said, text...), '\n')
+		p.say(host, text)
 		return
 	}
-	fmt.Fprintln(w, text)
+	fmt.Fprintln(w, p.labelled(Clean(host), text))
+}
+
+func (p *Printer) labelled(host, text string) string {
+	if host == "" {
+		return text
+	}
+	return fmt.Sprintf("%-*s | %s", p.Width, host, text)
 }
 
 // Event prints what a host reports.

@@ -87,9 +87,11 @@ func (s *Screen) erase(b *bytes.Buffer, width int) {
 	}
 	b.WriteByte('\r')
 	if up > 0 {
-		fmt.Fprintf(b, cursorUp, up)
+		// Never from the very first place of the screen: some terminals then keep what
+		// they erase among what was scrolled away.
+		fmt.Fprintf(b, cursorUp+eraseLine+"\n"+eraseDown+cursorUp, up, 1)
 	}
-	b.WriteString(eraseDown)
+	b.WriteString(eraseLine)
 	s.shown, s.typed = nil, 0
 }
 
@@ -186,11 +188,33 @@ func (p *Printer) draw() {
 	p.Screen.frame(p.takeSaid(), p.live.lines(time.Now(), width, height), width)
 }
 
+// said is a line that is to stand above the others; hosts that say the same one
+// after the other are told on one, as clush -b does.
+type said struct {
+	hosts []string
+	text  string
+}
+
+func (p *Printer) say(host, text string) {
+	if n := len(p.said); n > 0 && host != "" && p.said[n-1].text == text && len(p.said[n-1].hosts) > 0 {
+		p.said[n-1].hosts = append(p.said[n-1].hosts, host)
+		return
+	}
+	line := said{text: text}
+	if host != "" {
+		line.hosts = []string{host}
+	}
+	p.said = append(p.said, line)
+}
+
 // takeSaid is what is to stand above the lines and was not written yet.
 func (p *Printer) takeSaid() []byte {
-	said := p.said
+	var b bytes.Buffer
+	for _, line := range p.said {
+		fmt.Fprintln(&b, p.labelled(Names(line.hosts), line.text))
+	}
 	p.said, p.urgent = nil, false
-	return said
+	return b.Bytes()
 }
 
 // Expect names hosts of a run that are followed later, if at all.
@@ -249,12 +273,13 @@ func (p *Printer) Ask(question string) {
 	fmt.Fprint(p.Err, question)
 }
 
-// Answered ends a question. One that nobody answered leaves the cursor behind it.
-func (p *Printer) Answered(yes bool) {
+// Answered ends a question. Where no line was typed just now, the cursor stands behind
+// it still.
+func (p *Printer) Answered(typed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asking--
-	if !yes {
+	if !typed {
 		fmt.Fprintln(p.Err)
 	}
 }
