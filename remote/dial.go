@@ -76,6 +76,9 @@ type Dialer struct {
 	// OpenSSH has the user's own ssh connect and log in, as it is configured. It
 	// asks on the terminal itself where Passphrase is set.
 	OpenSSH bool
+	// Prompts, if not nil, is called before ssh may ask there, and what it returns
+	// when that is over.
+	Prompts func() (over func())
 
 	room    room
 	configs configFiles

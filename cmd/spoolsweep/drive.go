@@ -234,6 +234,7 @@ func (t *turn) silent(since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.driver
+	d.Silent(t.m.Label(), since)
 	if since.IsZero() {
 		if t.until != nil {
 			t.until.Stop()
@@ -413,16 +414,16 @@ func (d *driver) detached() bool {
 	for _, m := range d.members {
 		switch {
 		case m.left:
-			left = append(left, show.Clean(m.Label()))
+			left = append(left, m.Label())
 		case m.open:
-			open = append(open, show.Clean(m.Label()))
+			open = append(open, m.Label())
 		}
 	}
 	if len(left) > 0 {
-		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", strings.Join(left, ", "), d.run, d.again)
+		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", show.Names(left), d.run, d.again)
 	}
 	if len(open) > 0 {
-		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", strings.Join(open, ", "), d.run, d.again)
+		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", show.Names(open), d.run, d.again)
 	}
 	return len(left)+len(open) > 0
 }
