@@ -134,7 +134,7 @@ func (d *draft) propose(ctx context.Context) error {
 	}
 	d.Alert("", "mail flows; looking for rules in the %s that are aside", messages(aside))
 	look := d.lookers()
-	found, err := look.suggest(ctx, look.members, new(stage.SuggestArgs), d.run, nil)
+	found, err := look.suggest(ctx, look.members, new(stage.SuggestArgs), d.run, new(samples))
 	if ctx.Err() != nil {
 		return nil // whoever sat here has left
 	}
@@ -144,7 +144,7 @@ func (d *draft) propose(ctx context.Context) error {
 	}
 	if err != nil {
 		d.Alert("", "warning: no rules are proposed: %s", show.Clean(err.Error()))
-		found = &show.Suggestion{Proposal: suggest.Choose(nil, nil, nil, 0)}
+		found = &show.Suggestion{Proposal: suggest.Choose(nil, nil, suggest.Known{}, 0)}
 	} else {
 		d.Suggestion(found)
 	}

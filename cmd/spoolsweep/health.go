@@ -40,6 +40,11 @@ Counts are exact. Bytes and age of a queue with more than 50,000 messages come
 from a sample, and say so, unless --exact. Nothing is changed, and no file is
 left on a host but the agent.
 
+What was seen is kept here, numbers of messages alone, in health.jsonl in
+~/.local/state/spoolsweep, of at most 1 MiB: how much more there is than at the last
+look, if that was a minute ago or longer, and the trend of the last looks is told.
+As JSON it stands under "past" of each host.
+
 --exit-status ends as monitoring plugins do, its first line for their display:
 0 all is ok, 1 a host is busy, 2 one is flooded or its Postfix stopped, 3 one
 could not be asked.
@@ -110,6 +115,7 @@ func healthAction(c *cli.Context) error {
 		return err
 	}
 	s.glances()
+	s.past = readPast()
 	if shorter, ok := c.App.Metadata[watchKey].(time.Duration); ok && every > 0 {
 		every = shorter
 	}
@@ -151,6 +157,7 @@ const watchKey = "watch"
 // forgotten, the connections are kept, and a host that answered the last time is
 // asked once more where its link is lost.
 func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
+	now := time.Now()
 	look := func(m *member) error {
 		answered := m.Result != nil
 		m.Status, m.Error, m.Result, m.Stages = show.OK, nil, nil, []*show.Stage{}
@@ -160,6 +167,7 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 			// A link that was kept may be long dead, as after a laptop's sleep.
 			m.Result, err = s.fetch(ctx, m, 0, "count", args, "")
 		}
+		s.past.compare(m, now)
 		return err
 	}
 	s.askThem(ctx, look)
@@ -173,8 +181,16 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 		if !print {
 			return nil, nil
 		}
-		return func() { s.Result(m.Host, "count", m.Result) }, nil
+		return func() {
+			s.Result(m.Host, "count", m.Result)
+			if m.Past != nil {
+				s.LinesOf(m.Label(), "count", m.Past)
+			}
+		}, nil
 	})
+	if err := s.past.keep(s.members, now); err != nil && s.Verbose {
+		s.Note("", "what was seen could not be kept for the next time: %v", err)
+	}
 }
 
 // openMetrics is the format of -o that this command alone has.

@@ -20,22 +20,23 @@ import (
 	"spoolsweep/spool/suggest"
 )
 
-// keptMail is a message of --keep-sample as a queue file, which is what rules see.
-type keptMail struct {
+// sampleMail is a message of --keep-sample or --spam-sample as a queue file, which is
+// what rules see.
+type sampleMail struct {
 	path      string
 	queueFile []byte
 }
 
 // What is read of a sample.
 const (
-	maxKept      = 5000
-	maxKeptBytes = 1 << 20 // of each
+	maxSamples     = 5000
+	maxSampleBytes = 1 << 20 // of each
 )
 
-// readKept reads the messages in a folder and those below it; links are not
+// readSamples reads the messages in a folder and those below it; links are not
 // followed. What else is there, as in a Maildir, is passed over: others is the first
 // of it. "" has none.
-func readKept(dir string) (all []keptMail, others error, err error) {
+func readSamples(dir string) (all []sampleMail, others error, err error) {
 	if dir == "" {
 		return nil, nil, nil
 	}
@@ -50,15 +51,15 @@ func readKept(dir string) (all []keptMail, others error, err error) {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
-		if len(all) == maxKept {
-			return fmt.Errorf("%s holds more than %d messages: give some of them", dir, maxKept)
+		if len(all) == maxSamples {
+			return fmt.Errorf("%s holds more than %d messages: give some of them", dir, maxSamples)
 		}
 		queueFile, err := readMail(path)
 		switch {
 		case errors.As(err, new(*fs.PathError)):
 			return err
 		case err == nil:
-			all = append(all, keptMail{path, queueFile})
+			all = append(all, sampleMail{path, queueFile})
 		case others == nil:
 			others = fmt.Errorf("%s is no mail message: %w", path, err)
 		}
@@ -80,7 +81,7 @@ func readMail(path string) (queueFile []byte, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxKeptBytes))
+	text, err := io.ReadAll(io.LimitReader(f, maxSampleBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +118,8 @@ func readMail(path string) (queueFile []byte, err error) {
 	return m.QueueFile(), nil
 }
 
-// keptMasks are which of the atoms match each message.
-func keptMasks(kept []keptMail, atoms []suggest.Atom) ([]suggest.Mask, error) {
+// sampleMasks are which of the atoms match each message.
+func sampleMasks(kept []sampleMail, atoms []suggest.Atom) ([]suggest.Mask, error) {
 	rules, err := pattern.Compile(suggest.Rules(atoms), nil)
 	if err != nil {
 		return nil, err
@@ -128,7 +129,7 @@ func keptMasks(kept []keptMail, atoms []suggest.Atom) ([]suggest.Mask, error) {
 	for _, m := range kept {
 		found := judge.Read(bytes.NewReader(m.queueFile), pattern.Message{Queue: string(spool.Maildrop), Size: int64(len(m.queueFile)), Moment: time.Now()})
 		if found.Why != nil {
-			return nil, fmt.Errorf("--keep-sample: %s: %w", m.path, found.Why)
+			return nil, fmt.Errorf("%s: %w", m.path, found.Why)
 		}
 		var mask suggest.Mask
 		for _, hit := range found.Rules {
@@ -137,4 +138,78 @@ func keptMasks(kept []keptMail, atoms []suggest.Atom) ([]suggest.Mask, error) {
 		masks = append(masks, mask)
 	}
 	return masks, nil
+}
+
+// maxSampleText is what is decoded of a message.
+const maxSampleText = 16 << 10
+
+// sampleTexts are the messages as rules are looked for in them.
+func sampleTexts(all []sampleMail) ([]*suggest.Message, error) {
+	var none pattern.Rules
+	judge := none.Judge()
+	var texts []*suggest.Message
+	for _, m := range all {
+		found := judge.Read(bytes.NewReader(m.queueFile), pattern.Message{Queue: string(spool.Maildrop), Size: int64(len(m.queueFile)), Moment: time.Now()})
+		err := found.Why
+		if err == nil {
+			var r pattern.Reading
+			r, err = judge.Reading(maxSampleText)
+			text := &suggest.Message{Sender: strings.ToLower(found.Envelope.Sender), Header: r.Header, Text: r.Text}
+			for _, to := range found.Envelope.Recipients {
+				text.Recipients = append(text.Recipients, strings.ToLower(to.Address))
+			}
+			texts = append(texts, text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.path, err)
+		}
+	}
+	return texts, nil
+}
+
+// samples are mail that is known: of the flood, or to be kept. atoms are found in the
+// former.
+type samples struct {
+	spam, keep []sampleMail
+	atoms      []suggest.Atom
+}
+
+// newSamples reads the folders, and tells of what else is there.
+func newSamples(spamDir, keepDir string) (all *samples, notes []string, err error) {
+	all = &samples{}
+	for _, of := range []struct {
+		flag, dir string
+		to        *[]sampleMail
+	}{{"--spam-sample", spamDir, &all.spam}, {"--keep-sample", keepDir, &all.keep}} {
+		var others error
+		if *of.to, others, err = readSamples(of.dir); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", of.flag, err)
+		}
+		if others != nil {
+			notes = append(notes, others.Error())
+		}
+	}
+	if len(all.spam) == 0 {
+		return all, notes, nil
+	}
+	spam, err := sampleTexts(all.spam)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--spam-sample: %w", err)
+	}
+	keep, err := sampleTexts(all.keep)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--keep-sample: %w", err)
+	}
+	if all.atoms = suggest.FromSamples(spam, keep); len(all.atoms) == 0 {
+		return nil, nil, fmt.Errorf("--spam-sample: the messages in %s have no text that a rule can be made of", spamDir)
+	}
+	return all, notes, nil
+}
+
+// known is which of the atoms match them.
+func (s *samples) known(atoms []suggest.Atom) (known suggest.Known, err error) {
+	if known.Spam, err = sampleMasks(s.spam, atoms); err == nil {
+		known.Keep, err = sampleMasks(s.keep, atoms)
+	}
+	return known, err
 }

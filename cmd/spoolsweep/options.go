@@ -116,6 +116,7 @@ type sweep struct {
 
 	password remote.Secret // for becoming root
 	memory   *memory       // of those who only look; nil for others
+	past     *past         // of health
 
 	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
 	silence    time.Duration   // see silentPlace
@@ -138,6 +139,9 @@ type member struct {
 	passed chan struct{}
 	pass   func()
 	lost   error // how the link was lost, while this one was worked on
+
+	looked  show.Look // what health saw, and under which name it is kept
+	lookKey string
 
 	driven  atomic.Bool // its run is followed just now
 	left    bool        // its run goes on, and is not followed any more

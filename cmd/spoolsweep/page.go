@@ -91,6 +91,8 @@ func (s *sweep) typed(c *cli.Context) func(hosts []string, words ...string) stri
 func checkReport(c *cli.Context) (domain string, err error) {
 	html := c.String("output") == outputHTML
 	switch {
+	case c.IsSet("compare") && (html || c.Bool("ledger") || c.IsSet("domain")):
+		return "", errors.New("--compare goes with -o text, json and jsonl, and neither with --ledger nor --domain")
 	case html && (c.Bool("ledger") || c.IsSet("domain")):
 		return "", errors.New("--ledger and --domain do not go with -o html: the page has the ledger's sums, its entries come as text, json or jsonl")
 	case !html && c.Bool("no-redact"):

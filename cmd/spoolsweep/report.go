@@ -26,7 +26,9 @@ spoolsweep report 20261123T231500Z-ab12 -l chavez
 spoolsweep report 20261123T231500Z-ab12 -o json
 spoolsweep report 20261123T231500Z-ab12 -o html
 spoolsweep report 20261123T231500Z-ab12 --ledger
-spoolsweep report 20261123T231500Z-ab12 --domain members.example.org`,
+spoolsweep report 20261123T231500Z-ab12 --domain members.example.org
+spoolsweep report --compare 20261123T231500Z-ab12
+spoolsweep report 20261124T101500Z-cd34 --compare 20261123T231500Z-ab12 -o json`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
 laptop. No mail is quoted in it but the sources that classify names.
 
@@ -52,10 +54,15 @@ without Postfix, the queues, rules, sources, the ledger's sums, questions, error
 
 What stands before the @ of addresses, logins and clients are numbers on it, as
 with sample --redact, but that domains stay; --no-redact has them all as they are.
-A missing message makes its exit status 2, too.`,
+A missing message makes its exit status 2, too.
+
+--compare RUN sets two runs side by side, the older one first: what was set aside,
+how it was judged and by which rules, what became of it, how long Postfix was down
+and how long the stages took. Hosts that have both are summed up.`,
 		Flags: commonFlags(
 			&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"},
 			&cli.StringFlag{Name: "domain", Usage: "what of the mail of `NAME` was held, for how long, and where it went"},
+			&cli.StringFlag{Name: "compare", Usage: "set this run beside `RUN`"},
 			&cli.BoolFlag{Name: "no-redact", Usage: "with -o html: addresses, logins and clients as they are"},
 		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
@@ -70,6 +77,8 @@ A missing message makes its exit status 2, too.`,
 			ctx := c.Context
 			s.doc.Run = id
 			switch {
+			case c.IsSet("compare"):
+				return s.compare(c, id, on)
 			case c.IsSet("domain"):
 				return s.extracts(ctx, id, domain, on)
 			case c.Bool("ledger"):

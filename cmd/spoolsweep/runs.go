@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -18,13 +19,24 @@ func runsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "runs", Usage: "list the runs that the hosts have records of",
 		UsageText: `spoolsweep runs
-spoolsweep runs -l chavez -o json`,
+spoolsweep runs --since 7d
+spoolsweep runs --since 2026-11-23 -l chavez -o json`,
 		Description: `The newest first: when it began and who began it, where it stands, and what it
-has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
-		Flags: commonFlags(), OnUsageError: usageError,
+has aside. 'spoolsweep report RUN' tells one of them from its beginning.
+
+--since takes an age, such as 12h, 7d or 2w, or a day of your time zone. Runs that
+are not over or have mail aside are listed however old they are, and so are records
+that cannot be read, which tell no time.`,
+		Flags: commonFlags(
+			&cli.StringFlag{Name: "since", Usage: "list runs begun in the last `TIME`, or since a day, such as 2026-11-23"},
+		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usageError(c, errArguments(c), false)
+			}
+			since, err := sinceOf(c.String("since"), c.IsSet("since"))
+			if err != nil {
+				return err
 			}
 			s, err := begin(c, nil)
 			if err != nil {
@@ -36,6 +48,10 @@ has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
 				if err := m.link.Call(c.Context, "history", agent.HostCall{Vars: m.vars}, &runs); err != nil {
 					return nil, err
 				}
+				runs = slices.DeleteFunc(runs, func(r *run.State) bool {
+					over := r.Phase == run.Finished || r.Phase == run.Failed
+					return r.Stages > 0 && over && r.Aside == 0 && r.Began.Before(since)
+				})
 				if runs == nil {
 					runs = []*run.State{}
 				}
@@ -54,6 +70,21 @@ has aside. 'spoolsweep report RUN' tells one of them from its beginning.`,
 			return s.end(c.Context)
 		},
 	}
+}
+
+// sinceOf is the moment that --since means.
+func sinceOf(text string, given bool) (time.Time, error) {
+	if !given {
+		return time.Time{}, nil
+	}
+	if day, err := time.ParseInLocation(time.DateOnly, text, time.Local); err == nil {
+		return day, nil
+	}
+	var age stage.Span
+	if err := age.UnmarshalJSON([]byte(text)); err != nil {
+		return time.Time{}, fmt.Errorf("--since %s: it takes an age, such as 12h, 7d or 2w, or a day, such as 2026-11-23", text)
+	}
+	return time.Now().Add(-time.Duration(age)), nil
 }
 
 // runLine is one run on one host.

@@ -163,6 +163,8 @@ func TestAtomsOfLiars(t *testing.T) {
 		{Kind: suggest.Phrase, Field: "body", Pattern: "/(/"},
 		{Kind: suggest.Phrase, Field: "body", Pattern: ""},
 		{Kind: suggest.Phrase, Field: "body", Pattern: strings.Repeat("x", 2000)},
+		{Kind: suggest.Client, Field: "client", Pattern: "0.0.0.0/0"},
+		{Kind: suggest.Client, Field: "client", Pattern: "unknown"},
 		{Kind: "queue", Field: "queue", Pattern: "hold"},
 		{Kind: suggest.Header, Field: "any", Pattern: "x"},
 	} {
@@ -170,7 +172,7 @@ func TestAtomsOfLiars(t *testing.T) {
 			t.Errorf("%+v is taken", a)
 		}
 	}
-	if !isUsable(&suggest.Atom{Kind: suggest.Login, Field: "sasl_user", Pattern: "ana"}) {
-		t.Error("a login is not taken")
+	if !isUsable(&suggest.Atom{Kind: suggest.Login, Field: "sasl_user", Pattern: "ana"}) || !isUsable(&suggest.Atom{Kind: suggest.Client, Field: "client", Pattern: "2001:db8::1"}) {
+		t.Error("a login or a client is not taken")
 	}
 }

@@ -256,8 +256,8 @@ func module(t *testing.T, name string) string {
 // The size that CI looks at is that of the agent that is built.
 func TestBuiltAsMeasured(t *testing.T) {
 	ci, err := os.ReadFile("../../.ci/run")
-	if err != nil || !bytes.Contains(ci, []byte("go build -trimpath "+smaller+" -ldflags")) {
-		t.Errorf(".ci/run builds the agent without %s, or is not there: %v", smaller, err)
+	if err != nil || !bytes.Contains(ci, []byte("go build -trimpath "+strings.Join(smaller, " ")+" -ldflags")) {
+		t.Errorf(".ci/run builds the agent without %q, or is not there: %v", smaller, err)
 	}
 }
 

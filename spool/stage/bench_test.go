@@ -203,7 +203,7 @@ func suggestBare(queue string) error {
 		}
 		counts = append(counts, suggest.Count{Mask: mask, Messages: n})
 	}
-	p := suggest.Choose(atoms, counts, nil, counted.Lost)
+	p := suggest.Choose(atoms, counts, suggest.Known{}, counted.Lost)
 	if p.Messages != found.Messages || p.Hit > 0 || p.Flood*3/4 != p.Messages*9/16 || p.Caught < p.Flood*99/100 || p.Lost > 0 {
 		return fmt.Errorf("%+v", p)
 	}

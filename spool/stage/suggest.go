@@ -110,7 +110,7 @@ var suggestRules = Row{
 			return nil, fmt.Errorf("suggest: %w", err)
 		}
 		if rules.Empty() {
-			r.Messages, r.Atoms = d.Offered, suggest.Find(mail[0], mail[1], d.Offered, h.Postfix.Domains, args.Account)
+			r.Messages, r.Atoms = d.Offered, suggest.Find(&d, mail[0], mail[1], h.Postfix.Domains, args.Account)
 		}
 		r.Seconds = time.Since(began).Seconds()
 		return r, nil

@@ -65,7 +65,15 @@ type Proposal struct {
 	Unlike int64 `json:"unlike_the_flood"`
 	// Lost is how many messages were not told apart.
 	Lost int64 `json:"lost,omitempty"`
+	// Samples are those of the flood that were given, and SamplesCaught which of them
+	// the rules catch.
+	Samples       int `json:"spam_sample,omitempty"`
+	SamplesCaught int `json:"spam_sample_caught,omitempty"`
 }
+
+// Known is what matches each message that is known to be of the flood, or is to be
+// kept. None of them is among the counted ones.
+type Known struct{ Spam, Keep []Mask }
 
 // Rule is one rule, and what it does.
 type Rule struct {
@@ -101,11 +109,11 @@ type chooser struct {
 
 // Choose takes from the atoms the smallest set of rules that catches the flood and
 // nothing else, by what was counted of all messages. Rules that hit any other
-// message are not taken, nor those that hit mail which is to be kept: kept is what
-// matches each message of that, which is not among the counted ones.
-func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
-	c := &chooser{atoms: atoms, counts: counts, kept: kept, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
-	p := &Proposal{Lost: lost, Messages: lost, Rules: []Rule{}, Refused: []Rule{}}
+// message are not taken, nor those that hit mail which is to be kept. Where some of
+// the flood is known, the flood is what is like that.
+func Choose(atoms []Atom, counts []Count, known Known, lost int64) *Proposal {
+	c := &chooser{atoms: atoms, counts: counts, kept: known.Keep, flood: make([]bool, len(counts)), left: make([]bool, len(counts)), Kinds: KindsOf(atoms)}
+	p := &Proposal{Lost: lost, Messages: lost, Rules: []Rule{}, Refused: []Rule{}, Samples: len(known.Spam)}
 	slices.SortFunc(c.counts, func(a, b Count) int { // one order on all machines
 		if a.Mask < b.Mask {
 			return -1
@@ -113,8 +121,13 @@ func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
 		return 1
 	})
 	for i, n := range c.counts {
-		p.Messages += n.Messages
 		c.flood[i] = c.Flood(n.Mask)
+	}
+	if len(known.Spam) > 0 {
+		c.like(known.Spam)
+	}
+	for i, n := range c.counts {
+		p.Messages += n.Messages
 		c.left[i] = c.flood[i]
 		if c.flood[i] {
 			p.Flood += n.Messages
@@ -166,6 +179,11 @@ func Choose(atoms []Atom, counts []Count, kept []Mask, lost int64) *Proposal {
 			p.Caught += n.Messages
 		} else {
 			p.Hit += n.Messages
+		}
+	}
+	for _, m := range known.Spam {
+		if slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Matches(m) }) {
+			p.SamplesCaught++
 		}
 	}
 	c.refuse(p)
@@ -226,7 +244,7 @@ const (
 	forList       = 0.97
 )
 
-var worth = map[Kind]float64{Link: 1, Address: 1, Bounces: 1, Login: 0.995, Sender: 0.99, Phrase: 0.985, Subject: 0.98}
+var worth = map[Kind]float64{Link: 1, Address: 1, Bounces: 1, Login: 0.995, Sender: 0.99, Phrase: 0.985, Subject: 0.98, Client: 0.97}
 
 // candidates calls try for every rule that may be proposed: an atom; a source and
 // something in the text; two things in the text; and lists of these.
@@ -258,7 +276,10 @@ func (c *chooser) candidates(try func(candidate)) {
 			if clean {
 				logins |= bit
 			}
-		case kind.source(): // never alone: others write to the same, or come the same way
+		case kind == Client:
+			try(of)
+			sources = append(sources, i)
+		case kind.source(): // never alone: others write to the same
 			sources = append(sources, i)
 		case kind == Header: // never alone: others use the same program
 			text = append(text, i)
@@ -371,15 +392,30 @@ func (c *chooser) rule(of candidate) Rule {
 // Why tells what speaks for the atom.
 func (a *Atom) Why() string {
 	percent := func(of, all int) string { return fmt.Sprintf("%.0f %%", 100*float64(of)/float64(max(1, all))) }
-	if !a.Kind.source() {
-		return fmt.Sprintf("in %s of the mail of a source that stands out, and in %d of %d others", percent(a.In, a.Of), a.Others, a.Rest)
+	if !a.Kind.source() && a.Least == 0 {
+		of := "the mail of a source that stands out"
+		switch {
+		case a.Like:
+			of = "the samples"
+		case a.From > 0:
+			of = fmt.Sprintf("what has one text and came from %d senders or more", a.From)
+		}
+		why := fmt.Sprintf("in %s of %s", percent(a.In, a.Of), of)
+		if a.Rest > 0 || !a.Like {
+			why += fmt.Sprintf(", and in %d of %d others", a.Others, a.Rest)
+		}
+		return why
 	}
 	why := percent(a.In, a.Of) + " of all messages"
 	if a.Kind == Bounces {
 		why += " are bounces to it"
 	}
-	if a.From > 1 && a.Kind == Login {
+	switch {
+	case a.From <= 1:
+	case a.Kind == Login:
 		why += fmt.Sprintf(", from %d addresses or more", a.From)
+	case a.Kind == Client || !a.Kind.source():
+		why += fmt.Sprintf(", of %d senders or more", a.From)
 	}
 	return why
 }
@@ -416,7 +452,7 @@ const refusedTold = 3
 // like one.
 func (c *chooser) refuse(p *Proposal) {
 	for i := range c.atoms {
-		if k := c.atoms[i].Kind; k != Login && k != Sender && k != Link && k != Address {
+		if k := c.atoms[i].Kind; k != Login && k != Sender && k != Client && k != Link && k != Address {
 			continue
 		}
 		r := c.rule(candidate{groups: [2]Mask{1 << i}})

@@ -68,7 +68,7 @@ func FuzzChoose(f *testing.F) {
 		if len(b)%2 == 1 { // the odd one is mail that is to be kept
 			kept = []Mask{Mask(b[len(b)-1])}
 		}
-		p := Choose(atoms, counts, kept, 0)
+		p := Choose(atoms, counts, Known{Keep: kept}, 0)
 		if p.Hit != 0 || p.Caught > p.Flood || p.Flood > p.Messages || len(p.Rules) > MaxRules {
 			t.Fatalf("%+v", p)
 		}

@@ -3,7 +3,8 @@
 //
 // It works in three steps. A [Draw] takes some of a host's messages while all
 // envelopes are read, and [Find] looks in them for [Atom]s: sources that stand out,
-// and what the text of their mail has in common that other mail lacks. Then classify
+// texts that many senders have, and what such mail has in common that other mail
+// lacks. Then classify
 // itself judges every message by the atoms, each as a rule of its own, and it is
 // counted which of them matched together. From that [Choose] takes the smallest set
 // of rules. The figures of a rule are therefore exact, and those of several hosts
@@ -28,6 +29,7 @@ const (
 	Sender    Kind = "sender" // of mail without login
 	Bounces   Kind = "bounces-to"
 	Recipient Kind = "recipient" // of mail with a sender
+	Client    Kind = "client"    // of mail without login, of many senders
 )
 
 // Kinds of what the text of a message has.
@@ -51,12 +53,16 @@ type Atom struct {
 	Of     int `json:"of"`
 	Others int `json:"others,omitempty"`
 	Rest   int `json:"rest,omitempty"`
-	// From is from how many clients the mail of a source came, of what was drawn.
+	// From is from how many clients the mail of a source came, of what was drawn; of
+	// a text or a client that many senders have, how many.
 	From int `json:"from,omitempty"`
 	// Least, of a source, is how many things of the flood's a message of it has
 	// that is the flood's; -1: its mail has too little in common, so that it is no
-	// rule.
+	// rule. The latter also of a text that many messages have, and that may be no
+	// flood's, or is too short.
 	Least int `json:"least,omitempty"`
+	// Like says that it was found in mail that is known to be of the flood.
+	Like bool `json:"like,omitempty"`
 }
 
 // MaxAtoms bounds the atoms that are tried together: each is a bit of a [Mask].
@@ -65,7 +71,7 @@ const MaxAtoms = 64
 // source tells whether the atom looks at the envelope.
 func (k Kind) source() bool {
 	switch k {
-	case Login, Sender, Bounces, Recipient:
+	case Login, Sender, Bounces, Recipient, Client:
 		return true
 	}
 	return false

@@ -69,7 +69,7 @@ type Message struct {
 	features []*feature
 	lines    []int32
 	list     bool // it says that it is a list's or a newsletter's
-	in       bool // it is of a source that stands out
+	in       bool // it is of a source that stands out, or of a text that does
 }
 
 // sources calls fn for where a message comes from, or goes to.
@@ -95,6 +95,7 @@ type group struct {
 	messages []*Message
 	share    float64 // of all mail
 	stands   bool
+	two      int // messages that are known by two things of their text or more
 }
 
 const (
@@ -124,6 +125,10 @@ type survey struct {
 	groups   []*group   // the largest first
 	rest     []*Message // of no group that stands out
 	chosen   []*feature
+	texts    Texts // of both
+	// In how many messages a thing must be, by how many a message is to be known, and
+	// how many of one group are chosen.
+	least, each, most int
 }
 
 const (
@@ -134,10 +139,10 @@ const (
 	sketched    = 1 << 22
 )
 
-// Find looks for atoms in the messages that were drawn of those offered. own are
-// the server's domains; account, if not empty, is whose mail the flood is.
-func Find(all, rare []*Message, offered int64, own []string, account string) []Atom {
-	s := &survey{known: map[string]*feature{}, all: len(all), both: append(all, rare...)}
+// Find looks for atoms in the messages that were drawn. own are the server's
+// domains; account, if not empty, is whose mail the flood is.
+func Find(d *Draw, all, rare []*Message, own []string, account string) []Atom {
+	s := &survey{known: map[string]*feature{}, all: len(all), both: append(all, rare...), least: leastDrawn, each: thingsOfOne, most: atomsOfOne}
 	// Most of what is in a letter is in no other: that is not kept.
 	sketch, seed := make([]uint8, sketched), maphash.MakeSeed()
 	for _, m := range s.both {
@@ -150,7 +155,7 @@ func Find(all, rare []*Message, offered int64, own []string, account string) []A
 	for _, m := range s.both {
 		s.read(m, own, func(pattern string) bool { return sketch[maphash.String(seed, pattern)%sketched] == leastDrawn })
 	}
-	s.group(offered, strings.ToLower(account))
+	s.group(d.Offered, strings.ToLower(account))
 	for _, g := range s.groups {
 		if g.stands && g.Kind != Bounces {
 			s.text(g)
@@ -164,6 +169,9 @@ func Find(all, rare []*Message, offered int64, own []string, account string) []A
 		}
 	}
 	atoms := []Atom{}
+	if account == "" {
+		atoms = append(atoms, s.repeated(d)...)
+	}
 	for _, g := range s.groups {
 		if (g.stands || g.Least < 0) && len(atoms) < atomsOfHost/2 && len(g.Pattern) < 200 && !strings.ContainsAny(g.Pattern, "*/") {
 			atoms = append(atoms, g.Atom)
@@ -199,6 +207,7 @@ func (s *survey) read(m *Message, own []string, often func(pattern string) bool)
 			m.features, m.lines = append(m.features, f), append(m.lines, line)
 		}
 	})
+	s.texts.Add(m.Text)
 	m.Header, m.Text = nil, nil // not needed any more
 }
 
@@ -249,6 +258,12 @@ func (s *survey) group(offered int64, account string) {
 			m.in = m.in || g.stands
 		}
 	}
+	s.others()
+}
+
+// others finds the rest.
+func (s *survey) others() {
+	s.rest = nil
 	for _, m := range s.both {
 		if !m.in {
 			s.rest = append(s.rest, m)
@@ -313,18 +328,23 @@ func (s *survey) out(g *group) bool {
 	return points >= 2
 }
 
+// like tells whether a message has two things of the flood's text.
+func (m *Message) like() bool {
+	n := 0
+	for _, f := range m.features {
+		if f.chosen && f.Kind != Header {
+			n++
+		}
+	}
+	return n >= 2
+}
+
 // alike tells of a source that most of its mail has the text of the flood, or that
 // bounces come back to it for such mail.
 func (s *survey) alike(g *group) bool {
 	like := 0
 	for _, m := range g.messages {
-		n := 0
-		for _, f := range m.features {
-			if f.chosen && f.Kind != Header {
-				n++
-			}
-		}
-		if n >= 2 {
+		if m.like() {
 			like++
 		}
 	}
@@ -343,9 +363,9 @@ const (
 	// Of the rest of the mail, at most this share may have it too, and never more
 	// than a tenth of what the source has.
 	mostOfRest = 0.02
-	// each is by how many things of the flood's a message is to be known.
-	each       = 3
-	atomsOfOne = 16
+	// thingsOfOne is by how many things of the flood's a message is to be known.
+	thingsOfOne = 3
+	atomsOfOne  = 16
 )
 
 // text chooses what the mail of a group has in common that the rest lacks. A group
@@ -385,7 +405,7 @@ func (s *survey) text(g *group) {
 	for _, f := range s.features {
 		rest, share := float64(f.others)/float64(max(1, len(s.rest))), float64(f.in)/float64(n)
 		f.weight = 0
-		if f.in >= leastDrawn && share >= leastShare && rest <= mostOfRest && rest <= share/10 {
+		if f.in >= s.least && share >= leastShare && rest <= mostOfRest && rest <= share/10 {
 			f.weight = f.Atom.weight()
 			if f.others > 0 {
 				f.weight /= 2
@@ -414,14 +434,14 @@ func (s *survey) text(g *group) {
 	for _, f := range s.chosen {
 		take(f)
 	}
-	for range atomsOfOne {
+	for range s.most {
 		best := &feature{gain: 0.01 * float64(n)}
 		for _, f := range s.features {
 			f.gain = 0
 		}
 		for i, m := range g.messages {
 			for k, f := range m.features {
-				if have[i] < each && m.lines[k] > 0 {
+				if have[i] < s.each && m.lines[k] > 0 {
 					f.gain += f.weight
 				}
 			}
@@ -435,23 +455,27 @@ func (s *survey) text(g *group) {
 			break
 		}
 		best.chosen, best.In, best.Of, best.Others, best.Rest = true, best.in, n, best.others, len(s.rest)
+		if g.Kind == Phrase {
+			best.From = g.From
+		}
 		s.chosen = append(s.chosen, best)
 		take(best)
 	}
-	any, two := 0, 0
+	any := 0
+	g.two = 0
 	for _, h := range have {
 		if h > 0 {
 			any++
 		}
 		if h > 1 {
-			two++
+			g.two++
 		}
 	}
 	g.Least = 1
 	switch {
 	case 2*any < n:
 		g.stands, g.Least = false, -1
-	case 200*two >= 199*any:
+	case 200*g.two >= 199*any:
 		g.Least = 2
 	}
 }

@@ -55,6 +55,8 @@ type Summary struct {
 	Suspects *stage.Suspects `json:"suspects,omitempty"`
 	// Suggestion is the rules proposed for all hosts.
 	Suggestion *Suggestion `json:"suggestion,omitempty"`
+	// Compared is two runs on all hosts that have both.
+	Compared *Compared `json:"compared,omitempty"`
 }
 
 // String tells the statuses that there are.
@@ -83,7 +85,8 @@ type Host struct {
 	Result   json.RawMessage `json:"result,omitempty"`   // of a command with one stage
 	Messages []stage.Judged  `json:"messages,omitempty"` // of classify --list
 	Notes    []string        `json:"notes,omitempty"`
-	Pushed   int64           `json:"pushed_bytes"` // of the agent
+	Past     *Past           `json:"past,omitempty"` // of health
+	Pushed   int64           `json:"pushed_bytes"`   // of the agent
 	// Preflight is what was found before anything was done: all of it, where
 	// Error has but the first that is in the way.
 	Preflight *run.Preflight `json:"preflight,omitempty"`
@@ -228,7 +231,7 @@ func (d *Document) kind() string {
 func (d *Document) Finish() {
 	d.Finished = time.Now().UTC()
 	slices.SortStableFunc(d.Hosts, func(a, b *Host) int { return cmp.Compare(a.Host, b.Host) })
-	d.Summary = Summary{Suspects: d.Summary.Suspects, Suggestion: d.Summary.Suggestion}
+	d.Summary = Summary{Suspects: d.Summary.Suspects, Suggestion: d.Summary.Suggestion, Compared: d.Summary.Compared}
 	for _, h := range d.Hosts {
 		switch h.Status {
 		case OK:

@@ -17,7 +17,8 @@ import (
 // Suggestion is what suggest proposes for all hosts together.
 type Suggestion struct {
 	*suggest.Proposal
-	// Unclear are sources that stand out, whose mail has too little in common.
+	// Unclear are sources that stand out, whose mail has too little in common, and
+	// texts of many messages that may be no flood's.
 	Unclear []suggest.Atom `json:"unclear"`
 	// Samples are some of the mail that resembles the flood, and is not like it.
 	Samples []UnlikeSample `json:"samples"`
@@ -68,6 +69,9 @@ func (s *Suggestion) Lines() []stage.Line {
 			lines = append(lines, stage.Line{Label: "the flood cannot be separated from other mail: nothing is proposed"})
 		}
 	} else {
+		if s.Proposal.Samples > 0 {
+			lines = append(lines, stage.Line{Label: "samples of the flood caught", Text: fmt.Sprintf("%d of %d", s.SamplesCaught, s.Proposal.Samples)})
+		}
 		lines = append(lines, count("caught by all rules together", s.Caught, ""), count("hit outside the flood", s.Hit, ""))
 		if s.Keep > 0 {
 			lines = append(lines, count("to be kept, of which no rule hits one", int64(s.Keep), ""))
@@ -97,8 +101,13 @@ func (s *Suggestion) Lines() []stage.Line {
 	}
 	for i := range s.Unclear {
 		a := &s.Unclear[i]
-		lines = append(lines, stage.Line{Label: "not separated", Text: fmt.Sprintf("%s %s stands out (%s), but too little of its mail has anything in common that other mail lacks; look at some with 'spoolsweep sample', or take all of it: -m %s:%s",
-			a.Kind, a.Pattern, a.Why(), a.Field, a.Pattern)})
+		why := fmt.Sprintf("%s %s stands out (%s), but too little of its mail has anything in common that other mail lacks", a.Kind, a.Pattern, a.Why())
+		match := a.Field + ":" + a.Pattern
+		if a.Kind == suggest.Phrase || a.Kind == suggest.Subject {
+			why = fmt.Sprintf("one text stands out, with the words %s (%s), but it may be a newsletter or the notices of a program, or too short", quoted(a.Pattern), a.Why())
+			match = "'" + strings.ReplaceAll(match, "'", `'\''`) + "'"
+		}
+		lines = append(lines, stage.Line{Label: "not separated", Text: why + "; look at some with 'spoolsweep sample', or take all of it: -m " + match})
 	}
 	if s.Lost > 0 {
 		lines = append(lines, count("not told apart, and so not counted", s.Lost, ""))
