@@ -84,7 +84,10 @@ func TestExamplesRun(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez", "peltier", "mx1", "relay01").withFlood(100)
 	waitQuiet(t, f)
-	r := f.spoolsweep("run", "backscatter", "-y", "-e", "max_stopped=0")
+	r := f.spoolsweep("run", "health", "-y")
+	r.want(t, 0)
+	before := runID.FindString(r.err)
+	r = f.spoolsweep("run", "backscatter", "-y", "-e", "max_stopped=0")
 	r.want(t, 3)
 	run := runID.FindString(r.err)
 	ids, err := f.hosts[0].SubmitAll([]practice.Message{{Queue: "hold", Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, Text: "Subject: x\n\nx\n"}})
@@ -103,10 +106,15 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.write("production/hosts.yaml", grouped)
-	if err := os.Mkdir(f.file("newsletters"), 0o755); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"newsletters": "From: news@members.test\n\nThe garden is open.\n",
+		"junk":        "From: win@offers.test\n\nYour prize waits for you at http://prize.test/media.php today.\n",
+	} {
+		if err := os.Mkdir(f.file(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f.write(name+"/1", text)
 	}
-	f.write("newsletters/1", "From: news@members.test\n\nThe garden is open.\n")
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +128,12 @@ func TestExamplesRun(t *testing.T) {
 		}
 	}
 	for _, line := range examples {
-		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
+		of := run
+		if strings.Contains(line, "--compare") {
+			of = before
+		}
+		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}
