@@ -76,8 +76,12 @@ type Dialer struct {
 	// OpenSSH has the user's own ssh connect and log in, as it is configured. It
 	// asks on the terminal itself where Passphrase is set.
 	OpenSSH bool
+	// Prompts, if not nil, is called before ssh may ask there, and what it returns
+	// when that is over.
+	Prompts func() (over func())
 
-	room room
+	room    room
+	configs configFiles
 
 	asking sync.Mutex // held while Passphrase is called, or ssh may ask
 
@@ -353,7 +357,7 @@ func (d *Dialer) settings(ctx context.Context, t Target) (settings, error) {
 		}
 		files = []string{d.ConfigFile}
 	}
-	s, err := readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
+	s, err := d.configs.readSSHConfig(ctx, files, d.ConfigFile == "", t, localUser(), home)
 	if err == nil && t.PrivateKey != "" {
 		key := t.PrivateKey
 		if rest, ok := strings.CutPrefix(key, "~/"); ok {

@@ -41,6 +41,9 @@ func (d *Dialer) viaOpenSSH(ctx context.Context, t Target) (*Conn, error) {
 	if asks {
 		d.asking.Lock()
 		defer d.asking.Unlock()
+		if d.Prompts != nil {
+			defer d.Prompts()()
+		}
 	} else {
 		var cancel context.CancelFunc
 		run, cancel = context.WithTimeoutCause(ctx, 2*d.timeout()+authTime, fmt.Errorf("ssh did not log in within %v", 2*d.timeout()+authTime))

@@ -1,8 +1,6 @@
 package remote
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 // value wins, IdentityFile and CertificateFile collect, and a Match final has all
 // files read a second time. Unknown keywords are none of our business.
 type sshConfig struct {
+	files     *configFiles
 	alias     string // the name as it was asked for
 	localUser string
 	home      string
@@ -93,19 +93,11 @@ func (c *sshConfig) read(file string, depth int, live bool) error {
 		return fmt.Errorf("read ssh configuration: %w", err)
 	}
 	active := live
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, len(text)+1)
-	for n := 1; lines.Scan(); n++ {
-		o := option{where: fmt.Sprintf("%s:%d", file, n)}
-		var keyword string
-		keyword, o.rest, o.args, err = splitLine(lines.Text())
-		if err != nil && rawKeywords[keyword] {
-			o.args, err = []string{o.rest}, nil // quotes there are the shell's
-		}
-		switch {
-		case err != nil:
-			c.warn(o.where, "%v, line skipped", err)
-		case keyword == "":
+	for _, l := range c.files.lines(file, string(text)) {
+		o := l.option
+		switch keyword := l.keyword; {
+		case l.err != nil:
+			c.warn(o.where, "%v, line skipped", l.err)
 		case len(o.args) == 0:
 			c.warn(o.where, "%s without a value, line skipped", keyword)
 		case keyword == "host":
@@ -119,7 +111,52 @@ func (c *sshConfig) read(file string, depth int, live bool) error {
 			c.take(keyword, o)
 		}
 	}
-	return lines.Err()
+	return nil
+}
+
+// configFiles has files split into lines: one file may speak of each of a thousand hosts.
+type configFiles struct {
+	mu    sync.Mutex
+	split map[string]splitFile
+}
+
+type splitFile struct {
+	text  string
+	lines []configLine
+}
+
+type configLine struct {
+	option
+	keyword string
+	err     error
+}
+
+// lines are those of a file that say something, which is split once as long as its
+// text is the same. They are shared, and not changed.
+func (f *configFiles) lines(file, text string) []configLine {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.split[file]; s.text == text {
+		return s.lines
+	}
+	s := splitFile{text: text}
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		l := configLine{option: option{where: fmt.Sprintf("%s:%d", file, n)}}
+		l.keyword, l.rest, l.args, l.err = splitLine(line)
+		if l.err != nil && rawKeywords[l.keyword] {
+			l.args, l.err = []string{l.rest}, nil // quotes there are the shell's
+		}
+		if l.keyword != "" || l.err != nil {
+			s.lines = append(s.lines, l)
+		}
+	}
+	if f.split == nil {
+		f.split = map[string]splitFile{}
+	}
+	f.split[file] = s
+	return s.lines
 }
 
 // take keeps a line, unless one before it decided the matter.

@@ -130,7 +130,7 @@ func TestSSHConfigAgainstSSH(t *testing.T) {
 		file := filepath.Join(dir, name)
 		for _, host := range c.hosts {
 			said := query("-G", "-F", file, host)
-			r := &sshConfig{alias: host, localUser: localUser(), home: "/nowhere", ctx: t.Context(), values: map[string]option{}}
+			r := &sshConfig{files: new(configFiles), alias: host, localUser: localUser(), home: "/nowhere", ctx: t.Context(), values: map[string]option{}}
 			if err := r.resolve([]string{file}); err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +207,7 @@ func read(t *testing.T, text string, target Target) (settings, error) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return readSSHConfig(t.Context(), []string{file, "/does/not/exist"}, true, target, "me", "/home/me")
+	return new(configFiles).readSSHConfig(t.Context(), []string{file, "/does/not/exist"}, true, target, "me", "/home/me")
 }
 
 func TestSSHConfigTokens(t *testing.T) {
@@ -261,7 +261,7 @@ func TestSSHConfigWarnings(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := readSSHConfig(t.Context(), []string{file}, true, Target{Host: "mx"}, "me", dir)
+	got, err := new(configFiles).readSSHConfig(t.Context(), []string{file}, true, Target{Host: "mx"}, "me", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,10 +296,10 @@ func TestSSHConfigErrors(t *testing.T) {
 	if err := os.Chmod(file, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readSSHConfig(t.Context(), []string{file}, true, Target{Host: "x"}, "me", "/home/me"); err == nil || !strings.Contains(err.Error(), file+": others") {
+	if _, err := new(configFiles).readSSHConfig(t.Context(), []string{file}, true, Target{Host: "x"}, "me", "/home/me"); err == nil || !strings.Contains(err.Error(), file+": others") {
 		t.Errorf("anybody may write to it: %v", err)
 	}
-	if _, err := readSSHConfig(t.Context(), []string{file}, false, Target{Host: "x"}, "me", "/home/me"); err != nil {
+	if _, err := new(configFiles).readSSHConfig(t.Context(), []string{file}, false, Target{Host: "x"}, "me", "/home/me"); err != nil {
 		t.Errorf("one that was named, as with ssh -F: %v", err)
 	}
 }
@@ -384,4 +384,46 @@ func FuzzLastHop(f *testing.F) {
 			t.Errorf("%q is %+v after %q, and again as %q: %+v after %q, %v", jump, h, before, again, h2, before2, err)
 		}
 	})
+}
+
+// A thousand hosts in one file are a thousand readings of it.
+func BenchmarkSSHConfig(b *testing.B) {
+	var text strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&text, "Host mx%04d\n  HostName 192.0.2.1\n  User root\n  IdentityFile ~/.ssh/id_ed25519\n  IdentitiesOnly yes\n", i)
+	}
+	file := filepath.Join(b.TempDir(), "config")
+	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		files := new(configFiles)
+		for i := range 1000 {
+			s, err := files.readSSHConfig(b.Context(), []string{file}, false, Target{Host: fmt.Sprintf("mx%04d", i)}, "me", "/home/me")
+			if err != nil || s.User != "root" {
+				b.Fatal(s, err)
+			}
+		}
+	}
+}
+
+// A file is split once for all hosts; one that has changed is not the one that was split.
+func TestSSHConfigChanged(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "config")
+	files := new(configFiles)
+	for _, row := range []struct{ text, host, user string }{
+		{"Host a\nUser one\nHost b\nUser two\n", "a", "one"},
+		{"Host a\nUser one\nHost b\nUser two\n", "b", "two"},
+		{"User three\n", "a", "three"},
+		{"", "a", "me"},
+	} {
+		if err := os.WriteFile(file, []byte(row.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := files.readSSHConfig(t.Context(), []string{file}, false, Target{Host: row.host}, "me", "/home/me")
+		if err != nil || s.User != row.user {
+			t.Errorf("%s of %q: %q, %v", row.host, row.text, s.User, err)
+		}
+	}
 }

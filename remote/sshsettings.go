@@ -59,8 +59,8 @@ type settings struct {
 // readSSHConfig returns what files say about alias. What is already decided, as
 // ssh's own -l, -p and -J do, comes first. own says that the files are the user's
 // own, which nobody else may write to.
-func readSSHConfig(ctx context.Context, files []string, own bool, t Target, localUser, home string) (settings, error) {
-	c := &sshConfig{alias: t.Host, localUser: localUser, home: home, ctx: ctx, values: map[string]option{}}
+func (f *configFiles) readSSHConfig(ctx context.Context, files []string, own bool, t Target, localUser, home string) (settings, error) {
+	c := &sshConfig{files: f, alias: t.Host, localUser: localUser, home: home, ctx: ctx, values: map[string]option{}}
 	if own {
 		c.own = home
 	}

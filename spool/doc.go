@@ -63,9 +63,10 @@
 //	  exchanged forward, "starting"         TestExchangedForwardAgain
 //
 //	restore, put back: up to 1,000          some moved, some delivered by     the same call: each file is looked
-//	  "intent"s, then the renames           now, the batch open               at, and the batch closed; what is
-//	                                        TestCrashWalk,                    not aside any more was moved
-//	                                        TestDeliveredBeforeClosed
+//	  "intent"s, then the renames; what     now, the batch open               at, and the batch closed; what is
+//	  a name taken there keeps goes out     TestCrashWalk,                    not aside any more was moved
+//	  of the way in a batch of its own      TestDeliveredBeforeClosed,
+//	                                        TestRestoreNameTaken
 //	both directories of every move          all moved, perhaps not touched    the same: a time in the future is
 //	  synced; "outcome"                     TestPowerLoss                     mended for what still is in incoming
 //	trigger to qmgr or pickup               mail that waits                   queue_run_delay, 300 s

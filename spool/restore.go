@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -213,31 +215,43 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 // comes before any has its one after next: the queue manager has work for all
 // servers, and no single one is flooded.
 func interleave(list []Mail) {
-	slices.SortStableFunc(list, func(a, b Mail) int { return cmp.Compare(a.Born, b.Born) })
+	// Numbers are sorted, not messages, which are large: the time, and behind it the
+	// place in the list.
+	shift := bits.Len(uint(len(list)))
+	order := make([]int64, len(list))
+	for i, m := range list {
+		order[i] = min(max(0, m.Born), math.MaxInt64>>shift)<<shift | int64(i)
+	}
+	slices.Sort(order)
+	for i := range order {
+		order[i] &= 1<<shift - 1
+	}
 	// Each has a turn: its place among those of its destination. All of one turn
 	// come before the next, in place, since a list may have a million.
-	had := map[uint32]int{}
-	turn := make([]int, len(list))
-	var sizes []int
-	for i, m := range list {
-		turn[i] = had[m.Dest]
-		had[m.Dest]++
-		if turn[i] == len(sizes) {
+	had := map[uint32]int32{}
+	turn := make([]int32, len(list))
+	var sizes []int32
+	for _, i := range order {
+		t := had[list[i].Dest]
+		had[list[i].Dest]++
+		turn[i] = t
+		if int(t) == len(sizes) {
 			sizes = append(sizes, 0)
 		}
-		sizes[turn[i]]++
+		sizes[t]++
 	}
-	next := make([]int, len(sizes))
+	next := make([]int32, len(sizes))
 	for t := 1; t < len(sizes); t++ {
 		next[t] = next[t-1] + sizes[t-1]
 	}
 	to := turn
-	for i, t := range turn {
+	for _, i := range order {
+		t := turn[i]
 		to[i] = next[t]
 		next[t]++
 	}
 	for i := range list {
-		for to[i] != i {
+		for int(to[i]) != i {
 			j := to[i]
 			list[i], list[j] = list[j], list[i]
 			to[i], to[j] = to[j], j

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -461,13 +462,15 @@ func TestInterleave(t *testing.T) {
 	list := []Mail{
 		{ID: "a3", Dest: 1, Born: 30}, {ID: "a1", Dest: 1, Born: 1}, {ID: "b2", Dest: 2, Born: 25}, {ID: "a2", Dest: 1, Born: 2},
 		{ID: "b1", Dest: 2, Born: 20}, {ID: "c1", Dest: 3, Born: 3}, {ID: "a4", Dest: 1, Born: 40},
+		// What a mail says is believed no further than it can be.
+		{ID: "d2", Dest: 4, Born: math.MaxInt64}, {ID: "d1", Dest: 4, Born: math.MinInt64}, {ID: "d3", Dest: 4, Born: math.MaxInt64},
 	}
 	interleave(list)
 	var got []string
 	for _, m := range list {
 		got = append(got, m.ID)
 	}
-	if want := "a1 c1 b1 a2 b2 a3 a4"; strings.Join(got, " ") != want {
+	if want := "d1 a1 c1 b1 a2 b2 d2 a3 d3 a4"; strings.Join(got, " ") != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
 	interleave(nil)
@@ -527,6 +530,121 @@ func TestRestoreRequeue(t *testing.T) {
 	h.once(before)
 	h.stands("old", "maildrop")
 	h.stands("young", "incoming")
+}
+
+// A name is taken in a live directory, before or between the look and the rename,
+// and that directory was listed or is too long for it: the message goes out of the
+// way, with its log. Where that has gone already the message stays.
+func TestRestoreNameTaken(t *testing.T) {
+	id := testID(1)
+	for _, row := range []struct {
+		queue           Queue
+		long, late, log bool
+	}{
+		{Incoming, false, false, false}, {Incoming, true, false, false}, {Incoming, false, true, false}, {Incoming, true, true, false},
+		{Deferred, false, false, true}, {Deferred, true, false, true}, {Deferred, true, true, false}, {Deferred, true, true, true},
+	} {
+		t.Run(fmt.Sprintf("%+v", row), func(t *testing.T) {
+			h, w := aside(t, []string{"deferred", "defer"}, 1, func(h *host) {
+				h.write(h.home(row.queue, id), id, "old", 0o700)
+				h.write("incoming", testID(2), "another", 0o700)
+				if row.log {
+					h.write(h.home(Defer, id), id, "its log", 0o600)
+				}
+			})
+			list := h.asideMail(w)
+			home := h.home(row.queue, id)
+			for i := range 9 {
+				if row.long {
+					h.write(home, "F"+testID(i), fmt.Sprint(i), 0o700)
+				}
+			}
+			take := func() { h.write(home, id, "new", 0o700) }
+			if !row.late {
+				take()
+			}
+			step = func(what string) error {
+				if row.late && strings.HasPrefix(what, "rename "+id+" "+id+" in "+h.at(string(row.queue))) {
+					row.late = false
+					take()
+				}
+				return nil
+			}
+			gone := row.late && row.log // its log, before it
+			want := Moved{Restored: 1, Collisions: 1}
+			if gone {
+				want = Moved{Restored: 1, Failed: 1}
+			}
+			is := func(got Moved) bool {
+				return got.Restored == want.Restored && got.Collisions == want.Collisions && got.Failed == want.Failed && got.SentMeanwhile == 0
+			}
+			if moved := h.restore(w, list...); !is(moved) {
+				t.Errorf("moved %+v", moved)
+			}
+			h.stands("new", home)
+			h.stands("another", "incoming")
+			switch {
+			case gone:
+				h.stands("old", string(row.queue)+".spamfull/"+h.p.hashDir(row.queue, id))
+				return
+			case row.log:
+				h.stands("its log", string(Defer)+collisions)
+			}
+			h.stands("old", string(row.queue)+collisions)
+			// Once more, after a death: by the journal nothing is left to do.
+			h.die()
+			if moved := h.restore(h.open(), list...); !is(moved) {
+				t.Errorf("a second time moved %+v", moved)
+			}
+			h.stands("old", string(row.queue)+collisions)
+		})
+	}
+}
+
+// A death anywhere while a message whose name was taken goes out of the way: the
+// next one comes to the same end.
+func TestRestoreNameTakenAndDies(t *testing.T) {
+	id := testID(1)
+	steps := 0
+	for died := true; died && !t.Failed(); steps++ {
+		t.Run(fmt.Sprint(steps), func(t *testing.T) {
+			h, w := aside(t, nil, 0, func(h *host) {
+				h.write("incoming", id, "old", 0o700)
+				h.write("incoming", testID(2), "another", 0o700)
+			})
+			for i := range 9 {
+				h.write("incoming", "F"+testID(i), fmt.Sprint(i), 0o700)
+			}
+			list := h.asideMail(w)
+			now, limit, took := 0, steps, false
+			step = func(what string) error {
+				if now++; now > limit {
+					panic(killed{what})
+				}
+				if !took && strings.HasPrefix(what, "rename "+id+" "+id+" ") {
+					took = true
+					h.write("incoming", id, "new", 0o700)
+				}
+				return nil
+			}
+			func() {
+				defer func() { _, died = recover().(killed) }()
+				h.restore(w, list...)
+			}()
+			limit = 1000
+			h.die()
+			moved := h.restore(h.open(), list...)
+			if moved.Restored != 1 || moved.Collisions != 1 || moved.Failed+moved.SentMeanwhile != 0 {
+				t.Errorf("moved %+v", moved)
+			}
+			h.stands("new", "incoming")
+			h.stands("old", "incoming"+collisions)
+			h.stands("another", "incoming")
+		})
+	}
+	if steps < 12 && !t.Failed() {
+		t.Errorf("only %d steps", steps)
+	}
 }
 
 // The first ones go by themselves, and who watches them may end the restore.

@@ -28,6 +28,7 @@ type restorer struct {
 	listed  map[string]listing // of live directories, for this batch; what is long stays so
 	pending []intention        // see later
 	moved   []string           // ids that the last batch moved into live queues
+	refused map[string]bool    // ids of it whose name was taken at the rename
 	buf     []byte             // of list
 }
 
@@ -141,7 +142,17 @@ func (r *restorer) batch(list []Mail) error {
 	// old one would not show what is taken in the new one.
 	r.close()
 	r.planned, r.moved, r.size = map[string]bool{}, r.moved[:0], len(list)
+	r.refused = map[string]bool{}
 	maps.DeleteFunc(r.listed, func(_ string, l listing) bool { return !l.long })
+	if err := r.moveAll(list); err != nil || len(r.refused) == 0 {
+		return err
+	}
+	// Planned before, they now go out of the way.
+	return r.moveAll(slices.DeleteFunc(slices.Clone(list), func(m Mail) bool { return !r.refused[m.ID] }))
+}
+
+// moveAll plans moves and does them.
+func (r *restorer) moveAll(list []Mail) error {
 	b := batchRecord{Token: r.opt.Token, At: time.Now().Unix()}
 	for _, m := range list {
 		r.spare()
@@ -198,6 +209,8 @@ func (r *restorer) do(b batchRecord) error {
 			}
 			switch {
 			case m.isLog() || fatal != nil:
+			case errors.Is(err, fs.ErrExist) && r.planned[m.ID] && !r.refused[m.ID] && (i == 0 || b.Moves[i-1].ID != m.ID):
+				r.refused[m.ID] = true // no log of it has gone before
 			case errors.Is(err, errGone):
 				r.done.SentMeanwhile++
 			default:
@@ -279,19 +292,27 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 	if err := r.w.same(m, queue, s); err != nil {
 		return nil, err
 	}
-	taken, err := r.taken(m.ID)
+	to := r.w.home(queue.target(), m.ID)
+	if m.Requeue {
+		to = r.w.home(Maildrop, m.ID)
+	}
+	taken := r.planned[m.ID] // two of this list have one id, or it was refused
+	if !taken {
+		if taken, err = r.taken(m.ID, to); err != nil {
+			return nil, err
+		}
+	}
+	found, err := r.logs(m.ID)
 	if err != nil {
 		return nil, err
 	}
-	taken = taken || r.planned[m.ID] // two of this list have one id
-	var to string
-	switch {
-	case taken:
+	if len(found) > 0 && !taken && r.listed[to].long { // they go first, and must know where
+		if taken, err = r.stat(to, m.ID); err != nil {
+			return nil, err
+		}
+	}
+	if taken {
 		to = string(queue) + collisions
-	case m.Requeue:
-		to = r.w.home(Maildrop, m.ID)
-	default:
-		to = r.w.home(queue.target(), m.ID)
 	}
 	dir, err := r.target(to)
 	if err != nil {
@@ -304,19 +325,33 @@ func (r *restorer) plan(m Mail) ([]intention, error) {
 			return nil, fmt.Errorf("its name is taken in %s too", to)
 		}
 	}
-	moves, err := r.logs(m.ID, taken)
-	if err != nil {
-		return nil, err
+	var moves []intention
+	for _, l := range found {
+		move, err := r.log(l.from, m.ID, l.Stat, taken)
+		if err != nil {
+			return nil, err
+		}
+		moves = append(moves, move...)
 	}
 	r.planned[m.ID] = true
 	return append(moves, intention{From: from, To: to, ID: m.ID, Inode: m.Inode}), nil
 }
 
 // taken says whether id has a name in any live queue: from each of them
-// Postfix itself would later rename over the other (mail_queue.c).
-func (r *restorer) taken(id string) (bool, error) {
+// Postfix itself would later rename over the other (mail_queue.c). Of the directory
+// it goes to, if that is long, the rename itself says so.
+func (r *restorer) taken(id, to string) (bool, error) {
 	for _, q := range live {
-		if has, err := r.has(r.w.home(q, id), id); has || err != nil {
+		path := r.w.home(q, id)
+		l, err := r.listing(path)
+		if err != nil {
+			return false, err
+		}
+		has := l.names[id]
+		if l.long && path != to {
+			has, err = r.stat(path, id)
+		}
+		if has || err != nil {
 			return has, err
 		}
 	}
@@ -331,20 +366,21 @@ type listing struct {
 
 var errLong = errors.New("many names")
 
-// has says whether a live directory has a name. One that has fewer names than this
-// batch has for it is read once, which is several times faster than a look for each.
-func (r *restorer) has(path, id string) (bool, error) {
-	l, listed := r.listed[path]
-	if !listed {
-		var err error
-		if l, err = r.list(path); err != nil {
-			return false, err
-		}
+// listing is what a live directory has. One that has fewer names than this batch has
+// for it is read once, which is several times faster than a look for each.
+func (r *restorer) listing(path string) (listing, error) {
+	if l, listed := r.listed[path]; listed {
+		return l, nil
+	}
+	l, err := r.list(path)
+	if err == nil {
 		r.listed[path] = l
 	}
-	if !l.long {
-		return l.names[id], nil
-	}
+	return l, err
+}
+
+// stat says whether a live directory has a name.
+func (r *restorer) stat(path, id string) (bool, error) {
 	dir, err := r.dir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -379,9 +415,14 @@ func (r *restorer) list(path string) (listing, error) {
 	return l, err
 }
 
-// logs plans the way of a message's log that was set aside with deferred.
-func (r *restorer) logs(id string, collision bool) ([]intention, error) {
-	var moves []intention
+// logAside is a message's log that was set aside with deferred.
+type logAside struct {
+	from string
+	Stat
+}
+
+// logs finds those of a message.
+func (r *restorer) logs(id string) (found []logAside, err error) {
 	for _, k := range r.stand {
 		if k.Queue != Defer {
 			continue
@@ -405,13 +446,9 @@ func (r *restorer) logs(id string, collision bool) ([]intention, error) {
 		if err != nil {
 			return nil, err
 		}
-		move, err := r.log(from, id, s, collision)
-		if err != nil {
-			return nil, err
-		}
-		moves = append(moves, move...)
+		found = append(found, logAside{from, s})
 	}
-	return moves, nil
+	return found, nil
 }
 
 // log plans the way of one log back to defer, or out of the way of a log that

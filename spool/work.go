@@ -196,10 +196,19 @@ func OpenWork(p *Postfix, run, dir, build string, lock *os.File) (*Work, []Recor
 func (w *Work) Close() error { return w.Journal.Close() }
 
 // write journals a record and takes it in as a replay would: there is one
-// account of what a record means.
+// account of what a record means. Those that a flood has many of are not read back.
 func (w *Work) write(kind string, data any) error {
 	if err := w.Journal.Write(kind, data); err != nil {
 		return err
+	}
+	switch r := data.(type) {
+	case batchRecord:
+		r.Moves = slices.Clone(r.Moves)
+		w.intended(w.Journal.seq, r)
+		return nil
+	case outcomeRecord:
+		w.closed(r)
+		return nil
 	}
 	text, err := json.Marshal(data)
 	if err != nil {
@@ -278,17 +287,13 @@ func (w *Work) replay(r Record) error {
 		if err := json.Unmarshal(r.Data, &b); err != nil {
 			return err
 		}
-		b.seq = r.Seq
-		for i := range b.Moves {
-			b.Moves[i].Sum = nil // for the account only, and a flood has many
-		}
-		w.moves, w.movedBefore = append(w.moves, b), nil
+		w.intended(r.Seq, b)
 	case kindOutcome:
 		var o outcomeRecord
 		if err := json.Unmarshal(r.Data, &o); err != nil {
 			return err
 		}
-		w.done[o.Intent], w.movedBefore = o, nil
+		w.closed(o)
 	case kindAdopted:
 		var k want
 		if err := json.Unmarshal(r.Data, &k); err != nil {
@@ -309,6 +314,18 @@ func (w *Work) replay(r Record) error {
 	}
 	return nil
 }
+
+// intended takes in a batch, whose moves are its own.
+func (w *Work) intended(seq int64, b batchRecord) {
+	b.seq = seq
+	for i := range b.Moves {
+		b.Moves[i].Sum = nil // for the account only, and a flood has many
+	}
+	w.moves, w.movedBefore = append(w.moves, b), nil
+}
+
+// closed takes in what came of a batch.
+func (w *Work) closed(o outcomeRecord) { w.done[o.Intent], w.movedBefore = o, nil }
 
 // Overdue says, from a run's journal, whether its section has not issued a
 // start command SectionLimit after its stop command.

@@ -190,7 +190,10 @@ func (d *draft) edit(c *cli.Context) error {
 	if out, ok := c.App.ErrWriter.(*os.File); ok {
 		cmd.Stdout, cmd.Stderr = out, out
 	}
-	if err := cmd.Run(); err != nil {
+	release := d.keys.hold()
+	err = cmd.Run()
+	release()
+	if err != nil {
 		return fmt.Errorf("the editor %q: %w (EDITOR or VISUAL names another)", editor, err)
 	}
 	after, err := os.ReadFile(d.path)

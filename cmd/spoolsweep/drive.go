@@ -75,9 +75,9 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 				m.pass()
 			}
 		}, t.silent)
-		if errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError)) {
+		if unreached(err) {
 			m.lost = err
-			return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
+			return d.goesOn(err)
 		}
 		if err != nil {
 			m.left = ctx.Err() != nil
@@ -97,7 +97,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			// It was at work when the others were resumed: made ours now, it asks again.
 			m.foreign = false
 			if err := m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller}, nil); err != nil {
-				return err
+				return d.goesOn(err)
 			}
 			continue
 		}
@@ -138,7 +138,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		}
 		if err != nil || answer == nil {
 			m.open = err != nil && ctx.Err() != nil // whoever was asked has left
-			return err
+			return d.goesOn(err)
 		}
 		switch err := d.answer(ctx, m, at.Ask.Number, *answer); {
 		case err == nil:
@@ -234,6 +234,7 @@ func (t *turn) silent(since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.driver
+	d.Silent(t.m.Label(), since)
 	if since.IsZero() {
 		if t.until != nil {
 			t.until.Stop()
@@ -264,19 +265,33 @@ type goesOn struct {
 
 func (e *goesOn) Unwrap() error { return e.error }
 
+// goesOn says so of an error that is one of the link, and leaves others alone.
+func (d *driver) goesOn(err error) error {
+	if !unreached(err) {
+		return err
+	}
+	return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
+}
+
+// unreached says that the link was lost, or could not be had again.
+func unreached(err error) bool {
+	return errors.Is(err, remote.ErrLost) || errors.As(err, new(*remote.DialError))
+}
+
 // ended is what a stage's last event tells; ok, that it is no failure.
 func ended(e wire.Event) (end run.Ended, ok bool) {
 	return end, decode(e.Data, &end) && end.Status == show.OK
 }
 
-// answer answers a question of a host. Where the link is lost meanwhile that is no
-// error: whether the answer has arrived shows in what the host does next.
+// answer answers a question of a host. Where the link is lost meanwhile, or was
+// lost while the answer was found, that is no error: whether the answer has arrived
+// shows in what the host does next.
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
 	a.By = me()
 	err := m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
 	var fault *wire.Fault
 	switch {
-	case errors.Is(err, remote.ErrLost):
+	case unreached(err):
 		m.unsure, m.unsureOf = &a, number
 		return nil
 	case m.unsure != nil && m.unsureOf == number && errors.As(err, &fault) && fault.Kind == "answered":
@@ -399,16 +414,16 @@ func (d *driver) detached() bool {
 	for _, m := range d.members {
 		switch {
 		case m.left:
-			left = append(left, show.Clean(m.Label()))
+			left = append(left, m.Label())
 		case m.open:
-			open = append(open, show.Clean(m.Label()))
+			open = append(open, m.Label())
 		}
 	}
 	if len(left) > 0 {
-		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", strings.Join(left, ", "), d.run, d.again)
+		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", show.Names(left), d.run, d.again)
 	}
 	if len(open) > 0 {
-		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", strings.Join(open, ", "), d.run, d.again)
+		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", show.Names(open), d.run, d.again)
 	}
 	return len(left)+len(open) > 0
 }

@@ -47,7 +47,7 @@ func TestInstanceVariables(t *testing.T) {
 // each other, and behind one that was lost none is begun.
 func TestInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &sweep{}
+		s := &sweep{Printer: new(show.Printer)}
 		link := new(remote.Fleet).Link(remote.Target{})
 		for _, name := range []string{"chavez", "peltier"} {
 			host := &inventory.Host{Name: name}

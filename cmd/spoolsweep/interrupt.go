@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"spoolsweep/cmd/spoolsweep/show"
@@ -48,11 +47,11 @@ func (d *driver) interrupted(ctx context.Context) bool {
 	var at []string
 	for _, m := range d.members {
 		if m.driven.Load() {
-			at = append(at, show.Clean(m.Label()))
+			at = append(at, m.Label())
 		}
 	}
-	fmt.Fprintln(d.Err)
-	d.Alert("", "run %s is followed on %s. Detach (d, or Ctrl-C again): it goes on there.", d.run, strings.Join(at, ", "))
+	d.Break()
+	d.Alert("", "run %s is followed on %s. Detach (d, or Ctrl-C again): it goes on there.", d.run, show.Names(at))
 	d.Alert("", "Cancel (c): it ends after the current step, never between stop and start, and can be resumed.")
 	for {
 		typed, err := d.ask(ctx, "[d]etach, [c]ancel, or [g]o on? [G] ")

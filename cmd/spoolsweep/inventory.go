@@ -48,7 +48,7 @@ func inventoryAction(c *cli.Context) error {
 	case c.NArg() > 1, c.NArg() > 0 && !c.Bool("graph"):
 		return usageError(c, errArguments(c), false)
 	}
-	s := &sweep{Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter}, tty: onTerminal(c)}
+	s := &sweep{Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter}, keys: newKeyboard(c.App.Reader), tty: onTerminal(c)}
 	inv, err := s.inventory(c, &inventory.Loader{Raw: true})
 	if err != nil {
 		return err

@@ -85,6 +85,8 @@ var environment = []described{
 	{configVariable, "the ssh configuration where no --ssh-config names one"},
 	{agentVariable, "the agent where no --agent names one"},
 	{"XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME", "folders that take the place of ~/.config, ~/.cache and ~/.local/state below"},
+	{"NO_COLOR", "if it is set, as --no-color"},
+	{"TERM", "dumb, or nothing: lines are only ever added to what is on the terminal"},
 	{"SSH_AUTH_SOCK", "the ssh agent, where the ssh configuration names no other; it is never forwarded"},
 }
 

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"reflect"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks"
@@ -53,6 +50,7 @@ func commonFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text, json (one document) or jsonl (one event a line)"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also when each stage begins and ends, and what was sent to hosts"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only results and errors"},
+		&cli.BoolFlag{Name: "no-color", Usage: "no colour where a terminal shows how far a run is (default: $NO_COLOR, if that is set)"},
 	)
 }
 
@@ -107,7 +105,7 @@ var ownFormat = map[string]string{"health": openMetrics, suggestName: outputYAML
 // sweep is one command at work on its hosts.
 type sweep struct {
 	*show.Printer
-	in      *bufio.Reader
+	keys    *keyboard
 	tty     bool // somebody is there to be asked
 	keeps   bool // which hosts failed is kept for --limit @failed
 	members []*member
@@ -167,11 +165,12 @@ type member struct {
 func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	s := &sweep{
 		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
-		in:      bufio.NewReader(c.App.Reader),
+		keys:    newKeyboard(c.App.Reader),
 		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
 		silence: silentPlace,
 	}
 	s.tty = onTerminal(c)
+	s.Screen, s.OneTerminal = screen(c)
 	s.keeps = slices.Contains(changing, c.Command.Name) && !c.Bool("check")
 	if listens, ok := c.App.Metadata[interrupts].(chan struct{}); ok {
 		s.interrupts = listens
@@ -231,7 +230,7 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		s.fleet.Dialer.Timeout = c.Duration("timeout")
 	}
 	if s.tty {
-		s.fleet.Dialer.Passphrase = s.passphrase(c)
+		s.fleet.Dialer.Passphrase, s.fleet.Dialer.Prompts = s.passphrase(c), s.leaveTerminal
 	}
 	switch how := c.String("host-key-checking"); how {
 	case checkStrict:
@@ -289,17 +288,6 @@ func agentOf(file string) (source *push.Source, practising bool, err error) {
 	}
 	source, err = push.NewSource(file)
 	return source, false, err
-}
-
-// onTerminal reports that somebody is there to be asked.
-func onTerminal(c *cli.Context) bool {
-	switch r := c.App.Reader.(type) {
-	case *os.File:
-		return term.IsTerminal(int(r.Fd()))
-	case interface{ IsTerminal() bool }:
-		return r.IsTerminal()
-	}
-	return false
 }
 
 func (s *sweep) link(f *remote.Fleet) {
@@ -583,34 +571,6 @@ func (s *sweep) status(ctx context.Context) error {
 		return exit(status)
 	}
 	return nil
-}
-
-// ask asks a question on the terminal and returns what was typed. One that is broken
-// off leaves the cursor on a line of its own.
-func (s *sweep) ask(ctx context.Context, question string) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
-	s.Ask(question)
-	type line struct {
-		text string
-		err  error
-	}
-	got := make(chan line, 1)
-	go func() { // ends with the process if nobody types
-		text, err := s.in.ReadString('\n')
-		got <- line{text, err}
-	}()
-	select {
-	case l := <-got:
-		if errors.Is(l.err, io.EOF) {
-			l.err = nil
-		}
-		return strings.TrimSpace(l.text), l.err
-	case <-ctx.Done():
-		s.Ask("\n")
-		return "", ctx.Err()
-	}
 }
 
 // me names this admin and laptop, for the record on the hosts.

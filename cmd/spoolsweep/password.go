@@ -82,12 +82,13 @@ func (s *sweep) passphrase(c *cli.Context) func(context.Context, string, bool) (
 // unseen asks on the terminal, which shows nothing of what is typed.
 func (s *sweep) unseen(ctx context.Context, c *cli.Context, question string) (remote.Secret, error) {
 	fd := int(c.App.Reader.(*os.File).Fd())
+	defer s.keys.hold()()
 	// ReadPassword turns the echo off when it reads; a quick hand types before that.
 	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprint(s.Err, question)
+	s.Ask(question)
 	type line struct {
 		text []byte
 		err  error
@@ -107,7 +108,7 @@ func (s *sweep) unseen(ctx context.Context, c *cli.Context, question string) (re
 	}
 	// A terminal that is left without echo is a riddle to whoever has it.
 	err = term.Restore(fd, before)
-	fmt.Fprintln(s.Err)
+	s.Answered(false)
 	if typed.err != nil && !errors.Is(typed.err, io.EOF) {
 		err = typed.err
 	}

@@ -106,13 +106,15 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.write("production/hosts.yaml", grouped)
-	for _, dir := range []string{"newsletters", "junk"} {
-		if err := os.Mkdir(f.file(dir), 0o755); err != nil {
+	for name, text := range map[string]string{
+		"newsletters": "From: news@members.test\n\nThe garden is open.\n",
+		"junk":        "From: win@offers.test\n\nYour prize waits for you at http://prize.test/media.php today.\n",
+	} {
+		if err := os.Mkdir(f.file(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
+		f.write(name+"/1", text)
 	}
-	f.write("junk/1", "From: one@far.test\nSubject: pills\n\nThe cheapest pills are on the shelves of our shop.\n")
-	f.write("newsletters/1", "From: news@members.test\n\nThe garden is open.\n")
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +128,11 @@ func TestExamplesRun(t *testing.T) {
 		}
 	}
 	for _, line := range examples {
-		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", run, "20261122T090000Z-ef56", before, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
+		of := run
+		if strings.Contains(line, "--compare") {
+			of = before
+		}
+		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
 			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue

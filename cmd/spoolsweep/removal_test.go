@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -308,7 +307,7 @@ stages:
 func TestTypedNumber(t *testing.T) {
 	for typed, ok := range map[string]bool{"614\n": true, " 614 \n": true, "614": true, "613\n": false, "y\n": false, "yes\n": false, "\n": false, "": false, "614 x\n": false, "0614\n": false, "614.0\n": false} {
 		var out strings.Builder
-		s := &sweep{Printer: &show.Printer{Err: &out}, in: bufio.NewReader(strings.NewReader(typed))}
+		s := &sweep{Printer: &show.Printer{Err: &out}, keys: newKeyboard(strings.NewReader(typed))}
 		err := s.agree(t.Context(), cli.NewContext(cli.NewApp(), flag.NewFlagSet("delete", flag.ContinueOnError), nil), "delete", 614)
 		if (err == nil) != ok {
 			t.Errorf("%q: got %v", typed, err)

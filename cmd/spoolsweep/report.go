@@ -27,8 +27,8 @@ spoolsweep report 20261123T231500Z-ab12 -o json
 spoolsweep report 20261123T231500Z-ab12 -o html
 spoolsweep report 20261123T231500Z-ab12 --ledger
 spoolsweep report 20261123T231500Z-ab12 --domain members.example.org
-spoolsweep report --compare 20261122T090000Z-ef56
-spoolsweep report 20261123T231500Z-ab12 --compare 20261122T090000Z-ef56 -o json`,
+spoolsweep report --compare 20261123T231500Z-ab12
+spoolsweep report 20261124T101500Z-cd34 --compare 20261123T231500Z-ab12 -o json`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
 laptop. No mail is quoted in it but the sources that classify names.
 

@@ -37,7 +37,8 @@ what that holds back is refined later.
 
 From then on this controller gives the run's turns to stop Postfix, whoever began
 it. Hosts that work on it just then are followed; those that do not answer are left
-for another resume. Ctrl-C asks: detach, cancel after the current step, or go on.`,
+for another resume. Ctrl-C asks: detach, cancel after the current step, or go on;
+Enter lists the hosts that are still at work.`,
 		Flags: commonFlags(extraVars(), yesFlag(),
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
 		OnUsageError: usageError,
@@ -294,7 +295,8 @@ func attachCommand() *cli.Command {
 spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 		Description: `Without RUN: the newest. All that happened is told again from the beginning.
 On a terminal what the run waits for, rules or a confirmation, can be answered.
-Ctrl-C asks: detach, cancel after the current step, or go on.`,
+Ctrl-C asks: detach, cancel after the current step, or go on; Enter lists the hosts
+that are still at work.`,
 		Flags:        commonFlags(),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {

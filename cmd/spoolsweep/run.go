@@ -50,7 +50,9 @@ spoolsweep run backscatter-deferred -e rate=20/s`,
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
 laptop changes nothing, and attach follows it from anywhere. Ctrl-C asks: detach
-(a second one does), cancel after the current step, or go on. Of several Postfix on
+(a second one does), cancel after the current step, or go on. A terminal shows
+below what is said how far each host is; Enter lists those that are still at work,
+also where it does not (TERM=dumb, -q, or stderr is no terminal). Of several Postfix on
 one host (host variable postfix_instances; default: those that are enabled) the
 next is begun when the one before runs again.
 
@@ -161,10 +163,8 @@ func runAction(c *cli.Context) error {
 // runOn begins the run on the hosts that are ready and follows it.
 func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, ready []*member) error {
 	s.doc.Run = newRunID(time.Now())
-	var names []string
-	for _, m := range ready {
-		names = append(names, m.Label())
-	}
+	names := labels(ready)
+	s.Expect(names)
 	plan := plans[ready[0]]
 	max, maxFail := plan.MaxStopped, plan.MaxFail.Of(len(ready))
 	s.Note("", "run %s", s.doc.Run)
@@ -230,12 +230,28 @@ func (d *driver) notBegun(ctx context.Context, left []*member, failed int) {
 
 // eachAll works on all hosts at once: a run that is followed takes no fork
 // from another.
+// On a terminal it is shown how far each is, and Enter asks.
 func (s *sweep) eachAll(members []*member, do func(m *member) error) {
+	defer s.Follow(labels(members))()
+	if s.tty {
+		defer s.keys.listen(s.Typed)()
+	}
 	var all sync.WaitGroup
 	for _, m := range members {
-		all.Go(func() { m.fail(do(m)) })
+		all.Go(func() {
+			m.fail(do(m))
+			s.Left(m.Label(), m.Status)
+		})
 	}
 	all.Wait()
+}
+
+func labels(members []*member) []string {
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = m.Label()
+	}
+	return names
 }
 
 // resolve makes each host's plan, or one error that names the place.

@@ -63,7 +63,7 @@ type Server struct {
 	cutAfter int64         // for new connections: bytes to the client, 0 for no end
 	fault    *Fault        // that is still to happen
 	deaf     bool          // it has, and nobody is let in any more
-	bytes    [2]int64      // that went down and up
+	sent     [2]Sent       // what went down and up
 	live     map[*faulty]bool
 	commands map[*command]bool
 	closed   bool
@@ -194,20 +194,24 @@ func (s *Server) CutAfter(n int64) {
 	s.cutAfter = n
 }
 
-// Fault befalls the first connection on which so many bytes have gone one way,
-// and no other one.
+// Fault befalls the first connection on which so much has gone one way, and no
+// other one.
 type Fault struct {
 	Up    bool  // the way from the client; else that to it
 	After int64 // bytes that still pass, of all connections together from now on
-	Stall bool  // the connection goes silent both ways, where it else is cut
-	Deaf  bool  // from then on no further connection gets an answer
+	// Packet, instead of After, is the packet in which it is, of all connections
+	// together from 1 on, and Passes how many bytes of it pass, given its size.
+	Packet int
+	Passes func(size int) int
+	Stall  bool // the connection goes silent both ways, where it else is cut
+	Deaf   bool // from then on no further connection gets an answer
 }
 
 // SetFault arms a fault, or disarms what is armed with nil.
 func (s *Server) SetFault(f *Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault, s.deaf, s.bytes = f, false, [2]int64{}
+	s.fault, s.deaf, s.sent = f, false, [2]Sent{}
 }
 
 // Faulted says whether nothing is armed any more.
@@ -217,31 +221,45 @@ func (s *Server) Faulted() bool {
 	return s.fault == nil
 }
 
-// Bytes are those that went to clients and came from them since the last SetFault.
-func (s *Server) Bytes() (down, up int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bytes[0], s.bytes[1]
+// Sent is what has gone one way. The line with the version counts as a packet.
+type Sent struct {
+	Bytes   int64
+	Packets int
 }
 
-// pass counts n bytes that go one way, and says how many of them may pass, and
-// what happens to the connection then.
-func (s *Server) pass(up bool, n int) (int, *Fault) {
+// Sent is what went to clients and came from them since the last SetFault.
+func (s *Server) Sent() (down, up Sent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	way := 0
+	return s.sent[0], s.sent[1]
+}
+
+// pass counts a packet that goes one way, and says how much of it may pass, and
+// what happens to the connection then.
+func (s *Server) pass(up bool, packet []byte) ([]byte, *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sent := &s.sent[0]
 	if up {
-		way = 1
+		sent = &s.sent[1]
 	}
+	sent.Packets++
 	f := s.fault
-	if f != nil && f.Up == up && s.bytes[way]+int64(n) >= f.After {
-		n = int(f.After - s.bytes[way])
-		s.fault, s.deaf = nil, f.Deaf
-	} else {
+	switch {
+	case f == nil || f.Up != up:
+		f = nil
+	case f.Packet > 0 && f.Packet == sent.Packets:
+		packet = packet[:f.Passes(len(packet))]
+	case f.Packet == 0 && sent.Bytes+int64(len(packet)) >= f.After:
+		packet = packet[:f.After-sent.Bytes]
+	default:
 		f = nil
 	}
-	s.bytes[way] += int64(n)
-	return n, f
+	if f != nil {
+		s.fault, s.deaf = nil, f.Deaf
+	}
+	sent.Bytes += int64(len(packet))
+	return packet, f
 }
 
 // Cut ends all connections there are, as a router does that forgets them.
@@ -323,6 +341,7 @@ func (s *Server) serve(conn *faulty) {
 		s.mu.Unlock()
 	}()
 	config := &ssh.ServerConfig{
+		Config: ssh.Config{Ciphers: ciphers},
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			return nil, s.admit(key)
 		},
@@ -378,6 +397,10 @@ type faulty struct {
 	left    int64      // bytes to the client before the cut
 	limited bool
 
+	in, out packets
+	buf     []byte // of Read
+	ready   []byte // of in, to be read
+
 	silent atomic.Bool // by a fault
 	once   sync.Once
 	closed chan struct{}
@@ -388,12 +411,16 @@ func (c *faulty) Close() error {
 	return c.Conn.Close()
 }
 
-// wait blocks while the server stalls.
+// wait blocks while the server stalls, and says when the connection is no more.
 func (c *faulty) wait() error {
 	for {
 		if c.silent.Load() {
 			<-c.closed
+		}
+		select {
+		case <-c.closed:
 			return net.ErrClosed
+		default:
 		}
 		c.server.mu.Lock()
 		stalled := c.server.stalled
@@ -410,16 +437,34 @@ func (c *faulty) wait() error {
 }
 
 func (c *faulty) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if werr := c.wait(); werr != nil {
-		return 0, werr
+	for len(c.ready) == 0 {
+		packet, err := c.in.next()
+		if err != nil {
+			return 0, err
+		}
+		if packet != nil {
+			if err := c.wait(); err != nil {
+				return 0, err
+			}
+			var f *Fault
+			c.ready, f = c.server.pass(true, packet)
+			c.befall(f)
+			continue
+		}
+		if c.buf == nil {
+			c.buf = make([]byte, 32<<10)
+		}
+		n, err := c.Conn.Read(c.buf)
+		if werr := c.wait(); werr != nil {
+			return 0, werr
+		}
+		if c.in.rest = append(c.in.rest, c.buf[:n]...); n == 0 && err != nil {
+			return 0, err
+		}
 	}
-	n, f := c.server.pass(true, n)
-	c.befall(f)
-	if f != nil && n == 0 {
-		return 0, cmp.Or(c.wait(), net.ErrClosed)
-	}
-	return n, err
+	n := copy(p, c.ready)
+	c.ready = c.ready[n:]
+	return n, nil
 }
 
 // befall does to the connection what a fault says.
@@ -437,21 +482,40 @@ func (c *faulty) Write(p []byte) (int, error) {
 	if err := c.wait(); err != nil {
 		return 0, err
 	}
+	c.out.rest = append(c.out.rest, p...)
+	for {
+		packet, err := c.out.next()
+		if err != nil {
+			return 0, err
+		}
+		if packet == nil {
+			return len(p), nil
+		}
+		packet, f := c.server.pass(false, packet)
+		err = c.send(packet)
+		if f != nil {
+			c.befall(f)
+			return 0, cmp.Or(err, c.wait(), net.ErrClosed)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+// send writes as much as the cut leaves.
+func (c *faulty) send(p []byte) error {
 	if c.limited {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if int64(len(p)) >= c.left {
-			n, _ := c.Conn.Write(p[:c.left])
+			_, _ = c.Conn.Write(p[:c.left])
 			c.left = 0
 			c.Close()
-			return n, net.ErrClosed
+			return net.ErrClosed
 		}
 		c.left -= int64(len(p))
 	}
-	if n, f := c.server.pass(false, len(p)); f != nil {
-		sent, err := c.Conn.Write(p[:n])
-		c.befall(f)
-		return sent, cmp.Or(err, c.wait(), net.ErrClosed)
-	}
-	return c.Conn.Write(p)
+	_, err := c.Conn.Write(p)
+	return err
 }

@@ -199,3 +199,78 @@ func TestLatency(t *testing.T) {
 	}
 	f.Close()
 }
+
+// A fault is in the packet it is meant for, and leaves so much of it: what came in
+// part has not come, wherever in a packet that is.
+func TestFaultInPacket(t *testing.T) {
+	key, err := sshtest.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := sshtest.Start(sshtest.Config{ClientKeys: []ssh.PublicKey{key.PublicKey()}, Home: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	// talk is how far a client comes, whose keys change on the way.
+	talk := func() (far string) {
+		c, err := ssh.Dial("tcp", s.Addr().String(), &ssh.ClientConfig{
+			User: "u", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			Config: ssh.Config{RekeyThreshold: 1 << 12},
+		})
+		if err != nil {
+			return "not let in"
+		}
+		defer c.Close()
+		run, err := c.NewSession()
+		if err != nil {
+			return "no session"
+		}
+		in, err1 := run.StdinPipe()
+		out, err2 := run.StdoutPipe()
+		if errors.Join(err1, err2) != nil || run.Start("cat") != nil {
+			return "not started"
+		}
+		for line := range 20 {
+			text := bytes.Repeat([]byte{byte('a' + line)}, 300)
+			back := make([]byte, len(text))
+			if _, err := in.Write(text); err != nil {
+				return "line not sent"
+			}
+			if _, err := io.ReadFull(out, back); err != nil || !bytes.Equal(back, text) {
+				return "line not back"
+			}
+		}
+		in.Close()
+		if run.Wait() != nil {
+			return "not ended"
+		}
+		return "done"
+	}
+	s.SetFault(nil)
+	if far := talk(); far != "done" {
+		t.Fatal(far)
+	}
+	down, up := s.Sent()
+	if down.Packets < 30 || up.Packets < 30 || down.Bytes < 10000 || up.Bytes < 10000 {
+		t.Fatalf("%+v down and %+v up", down, up)
+	}
+	all, last, middle := func(n int) int { return n }, func(n int) int { return n - 1 }, func(n int) int { return n / 2 }
+	for _, up := range []bool{false, true} {
+		for packet := 1; packet <= 30; packet++ {
+			var far []string
+			var size int
+			for _, passes := range []func(int) int{all, last, middle, func(n int) int { return n % 7 }} {
+				s.SetFault(&sshtest.Fault{Up: up, Packet: packet, Passes: func(n int) int { size = n; return passes(n) }})
+				far = append(far, talk())
+				down, from := s.Sent()
+				if !s.Faulted() || size == 0 || up && from.Packets != packet || !up && down.Packets < packet {
+					t.Fatalf("up %t, packet %d of %d bytes: %+v down and %+v up", up, packet, size, down, from)
+				}
+			}
+			if far[1] == "done" || far[1] != far[2] || far[2] != far[3] {
+				t.Errorf("up %t, packet %d of %d bytes, of which passed all, all but one, half, a few: %q", up, packet, size, far)
+			}
+		}
+	}
+}

@@ -38,8 +38,20 @@ type Printer struct {
 	Quiet    bool
 	Verbose  bool
 	Width    int // of the host names' column
+	// Screen, if not nil, is the terminal that Err writes to, and shows where the
+	// hosts of a run are while these are followed.
+	Screen *Screen
+	// OneTerminal says that Out is that terminal, too.
+	OneTerminal bool
 
-	mu    sync.Mutex           // guards what follows, and the writers
+	mu     sync.Mutex // guards what follows, and the writers
+	live   live
+	drawn  bool   // hosts are followed on Screen
+	asking int    // questions that are open
+	asked  string // the last of these
+	said   []said // while they are followed: what was not written yet
+	urgent bool   // something of it does not wait for an answer
+
 	last  map[string]time.Time // of a host's progress
 	ended map[string]bool      // hosts whose end was streamed
 	told  map[string]bool      // hosts of which a result was streamed
@@ -59,13 +71,11 @@ func (p *Printer) Note(host, format string, args ...any) {
 }
 
 // Alert prints what went wrong, also under -q.
-func (p *Printer) Alert(host, format string, args ...any) { p.line(p.Err, host, format, args...) }
-
-// Ask prints a question, and leaves the cursor behind it.
-func (p *Printer) Ask(question string) {
+func (p *Printer) Alert(host, format string, args ...any) {
+	p.line(p.Err, host, format, args...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprint(p.Err, question)
+	p.urgent = p.drawn
 }
 
 func (p *Printer) line(w io.Writer, host, format string, args ...any) {
@@ -75,23 +85,35 @@ func (p *Printer) line(w io.Writer, host, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := fmt.Sprintf(format, args...)
-	if host != "" {
-		text = fmt.Sprintf("%-*s | %s", p.Width, Clean(host), text)
+	if p.drawn && (w == p.Err || p.OneTerminal) {
+		p.say(host, text)
+		return
 	}
-	fmt.Fprintln(w, text)
+	fmt.Fprintln(w, p.labelled(Clean(host), text))
+}
+
+func (p *Printer) labelled(host, text string) string {
+	if host == "" {
+		return text
+	}
+	return fmt.Sprintf("%-*s | %s", p.Width, host, text)
 }
 
 // Event prints what a host reports.
 func (p *Printer) Event(e wire.Event) {
 	p.stream(e)
 	host := label(e.Host, e.Instance)
+	p.mu.Lock()
+	p.live.event(e, time.Now())
+	drawn := p.drawn
+	p.mu.Unlock()
 	switch e.Kind {
 	case wire.Begin:
 		if p.Verbose {
 			p.Note(host, "%s begins", Clean(e.Stage))
 		}
 	case wire.Progress:
-		if p.due(host) {
+		if !drawn && p.due(host) {
 			p.Note(host, "%-*s %s", stageWidth, Clean(e.Stage), numbers(e.Data))
 		}
 	case wire.Judged:

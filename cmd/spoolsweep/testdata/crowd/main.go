@@ -34,6 +34,8 @@ var (
 	events = flag.Int("events", 0, "events of the run that each works on")
 	every  = flag.Duration("every", 100*time.Millisecond, "there comes one")
 	slow   = flag.Duration("slow", 0, "an agent ends that much later than its input")
+	stands = flag.Bool("stands", false, "instead each stands somewhere in the run, from noon on, and stays there")
+	says   = flag.String("says", "nothing of note", "what the first one warns of, that stands somewhere")
 )
 
 // theRun is the one that all hosts work on.
@@ -61,7 +63,7 @@ func serve(dir string) error {
 		if err != nil {
 			return err
 		}
-		s.Lie(agent)
+		s.Lie(func(line string, in io.Reader, out io.Writer) int { return agent(i+1, line, in, out) })
 		fmt.Fprintf(&inventory, "    mx%04d: {ansible_port: %d}\n", i+1, s.Addr().Port)
 		known.WriteString(s.KnownHostsLine())
 	}
@@ -80,7 +82,7 @@ func serve(dir string) error {
 var agentSum = regexp.MustCompile(`=([0-9a-f]{64})`)
 
 // agent greets as the one that is looked for, and answers what ping and attach ask.
-func agent(line string, in io.Reader, out io.Writer) int {
+func agent(number int, line string, in io.Reader, out io.Writer) int {
 	if err := wire.WriteGreeting(out, wire.Greeting{Build: "crowd", Sum: agentSum.FindStringSubmatch(line)[1]}); err != nil {
 		return 1
 	}
@@ -100,7 +102,12 @@ func agent(line string, in io.Reader, out io.Writer) int {
 		case "callruns":
 			reply = []*run.State{{Run: theRun, Phase: run.Working}}
 		case "tail":
-			if tell(w, f.ID) != nil {
+			if *stands {
+				err = stand(w, f.ID, number)
+			} else {
+				err = tell(w, f.ID)
+			}
+			if err != nil {
 				return 1
 			}
 			kind, reply = wire.Rest, &run.State{Run: theRun, Phase: run.Finished}
@@ -115,6 +122,67 @@ func agent(line string, in io.Reader, out io.Writer) int {
 			return 1
 		}
 	}
+}
+
+// stand sends what has led to where the host of this number stands, the same each
+// time: the first restores, the second is stopped, the third waits for its turn. It
+// comes back for one whose run has ended.
+func stand(w *wire.Writer, id, number int) error {
+	noon := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	seq := int64(0)
+	var last *wire.Event
+	var failed error
+	send := func(seconds int, stage, kind, data string) {
+		seq++
+		last = &wire.Event{Run: theRun, Instance: spool.DefaultInstance, Seq: seq, Time: noon.Add(time.Duration(seconds) * time.Second), Stage: stage, Kind: kind, Data: json.RawMessage(data)}
+		if stage == "" {
+			last.Index = -1
+		}
+		if failed == nil {
+			failed = w.Write(wire.Frame{Kind: wire.News, ID: id, Event: last})
+		}
+	}
+	counted := func(stage string, each int, data string) {
+		send(10, stage, wire.Begin, "null")
+		for i := 1; i <= 5; i++ {
+			send(10+i, stage, wire.Progress, fmt.Sprintf(data, i*each))
+		}
+	}
+	if number == 1 {
+		text, err := json.Marshal(map[string]string{"message": *says})
+		if err != nil {
+			return err
+		}
+		for i := range 12 { // so that the screen is full
+			send(8, "watch", wire.Warn, fmt.Sprintf(`{"message":"of no importance, %d"}`, i+1))
+		}
+		send(9, "watch", wire.Warn, string(text))
+	}
+	switch {
+	case number == 1, number > 60 && number <= 120:
+		counted("restore", 40+number, `{"restored":%d,"of":3000}`)
+	case number == 2:
+		send(7, "stop", wire.Begin, "null")
+		send(8, "set-aside", wire.Begin, "null")
+	case number == 3, number > 150:
+		send(6, "stop", wire.Ask, `{"number":1,"kind":"slot"}`)
+		send(6, "", wire.End, `{"status":"waiting","asks":"slot","number":1}`)
+	case number <= 60:
+		send(20, "", wire.End, `{"status":"ok"}`)
+		return failed
+	default:
+		send(5, "set-aside", wire.Result, `{"queues":{"incoming":{"messages":300000,"to":"incoming.spamfull"}}}`)
+		counted("classify", 10000, `{"messages":%d}`)
+	}
+	for failed == nil {
+		time.Sleep(300 * time.Millisecond)
+		frame := wire.Frame{Kind: wire.Pulse}
+		if last.Kind == wire.Progress { // it goes on, and its clock stands still
+			frame = wire.Frame{Kind: wire.News, ID: id, Event: last}
+		}
+		failed = w.Write(frame)
+	}
+	return failed
 }
 
 // tell sends the run's events, each at its time.
