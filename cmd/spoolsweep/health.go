@@ -115,7 +115,9 @@ func healthAction(c *cli.Context) error {
 		return err
 	}
 	s.glances()
-	s.past = readPast()
+	if !s.practising {
+		s.past = readPast()
+	}
 	if shorter, ok := c.App.Metadata[watchKey].(time.Duration); ok && every > 0 {
 		every = shorter
 	}

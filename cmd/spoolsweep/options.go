@@ -117,6 +117,8 @@ type sweep struct {
 	password remote.Secret // for becoming root
 	memory   *memory       // of those who only look; nil for others
 	past     *past         // of health
+	// practising says that the hosts are for practice: nothing of them is kept.
+	practising bool
 
 	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
 	silence    time.Duration   // see silentPlace
@@ -207,7 +209,7 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		if source, practising, err = agentOf(cmp.Or(c.String("agent"), os.Getenv(agentVariable))); err != nil {
 			return nil, err
 		}
-		s.keeps = s.keeps && !practising
+		s.keeps, s.practising = s.keeps && !practising, practising
 	}
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{

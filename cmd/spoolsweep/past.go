@@ -18,7 +18,7 @@ import (
 // past is what health saw before, kept on this controller: numbers of messages alone.
 // Its file has a line for each sweep, appended in one write, so that one that was cut
 // short costs that line; it is halved where it grows too large. To lose it costs
-// the comparison with what was. A nil one, as serve has, keeps nothing.
+// the comparison with what was. A nil one keeps nothing.
 type past struct {
 	file  string
 	hosts map[string][]show.Look // the oldest first
@@ -115,12 +115,13 @@ func (p *past) keep(members []*member, now time.Time) error {
 		if m.Error != nil || m.lookKey == "" {
 			continue
 		}
-		looks := p.hosts[m.lookKey]
+		key, looks := m.lookKey, p.hosts[m.lookKey]
+		m.lookKey = "" // a round that is broken off keeps nothing of the one before
 		if n := len(looks); n > 0 && now.Sub(looks[n-1].At) < betweenLooks {
 			continue
 		}
-		line.Hosts[m.lookKey] = [2]int64{m.looked.Messages, m.looked.Aside}
-		p.hosts[m.lookKey] = append(looks[max(0, len(looks)-looksKept+1):len(looks):len(looks)], m.looked)
+		line.Hosts[key] = [2]int64{m.looked.Messages, m.looked.Aside}
+		p.hosts[key] = append(looks[max(0, len(looks)-looksKept+1):len(looks):len(looks)], m.looked)
 	}
 	if len(line.Hosts) == 0 || p.file == "" {
 		return nil
