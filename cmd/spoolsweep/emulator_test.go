@@ -24,9 +24,15 @@ type emulator struct {
 // emulatorPatience bounds the wait for what a screen is to show.
 const emulatorPatience = time.Minute
 
-// newEmulator starts a command line in a terminal of that size. variables come
-// after those of the test, TZ=UTC among them.
+// newEmulator starts the program in a terminal of that size. variables come after
+// those of the test, TZ=UTC among them.
 func newEmulator(t *testing.T, width, height int, variables []string, args ...string) *emulator {
+	t.Helper()
+	return emulate(t, width, height, variables, append([]string{built(t)}, args...)...)
+}
+
+// emulate is newEmulator of any program.
+func emulate(t *testing.T, width, height int, variables []string, args ...string) *emulator {
 	t.Helper()
 	e := &emulator{t: t, tmux: needs.Program(t, "tmux")}
 	dir, err := os.MkdirTemp(testDir, "")
@@ -39,7 +45,7 @@ func newEmulator(t *testing.T, width, height int, variables []string, args ...st
 		t.Fatal(err)
 	}
 	command := []string{"-u", "-f", settings, "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "--", "env", "TZ=UTC", "LC_ALL=C.UTF-8", "NO_COLOR="}
-	command = append(append(append(command, variables...), built(t)), args...)
+	command = append(append(command, variables...), args...)
 	command = append(command, ";", "pipe-pane", "-O", "exec cat >"+e.written)
 	t.Cleanup(func() {
 		_, _ = e.does("kill-server") // it has ended with its program

@@ -221,6 +221,99 @@ func TestRunInTerminal(t *testing.T) {
 	}
 }
 
+// What is typed goes to an editor while there is one, and in the background to the
+// shell, which does not find the program stopped by it.
+func TestKeyboardIsShared(t *testing.T) {
+	t.Parallel()
+	needs.Program(t, "tmux")
+	f := fleetOf(t, flooded, "chavez").withFlood(500)
+	const editor = `VISUAL=edit() { echo; printf 'editor: '; read -r line; echo "it got $line"; }; edit`
+	where := []string{"-i", f.file(fleetInventory), "--ssh-config", f.file(fleetConfig), "--agent", built(t)}
+	e := newEmulator(t, 80, 24, []string{editor}, append([]string{"run", "backscatter", "-e", "rate=0", "-e", "watch=0"}, where...)...)
+	e.shows(`\[y/N\]$`)
+	e.types("y", "Enter")
+	e.shows(`or \[w\]ait\? \[w\]$`)
+	e.types("e", "Enter")
+	e.shows(`^editor:$`)
+	e.types("all of this", "Enter")
+	e.shows(`^it got all of this$`)
+	e.shows(`or \[w\]ait\? \[w\]$`)
+	e.types("w", "Enter")
+	e.ended()
+
+	c := newCrowd(t, 3, "-stands")
+	sh := emulate(t, 80, 24, []string{"PS1=prompt "}, needs.Program(t, "bash"), "--norc")
+	sh.shows(`^prompt$`)
+	sh.types("PROGRAM='"+built(t)+" attach 20261128T120000Z-ab12 -i "+c.file("hosts.yaml")+" --ssh-config none --known-hosts "+c.file("known_hosts")+" --agent "+c.file("agent")+"'; clear", "Enter")
+	sh.types("$PROGRAM &", "Enter")
+	said := sh.shows(`nothing of note$`)
+	sh.types("echo from the shell", "Enter")
+	sh.shows(`^from the shell$`)
+	sh.types("jobs", "Enter")
+	if said += sh.shows(`^\[1\]\+ +\w+ +\$PROGRAM`); viewOf(said) != "" || !strings.Contains(said, "Running") {
+		t.Errorf("in the background:\n%s", said)
+	}
+	sh.types("fg", "Enter")
+	sh.shows(stands(3, 80))
+	sh.types("C-z")
+	sh.shows(`^\[1\]\+ +Stopped`)
+	sh.types("fg", "Enter")
+	if back := sh.shows(`(?s)Stopped.*\$PROGRAM.*` + strings.TrimPrefix(stands(3, 80), "(?s)")); strings.Count(back, "Stopped") != 1 {
+		t.Errorf("drawn over what the shell said:\n%s", back)
+	}
+	sh.types("C-c")
+	sh.shows(`\[G\]$`)
+	sh.types("C-c")
+	sh.shows(`(?s)^detached, .*^prompt$`)
+}
+
+// Mail that would take a terminal over, read on one: it shows, line by line, what was
+// printed, and nothing else has changed.
+func TestMailOnScreen(t *testing.T) {
+	t.Parallel()
+	needs.Program(t, "tmux")
+	f := fleetOf(t, flooded, "chavez")
+	h := f.hosts[0]
+	mail := append(evilMail(h.Hostname(), 3), practice.Message{
+		ID: "foreign", Sender: "a@b.test", Recipients: []string{"ana@" + h.Hostname()},
+		Text: "Subject: " + foreign + "\nContent-Type: text/plain; charset=utf-8\n\n" + foreign + "\n" + strings.Repeat("漢", 100) + "\n",
+	})
+	if _, err := h.SubmitAll(mail); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitQuiet(t, f)
+	where := "-i " + f.file(fleetInventory) + " --ssh-config " + f.file(fleetConfig) + " --agent " + built(t)
+	for _, command := range []string{"sample -n 20", "sample -n 20 --raw", "suspects --sample 20", "classify -m body:nothing --text"} {
+		printed := f.file("printed")
+		e := emulate(t, 80, 24, nil, "sh", "-c", built(t)+" "+command+" "+where+" 2>&1 | tee "+printed)
+		e.ended()
+		text, err := os.ReadFile(printed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := trimmed(string(text))
+		shown, lines := strings.Split(e.all(), "\n"), strings.Split(strings.TrimSuffix(want, "\n"), "\n")
+		for i, line := range lines {
+			if i >= len(shown) || shown[i] != line {
+				t.Errorf("%s: line %d on the screen is\n%q\nprinted was\n%q", command, i+1, shown[min(i, len(shown)-1)], line)
+				break
+			}
+		}
+		if !strings.Contains(want, `\x1b`) {
+			t.Errorf("%s shows nothing evil:\n%s", command, want)
+		}
+		if title := e.must("display-message", "-p", "#{pane_title}"); strings.Contains(title, "il") {
+			t.Errorf("%s: the terminal has the title %q", command, title)
+		}
+		if !strings.Contains(command, "--raw") && !strings.HasPrefix(command, "classify") && !strings.Contains(want, "日本語のメール") {
+			t.Errorf("%s does not show the mail:\n%s", command, want)
+		}
+	}
+}
+
 // The picture of a terminal in the README is one of the golden screens.
 func TestScreenInReadme(t *testing.T) {
 	screen, err := os.ReadFile("testdata/screens/80x24-200.txt")
