@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -151,6 +152,13 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	for _, args := range []row{{"suggest", "-o", "yaml"}, {"health", "-o", "openmetrics"}} {
 		f.spoolsweep(args...).harmless(t)
 	}
+	at := served(t, f)
+	eventually(t, at, func() (bool, error) {
+		status, _, page, err := get(at)
+		result{line: "serve", out: page}.harmless(t)
+		return status == http.StatusOK, err
+	})
+	typed["serve"] = true
 	run(row{"inventory", "--list", "-i", vars})
 	run(row{"inventory", "--graph", evilName, "-i", vars})
 	run(row{"inventory", "--host", evilName, "-i", vars})
