@@ -69,6 +69,7 @@ func stands(hosts, width int) string {
 // not stand still: what they have told is always the same, the time of day in it
 // too, so that times, counts and rates are.
 func TestScreens(t *testing.T) {
+	t.Parallel()
 	needs.Program(t, "tmux")
 	for _, hosts := range []int{3, 200} {
 		c := newCrowd(t, hosts, "-stands", "-says", foreign)
@@ -176,12 +177,12 @@ func TestRunInTerminal(t *testing.T) {
 		e := newEmulator(t, size[0], size[1], []string{"NO_COLOR=1"}, args...)
 		e.shows(`Do this on 3 of 3 hosts\? \[y/N\]$`)
 		e.types("y", "Enter")
-		for range f.hosts {
+		for i := range f.hosts {
+			e.says(strings.Repeat(`(?s:.*)^\w+: send 125 messages, leave 375 aside\?.* \[y/N\]`, i+1) + `$`)
 			if asked := e.shows(`\[y/N\]$`); viewOf(asked) != "" {
 				t.Errorf("%v: the view is in the way:\n%s", size, asked)
 			}
 			e.types("y", "Enter")
-			e.shows(`\[y/N\] y$`)
 		}
 		restoring := `(?s)^-- 3 hosts: 3 at work; restore \d+ of 375, \d+ s left, [\d.]+/s$` + strings.Repeat(`[^/]*\d/s$`, 3)
 		screen := e.shows(restoring)
