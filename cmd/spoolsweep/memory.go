@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -34,13 +33,9 @@ func (s *sweep) glances() {
 // readMemory reads it from the cache directory.
 func readMemory() *memory {
 	m := &memory{news: map[string]json.RawMessage{}}
-	base := os.Getenv("XDG_CACHE_HOME")
-	if !filepath.IsAbs(base) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return m
-		}
-		base = filepath.Join(home, ".cache")
+	base, err := cacheHome()
+	if err != nil {
+		return m
 	}
 	m.file = filepath.Join(base, "spoolsweep", "hosts.json")
 	m.hosts = m.read()
@@ -97,34 +92,8 @@ func (m *memory) save() {
 		hosts = map[string]json.RawMessage{}
 	}
 	maps.Copy(hosts, m.news)
-	if err := replaceCache(m.file, hosts); err == nil {
+	text, err := json.Marshal(hosts)
+	if err == nil && replaceFile(m.file, string(text)) == nil {
 		clear(m.news)
 	}
-}
-
-// replaceCache writes a file of the cache in one step.
-func replaceCache(file string, v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".hosts-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
 }

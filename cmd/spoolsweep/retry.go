@@ -22,14 +22,24 @@ var keptNames = map[string]string{"failed": show.Failed, "unreachable": show.Unr
 
 // stateHome is the XDG base directory for state, on macOS too.
 func stateHome() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return dir, nil
+	return baseDirectory(os.Getenv("XDG_STATE_HOME"), ".local/state")
+}
+
+// cacheHome is that for what can be had again.
+func cacheHome() (string, error) {
+	return baseDirectory(os.Getenv("XDG_CACHE_HOME"), ".cache")
+}
+
+// baseDirectory is the one that is set, or the usual one below the user's home.
+func baseDirectory(set, usual string) (string, error) {
+	if filepath.IsAbs(set) {
+		return set, nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(home, ".local", "state"), nil
+	return filepath.Join(home, usual), nil
 }
 
 // keptFile is where a list is kept.
