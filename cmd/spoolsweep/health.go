@@ -23,6 +23,7 @@ func healthCommand() *cli.Command {
 		Name: "health", Usage: "how full the queues are, what is left aside, which runs wait",
 		UsageText: `spoolsweep health
 spoolsweep health -l 'mx*' --warn 1000 --crit 10000
+spoolsweep health --top 5
 spoolsweep health --watch 30s -l chavez
 spoolsweep health --exit-status -q
 spoolsweep health -o json
@@ -35,6 +36,12 @@ which run; and runs that wait.
 A host is busy when a queue holds more than --warn messages (incoming and active
 count as one), or when something is aside for longer than leftover_warn (7d),
 and flooded above --crit. Host variables: queue_warn, queue_crit, leftover_warn.
+
+Several hosts are a table: how many are in which state, a line for each, the worst
+first (stopped, flooded, not reached, busy, with a run that waits), and then, of
+those that are not well, what is told of one host alone. -v tells that of all, one
+after the other, instead. --top 5 adds who sends on them: how much of what is queued
+is of one login, and the first five of each list of suspects.
 
 Counts are exact. Bytes and age of a queue with more than 50,000 messages come
 from a sample, and say so, unless --exact. Nothing is changed, and no file is
@@ -53,6 +60,7 @@ could not be asked.
 spoolsweep.prom in a folder of node_exporter's textfile collector, whole or not
 at all. A host that could not be asked is spoolsweep_host_up 0.`,
 		Flags: commonFlags(append(countFlags(),
+			&cli.IntFlag{Name: "top", Usage: "also who sends, where not all is well: the first `N` of each list"},
 			&cli.DurationFlag{Name: "watch", Usage: "look again every `TIME`, until interrupted"},
 			&cli.PathFlag{Name: "textfile", Usage: "also write metrics to spoolsweep.prom in the folder `DIR`"},
 			&cli.BoolFlag{Name: "exit-status", Usage: "end with the status of a monitoring plugin"},
@@ -110,6 +118,13 @@ func healthAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var senders *stage.SuspectsArgs
+	if c.IsSet("top") {
+		senders = &stage.SuspectsArgs{Top: stage.Number(c.Int("top")), Since: stage.Duration(24 * time.Hour)}
+		if err := senders.Check(); err != nil {
+			return fmt.Errorf("--%w", err)
+		}
+	}
 	s, err := begin(c, nil)
 	if err != nil {
 		return err
@@ -131,7 +146,7 @@ func healthAction(c *cli.Context) error {
 	metrics := c.String("output") == openMetrics
 	for {
 		began := time.Now()
-		s.health(c.Context, args, !metrics)
+		s.health(c.Context, args, senders, !metrics)
 		if metrics {
 			fmt.Fprint(s.Out, show.Metrics(s.doc.Hosts, began))
 		}
@@ -157,8 +172,9 @@ const watchKey = "watch"
 
 // health counts once on all hosts. It can be done again: what was before is
 // forgotten, the connections are kept, and a host that answered the last time is
-// asked once more where its link is lost.
-func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
+// asked once more where its link is lost. Where not all is well, senders asks who
+// sends; nil does not.
+func (s *sweep) health(ctx context.Context, args *stage.CountArgs, senders *stage.SuspectsArgs, print bool) {
 	now := time.Now()
 	look := func(m *member) error {
 		answered := m.Result != nil
@@ -170,6 +186,11 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 			m.Result, err = s.fetch(ctx, m, 0, "count", args, "")
 		}
 		s.past.compare(m, now)
+		if err == nil && senders != nil && !show.Well(m.Host) {
+			if _, failed := s.fetch(ctx, m, 1, "suspects", senders, ""); failed != nil {
+				s.Alert(m.Label(), "warning: who sends is not known: %s", show.Clean(failed.Error()))
+			}
+		}
 		return err
 	}
 	s.askThem(ctx, look)
@@ -184,15 +205,27 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, print bool) {
 			return nil, nil
 		}
 		return func() {
+			if s.tabled() {
+				return
+			}
 			s.Result(m.Host, "count", m.Result)
 			if m.Past != nil {
 				s.LinesOf(m.Label(), "count", m.Past)
 			}
+			s.Senders(m.Host)
 		}, nil
 	})
+	if print && s.tabled() && ctx.Err() == nil {
+		s.Health(s.doc.Hosts, s.noun(len(s.members)))
+	}
 	if err := s.past.keep(s.members, now); err != nil && s.Verbose {
 		s.Note("", "what was seen could not be kept for the next time: %v", err)
 	}
+}
+
+// tabled says that hosts are told in a table: several, to somebody who reads.
+func (s *sweep) tabled() bool {
+	return len(s.members) > 1 && !s.JSON && !s.Stream && !s.Verbose
 }
 
 // openMetrics is the format of -o that this command alone has.
@@ -244,7 +277,7 @@ func plugin(status int, text string, data []string) string {
 // plugin ends as a monitoring plugin: the worst of the hosts first, unknown
 // being less than critical and more than a warning.
 func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
-	s.health(ctx, args, false)
+	s.health(ctx, args, nil, false)
 	worst := pluginOK
 	rank := []int{pluginOK, pluginWarning, pluginUnknown, pluginCritical}
 	var bad, data []string

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/spool/practice"
 )
 
@@ -146,6 +147,30 @@ func TestHealthMetrics(t *testing.T) {
 }
 
 // A watch looks again and again, over one connection, until it is interrupted.
+// Who sends is told of hosts that are not well, and of no others.
+func TestHealthTop(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(200)
+	waitQuiet(t, f)
+	r := f.spoolsweep("health", "--top", "2", "--warn", "100")
+	r.want(t, 0, "2 hosts: 2 busy; ", "chavez  | suspects  top login: "+demoAccount, "peltier | suspects  top login: "+demoAccount)
+	share := regexp.MustCompile(`(?m)^chavez +\| suspects +top login: \S+ has ([0-9]+) % of 200 messages$`)
+	if m := share.FindStringSubmatch(r.out); m == nil || len(m[1]) != 2 {
+		t.Errorf("no share of the top login:\n%s", r.out)
+	}
+	var doc show.Document
+	if err := json.Unmarshal([]byte(f.spoolsweep("health", "--top", "2", "--warn", "100", "-l", "chavez", "-o", "json").out), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if h := doc.Hosts[0]; len(h.Stages) != 2 || h.Stages[1].Stage != "suspects" || !strings.Contains(string(h.Result), `"queues"`) {
+		t.Errorf("stages %+v, result %.100s", h.Stages, h.Result)
+	}
+	if r := f.spoolsweep("health", "--top", "2", "--warn", "1000"); strings.Contains(r.out, "suspects") || strings.Contains(r.out, "count") {
+		t.Errorf("all is well, and still told:\n%s", r.out)
+	}
+	f.spoolsweep("health", "--top", "0").want(t, statusUsage, "--top: 0 is not from 1 to ")
+}
+
 func TestHealthWatch(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez")

@@ -90,7 +90,7 @@ func serveAction(c *cli.Context) error {
 	wrong := map[string]string{}
 	for {
 		began := time.Now()
-		s.health(c.Context, args, false)
+		s.health(c.Context, args, nil, false)
 		if c.Context.Err() != nil {
 			return nil // as it was asked to: no failure of a service
 		}

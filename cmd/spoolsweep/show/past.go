@@ -39,21 +39,22 @@ func PastOf(looks []Look, now Look) *Past {
 
 // Lines tells the growth since the last look, and where there were more the trend.
 func (p *Past) Lines() []stage.Line {
-	change := func(n int64, what string) string {
-		if n >= 0 {
-			return "+" + humanize.Comma(n) + " " + what
-		}
-		return humanize.Comma(n) + " " + what
-	}
-	text := change(p.Grown, "messages")
+	text := change(p.Grown) + " messages"
 	if p.Aside != 0 {
-		text += ", " + change(p.Aside, "aside")
+		text += ", " + change(p.Aside) + " aside"
 	}
 	if len(p.Looks) > 1 {
 		now := Look{Messages: p.Looks[len(p.Looks)-1].Messages + p.Grown}
 		text += fmt.Sprintf("; trend [%s]", trend(append(p.Looks[:len(p.Looks):len(p.Looks)], now)))
 	}
 	return []stage.Line{{Label: "since the last look, " + stage.Age(p.Seconds) + " ago:", Text: text}}
+}
+
+func change(n int64) string {
+	if n >= 0 {
+		return "+" + humanize.Comma(n)
+	}
+	return humanize.Comma(n)
 }
 
 // levels are what a trend is drawn with, so that every terminal has it.
