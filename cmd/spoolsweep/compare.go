@@ -20,9 +20,13 @@ func (s *sweep) compare(c *cli.Context, id string, on map[*member]*run.State) er
 	if other == id {
 		return errors.New("--compare names the same run: give two")
 	}
-	_, onOther, err := s.find(ctx, other, nil)
+	found, onOther, err := s.find(ctx, other, nil)
 	if err != nil {
 		return err
+	}
+	if found == "" { // not all hosts could be asked
+		s.Alert("", "no run %s on the hosts that answered", show.Clean(other))
+		return s.end(ctx)
 	}
 	runs := []string{id, other}
 	has := map[string]map[*member]*run.State{id: on, other: onOther}

@@ -88,4 +88,8 @@ func TestCompareRuns(t *testing.T) {
 	} {
 		f.spoolsweep(strings.Fields(args)...).want(t, statusUsage, says)
 	}
+
+	// Where a host that may know it does not answer, that is said.
+	f.servers[2].Refuse(true)
+	f.spoolsweep("report", second, "--compare", "20200101T000000Z-aaaa").want(t, 4, "no run 20200101T000000Z-aaaa on the hosts that answered", "relay01 | UNREACHABLE")
 }

@@ -45,7 +45,7 @@ Nothing but GET of /metrics is answered, and nobody is asked who he is: listen o
 an address that your Prometheus alone can reach. Ends with Ctrl-C or SIGTERM,
 with exit status 0.`,
 		Flags: commonFlags(append([]cli.Flag{
-			&cli.StringFlag{Name: "listen", Required: true, Usage: "`ADDRESS` to listen on: HOST:PORT, :PORT for all addresses"},
+			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to listen on: HOST:PORT, :PORT for all addresses"},
 			&cli.DurationFlag{Name: "every", Value: time.Minute, Usage: "look again after `TIME`"},
 		}, countFlags()...)...),
 		OnUsageError: usageError,
@@ -59,6 +59,8 @@ func serveAction(c *cli.Context) error {
 	switch {
 	case c.Args().Present():
 		return usageError(c, errArguments(c), false)
+	case !c.IsSet("listen"):
+		return usageError(c, errors.New("give --listen ADDRESS, such as localhost:9108"), false)
 	case every < time.Second:
 		return fmt.Errorf("--every %v: at least a second", every)
 	case c.String("output") != "text":

@@ -276,7 +276,7 @@ func TestServeAnswers(t *testing.T) {
 func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ args, says string }{
-		{"", `"listen"`},
+		{"", "give --listen ADDRESS"},
 		{"--listen 127.0.0.1:0 --every 10ms", "at least a second"},
 		{"--listen 127.0.0.1:0 -o json", "leave out -o"},
 		{"--listen 127.0.0.1:0 --crit 5 --warn 10", "less than --warn"},
