@@ -50,6 +50,29 @@ func TestRestoreTwoOfOneID(t *testing.T) {
 	h.stands("one", "incoming")
 }
 
+// The same where new mail has that name in a directory that is too long to be read:
+// each of them goes out of the way, once.
+func TestRestoreTwoOfOneTakenID(t *testing.T) {
+	id := testID(1)
+	h, w := aside(t, nil, 0, func(h *host) {
+		h.write("incoming", id, "one", 0o700)
+		h.write("active", id, "two", 0o700)
+	})
+	h.write("incoming", id, "new", 0o700)
+	for i := range 9 {
+		h.write("incoming", "F"+testID(i), fmt.Sprint(i), 0o700)
+	}
+	before := h.account()
+	moved := h.restore(w, h.asideMail(w)...)
+	if moved.Restored != 0 || moved.Collisions != 2 || moved.Failed+moved.SentMeanwhile != 0 {
+		t.Errorf("moved %+v", moved)
+	}
+	h.once(before)
+	h.stands("new", "incoming")
+	h.stands("one", "incoming"+collisions)
+	h.stands("two", "active"+collisions)
+}
+
 // Replaced between the look and the rename: it goes back.
 func TestRestoreReplacedAtTheRename(t *testing.T) {
 	id := testID(1)
