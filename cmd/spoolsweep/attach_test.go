@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,11 +211,37 @@ func TestCtrlCWithoutTerminal(t *testing.T) {
 	f.audit(t, practice.Place.Aside)
 }
 
+// frozen stops the masters of all hosts from answering, so that the first stop
+// lasts until they are thawed, and whoever else waits for its turn waits.
+func (f *fleet) frozen(t *testing.T) (thaw func()) {
+	t.Helper()
+	var masters []int
+	for _, h := range f.hosts {
+		pid, up := h.Running()
+		if !up {
+			t.Fatalf("%s: no Postfix runs", h.Name)
+		}
+		masters = append(masters, pid)
+	}
+	each := func(signal syscall.Signal) {
+		for _, pid := range masters {
+			if err := syscall.Kill(pid, signal); err != nil && err != syscall.ESRCH {
+				t.Error(err)
+			}
+		}
+	}
+	each(syscall.SIGSTOP)
+	thaw = sync.OnceFunc(func() { each(syscall.SIGCONT) })
+	t.Cleanup(thaw)
+	return thaw
+}
+
 // Cancelled while two of three wait for their turn: the one that is stopped is
 // started, and of the others nothing was touched.
 func TestCancelStopsNoFurtherHost(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez", "peltier", "didier").withFlood(500)
+	thaw := f.frozen(t)
 	s := f.begin(t, true, 0, f.slowly()...)
 	s.waitFor(`Do this on 3 of 3`)
 	s.types("y")
@@ -222,6 +249,8 @@ func TestCancelStopsNoFurtherHost(t *testing.T) {
 	s.interrupt()
 	s.waitFor(`or \[g\]o on\?`)
 	s.types("c")
+	s.waitFor(`cancelled: each host ends after its current step`)
+	thaw()
 	r := s.end()
 	r.want(t, statusInterrupted, "2 waiting, 1 failed", "cancelled by "+me(), "waits for its turn to stop Postfix")
 	if n := strings.Count(r.err, "stop begins"); n != 1 {
@@ -239,6 +268,7 @@ func TestSilentHostKeepsItsPlace(t *testing.T) {
 	t.Parallel()
 	const silence = 5 * time.Second
 	f := fleetOf(t, flooded, "chavez", "peltier", "didier").withFlood(500)
+	thaw := f.frozen(t)
 	s := f.begin(t, false, silence, "run", "backscatter", "-v", "-y", "--reconnect", "1s", "-T", "1s", "-e", "rate=0", "-e", "watch=0", "-e", "@"+f.write("rules.yaml", demoRules))
 	first := s.waitFor(`^(\S+) +\| stop begins`)[1]
 	for i, h := range f.hosts {
@@ -248,6 +278,7 @@ func TestSilentHostKeepsItsPlace(t *testing.T) {
 			defer f.servers[i].Resume()
 		}
 	}
+	thaw()
 	m := s.waitFor(first + ` +\| silent since (\S+), Postfix is started there by (\S+)`)
 	since := time.Now()
 	if at, _ := time.Parse(time.TimeOnly, m[1]); true {
@@ -275,6 +306,7 @@ func TestSilentHostKeepsItsPlace(t *testing.T) {
 func TestSilentBeforeItsStop(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez", "peltier", "didier").withFlood(500)
+	thaw := f.frozen(t)
 	s := f.begin(t, false, time.Hour, "run", "backscatter", "-v", "-y", "--reconnect", "1s", "-T", "1s", "-e", "rate=0", "-e", "watch=0", "-e", "@"+f.write("rules.yaml", demoRules))
 	first := s.waitFor(`^(\S+) +\| stop begins`)[1]
 	var silent string
@@ -286,6 +318,7 @@ func TestSilentBeforeItsStop(t *testing.T) {
 			defer f.servers[i].Resume()
 		}
 	}
+	thaw()
 	r := s.end()
 	r.want(t, 4, "2 ok, 1 unreachable")
 	run := runID.FindString(r.err)
@@ -305,6 +338,7 @@ func TestTurnOfASilentHost(t *testing.T) {
 		if !tn.take(t.Context()) {
 			t.Fatal("no place")
 		}
+		tn.give()
 		return tn, d.slots
 	}
 	wait := func(t *testing.T, s *slots) time.Duration {
@@ -316,6 +350,18 @@ func TestTurnOfASilentHost(t *testing.T) {
 		release()
 		return time.Since(began)
 	}
+	synctest.Test(t, func(t *testing.T) {
+		tn, s := turnOf(t)
+		tn.up()
+		tn.take(t.Context())
+		tn.silent(time.Now()) // before it was told
+		if took := wait(t, s); took != 0 {
+			t.Errorf("of one that was not told of it given on after %v", took)
+		}
+		if tn.next() {
+			t.Error("it has a place all the same")
+		}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		tn, s := turnOf(t)
 		tn.silent(time.Now().Add(-10 * time.Second))

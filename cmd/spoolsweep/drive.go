@@ -87,12 +87,15 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		if failed && (t.held || m.Changed) {
 			d.slots.fail(m.Label())
 		}
-		t.up()
 		asks := ""
 		if at.Phase == run.Waiting && at.Ask != nil && !d.cancelled.Load() {
 			asks = at.Ask.Kind
 		}
 		mine := d.controller != "" && !d.over.Load()
+		itsTurn := asks == "slot" && mine && t.next()
+		if !itsTurn {
+			t.up()
+		}
 		if mine && m.foreign && (asks == "slot" || asks == "controller") {
 			// It was at work when the others were resumed: made ours now, it asks again.
 			m.foreign = false
@@ -112,14 +115,16 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
 			}
 			return nil
+		case itsTurn:
+			t.give()
+			answer = &stage.Answer{Kind: "slot"}
 		case asks == "slot" && mine:
-			if !t.take(ctx) {
-				if d.over.Load() {
-					continue // it may have had its turn from the other controller
-				}
+			if !t.take(ctx) && !d.over.Load() {
 				return nil // stays waiting: another host failed, or we are to end
 			}
-			answer = &stage.Answer{Kind: "slot"}
+			// It may have been lost while it waited, which the next look shows before
+			// it is told; or it had its turn from the other controller.
+			continue
 		case (asks == "slot" || asks == "controller") && d.over.Load():
 			if time.Since(time.Unix(0, d.moved.Load())) > patience {
 				return nil
@@ -169,92 +174,6 @@ func (d *driver) late(m *member, err error) bool {
 	}
 	d.Alert(m.Label(), "%s", show.Clean(fault.Message))
 	return true
-}
-
-// turn is a host's place among those whose Postfix may be down, from the answer
-// that gives it to the end of the start.
-type turn struct {
-	driver *driver
-	m      *member
-
-	mu      sync.Mutex // guards what follows, but for follow's own goroutine reading held
-	held    bool
-	begun   bool // something of the run was seen
-	isDown  bool
-	release func()
-	until   *time.Timer // while the host is silent
-}
-
-// take waits for a place.
-func (t *turn) take(ctx context.Context) bool {
-	release, ok := t.driver.slots.take(ctx)
-	if ok {
-		t.have(release)
-	}
-	return ok
-}
-
-func (t *turn) have(release func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.held, t.release = true, release
-}
-
-// seen notes that the run has begun, and whether Postfix is stopped now.
-func (t *turn) seen(stopping bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun, t.isDown = true, t.isDown || stopping
-}
-
-// up gives the place on: Postfix runs, or was not stopped.
-func (t *turn) up() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.isDown = false
-	if t.release != nil {
-		t.release()
-		t.release = nil
-	}
-}
-
-// end gives it on when the host is followed no more. That of a silent one stays
-// taken until it is started there whatever happens.
-func (t *turn) end() {
-	t.mu.Lock()
-	waits := t.until != nil
-	t.mu.Unlock()
-	if !waits {
-		t.up()
-	}
-}
-
-// silent is told since when the host is; the zero time says that it answers again.
-func (t *turn) silent(since time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	d := t.driver
-	d.Silent(t.m.Label(), since)
-	if since.IsZero() {
-		if t.until != nil {
-			t.until.Stop()
-			t.until = nil
-		}
-		d.Note(t.m.Label(), "answers again")
-		return
-	}
-	at := since.Format(time.TimeOnly)
-	if t.release == nil && !t.isDown {
-		on := ": the run goes on there"
-		if !t.begun { // for all that is known here
-			on = ""
-		}
-		d.Alert(t.m.Label(), "silent since %s%s", at, on)
-		return
-	}
-	by := since.Add(d.silence + d.slots.slow())
-	d.Alert(t.m.Label(), "silent since %s, Postfix is started there by %s", at, by.Format(time.TimeOnly))
-	t.until = time.AfterFunc(time.Until(by), t.up)
 }
 
 // goesOn is a link that was lost for good, while its host does its work.
@@ -528,117 +447,3 @@ func ruleFor(s stage.Source) string {
 // patience is for how long nothing happens on any host before a controller that
 // was overtaken leaves those that wait for the other one, which may be gone too.
 const patience = 30 * time.Second
-
-// silentPlace is how long a host that fell silent while it had a place keeps it:
-// by then the guard of its section has started Postfix, which takes up to
-// startTime, or as long as the slowest start of this run.
-const (
-	silentPlace = spool.SectionLimit + startTime
-	startTime   = 30 * time.Second
-)
-
-// silenceKey is the key of the app's metadata where a test has a shorter one.
-const silenceKey = "silence"
-
-// slots bound how many hosts have their Postfix stopped at the same moment, and
-// how many may fail.
-type slots struct {
-	places chan struct{} // nil: any number
-	closed chan struct{}
-
-	mu      sync.Mutex // guards the rest
-	failed  map[string]bool
-	maxFail int
-	ended   bool          // closed by end
-	slowest time.Duration // start of Postfix in this run
-}
-
-func newSlots(n, maxFail int) *slots {
-	s := &slots{closed: make(chan struct{}), failed: map[string]bool{}, maxFail: maxFail}
-	if n > 0 {
-		s.places = make(chan struct{}, n)
-	}
-	return s
-}
-
-// take waits for a place. ok is false when no further host may be stopped,
-// because one has failed while it was.
-func (s *slots) take(ctx context.Context) (release func(), ok bool) {
-	select {
-	case <-s.closed:
-		return nil, false
-	default:
-	}
-	if s.places == nil {
-		return func() {}, true
-	}
-	select {
-	case s.places <- struct{}{}:
-	case <-s.closed:
-		return nil, false
-	case <-ctx.Done():
-		return nil, false
-	}
-	var once sync.Once
-	return func() { once.Do(func() { <-s.places }) }, true
-}
-
-// occupy takes a place, if there is one, for a host that was given one by another
-// controller.
-func (s *slots) occupy() (release func()) {
-	if s.places == nil {
-		return func() {}
-	}
-	select {
-	case s.places <- struct{}{}:
-		return sync.OnceFunc(func() { <-s.places })
-	default:
-		return func() {}
-	}
-}
-
-// fail notes that a host failed while it was changed. Once more than maxFail
-// have, no further place is given. One that is silent has not failed.
-func (s *slots) fail(host string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := len(s.failed)
-	s.failed[host] = true
-	if before <= s.maxFail && len(s.failed) > s.maxFail && !s.ended {
-		close(s.closed)
-	}
-}
-
-// end has no further place given, and no further host begun.
-func (s *slots) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ended && len(s.failed) <= s.maxFail {
-		close(s.closed)
-	}
-	s.ended = true
-}
-
-// started takes in how long a start of Postfix took.
-func (s *slots) started(seconds float64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.slowest = max(s.slowest, time.Duration(min(seconds, maxStart.Seconds())*float64(time.Second)))
-}
-
-// maxStart bounds what a host says of its start: tries that fail take minutes.
-const maxStart = 10 * time.Minute
-
-// slow is by how much starts in this run took longer than startTime.
-func (s *slots) slow() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(0, s.slowest-startTime)
-}
-
-// over says that no further host is to be begun, and how many failed.
-func (s *slots) over() (failed int, over bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.failed), s.ended || len(s.failed) > s.maxFail
-}
