@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,7 @@ func postfix(ctx context.Context, said *spool.Answers, v stage.Vars) (*spool.Pos
 // Main is the agent: worker, section or the timer's process where the arguments
 // say so, else the front on standard input and output. It returns the exit status.
 func Main(args []string, maker Maker) int {
+	os.Unsetenv("GOMAXPROCS") // see widen; what is started from here has all of them
 	env, err := maker()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "spoolsweep-agent:", err)
@@ -412,6 +414,9 @@ var calls = map[string]func(f *front, ctx context.Context, id int, data json.Raw
 		return f.env.Removal(ctx, c.Vars, c.Run, c.Step)
 	}),
 	"look": handle(func(f *front, ctx context.Context, id int, c LookCall) (any, error) {
+		if c.Step.Stage != "count" {
+			widen()
+		}
 		defer f.recall(id, c.Kept)()
 		if err := f.alone(ctx, c.Alone, c.Vars); err != nil {
 			return nil, err
@@ -442,7 +447,21 @@ func (f *front) call(ctx context.Context, frame wire.Frame) (any, error) {
 	if do == nil {
 		return nil, spool.Remedied(fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name), "give --agent the one that belongs to it, or none")
 	}
+	switch frame.Name {
+	case "instances", "identify", "look":
+	default:
+		widen()
+	}
 	return do(f, ctx, frame.ID, frame.Data)
+}
+
+// widen gives the agent the host's processors. The script that starts it leaves it
+// one, which is as much as a count or a ping uses: a thread for each of the others
+// is a tenth of what such a look costs the host.
+func widen() {
+	if runtime.GOMAXPROCS(0) < runtime.NumCPU() {
+		runtime.SetDefaultGOMAXPROCS()
+	}
 }
 
 // accountMax is how many bytes of a ledger go into one frame, but for its last

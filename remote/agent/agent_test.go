@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -210,6 +211,34 @@ func TestServe(t *testing.T) {
 	}
 	if left, err := os.ReadDir(h.State()); err != nil || len(left) > 0 {
 		t.Errorf("left in the state directory: %v, %v", left, err)
+	}
+}
+
+// An agent that was started with one processor counts with it, and takes the others
+// for what reads mail.
+func TestWiden(t *testing.T) {
+	h, vars := newHost(t)
+	if _, err := h.SubmitAll(practice.Incident("chavez", "spam-account", 4, 7)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(runtime.SetDefaultGOMAXPROCS)
+	runtime.GOMAXPROCS(1)
+	c := serve(t, environment(t))
+	c.greeted()
+	look := func(s string) {
+		t.Helper()
+		c.send(wire.Frame{Kind: wire.Call, ID: 1, Name: "look", Data: data(t, LookCall{Vars: vars, Step: stage.Step{Stage: s}})})
+		for f := c.next(); f.Kind != wire.Reply; f = c.next() {
+			if f.Kind == wire.Error {
+				t.Fatalf("%s: %s", s, f.Data)
+			}
+		}
+	}
+	if look("count"); runtime.GOMAXPROCS(0) != 1 {
+		t.Errorf("a count takes %d processors", runtime.GOMAXPROCS(0))
+	}
+	if look("suspects"); runtime.GOMAXPROCS(0) != runtime.NumCPU() {
+		t.Errorf("suspects take %d of %d processors", runtime.GOMAXPROCS(0), runtime.NumCPU())
 	}
 }
 

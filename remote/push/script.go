@@ -33,9 +33,12 @@ const Any = "any"
 // kernel refuses it on a noexec file system, elsewhere the shell takes it for an
 // empty script.
 //
+// The agent begins with one processor, and takes the others when it has work for
+// them.
+//
 // Where the agent is, ls is the only program that is started on the way to it: each
 // costs a host about as much as the agent's own start.
-const script = `umask 077; LC_ALL=C; export LC_ALL; cd /; ` +
+const script = `umask 077; LC_ALL=C; GOMAXPROCS=1; export LC_ALL GOMAXPROCS; cd /; ` +
 	`w=$1; b=$2; k=$3; shift 3; u=; n=; ` +
 	// Linux 6.1 and later.
 	`{ read -r a </proc/sys/kernel/arch; } 2>/dev/null && a="Linux $a" || a=$(uname -sm); ` +

@@ -114,12 +114,12 @@ func IsSHA256(sum string) bool { return len(sum) == 64 }
 // checksum begins a sum that is none.
 const checksum = "crc32:"
 
-// Checksum is the sum of a file's size and of samples of it: 4 KiB of each 128, and
+// Checksum is the sum of a file's size and of samples of it: 4 KiB of each 512, and
 // its end. It tells another file, and one that was cut short; not what somebody
 // forged, nor each byte that a disk lost. To read all of a file takes longer than a
 // look at a host.
 func Checksum(file io.ReaderAt, size int64) (string, error) {
-	const sample, every = 4 << 10, 128 << 10
+	const sample, every = 4 << 10, 512 << 10
 	sum := uint32(size)
 	buf := make([]byte, sample)
 	for at := int64(0); at < size+every; at += every {
