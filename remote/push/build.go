@@ -111,23 +111,32 @@ func (s *Source) goBuild(ctx context.Context, arch string) error {
 	}
 	out.Close()
 	defer os.Remove(out.Name())
-	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-trimpath"}, smaller, []string{"-ldflags", "-s -w", "-o", out.Name(), "./cmd/spoolsweep-agent"})...)
+	a, err := build(ctx, root, arch, out.Name())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(out.Name(), s.nameInCache(a, arch)); err != nil {
+		return fmt.Errorf("build the agent: %w", err)
+	}
+	return nil
+}
+
+// build builds the agent of the module in root into a file.
+func build(ctx context.Context, root, arch, file string) (*Agent, error) {
+	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-trimpath"}, smaller, []string{"-ldflags", "-s -w", "-o", file, "./cmd/spoolsweep-agent"})...)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "PWD="+root)
 	if said, err := build.CombinedOutput(); err != nil {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
-		return fmt.Errorf("build the agent for %s in %s: %w: %s", arch, root, err, clean.Text(strings.TrimSpace(string(said)), 2000))
+		return nil, fmt.Errorf("build the agent for %s in %s: %w: %s", arch, root, err, clean.Text(strings.TrimSpace(string(said)), 2000))
 	}
-	a, err := readAgent(out.Name())
-	if err == nil {
-		err = os.Rename(out.Name(), s.nameInCache(a, arch))
-	}
+	a, err := readAgent(file)
 	if err != nil {
-		return fmt.Errorf("build the agent: %w", err)
+		return nil, fmt.Errorf("build the agent: %w", err)
 	}
-	return nil
+	return a, nil
 }
 
 // moduleRoots are the places to look for our source: where this program was

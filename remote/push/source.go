@@ -1,9 +1,9 @@
 // Package push decides which agent a host gets, and brings it there.
 //
-// A [Source] has the agents: a file given by the user, one built earlier and
-// kept under the controller's own build and its hash, or one built now from the
-// controller's source. [Command] is the one fixed script that finds and becomes the agent on
-// a host, or answers what is needed; [Upload] then sends it, always as the login
+// A [Source] has the agents: a file given by the user, the ones that a release
+// carries, one built earlier and kept under the controller's own build and its hash,
+// or one built now from the controller's source. [Command] is the one fixed script
+// that finds and becomes the agent on a host, or answers what is needed; [Upload] then sends it, always as the login
 // user, and proves what arrived before it gets its name. The name is its
 // SHA-256, so that a host which has it is never sent anything again.
 package push
@@ -83,6 +83,12 @@ func NewSource(file string) (*Source, error) {
 		}
 		s.agents[a.Arch] = a
 	}
+	for arch, file := range carried() {
+		if s.agents[arch] == nil {
+			sum, hash := sumsPacked(file)
+			s.kept[arch], s.sums[hash] = hash, sum
+		}
+	}
 	self, err := ownBuild()
 	if err != nil {
 		return nil, fmt.Errorf("read this program: %w", err)
@@ -96,10 +102,9 @@ func NewSource(file string) (*Source, error) {
 		return s, nil
 	}
 	for _, arch := range Architectures {
-		if file := s.cached(arch); file != "" && s.agents[arch] == nil {
-			var sum string
-			sum, s.kept[arch] = sumsInName(file)
-			s.sums[s.kept[arch]] = sum
+		if file := s.cached(arch); file != "" && s.agents[arch] == nil && s.kept[arch] == "" {
+			sum, hash := sumsInName(file)
+			s.kept[arch], s.sums[hash] = hash, sum
 		}
 	}
 	return s, nil
@@ -189,7 +194,10 @@ func (s *Source) Agent(ctx context.Context, arch string) (*Agent, error) {
 	if a, err := s.have(arch); a != nil || err != nil {
 		return a, err
 	}
-	a, err := s.make(ctx, arch)
+	a, err := unpack(arch)
+	if a == nil && err == nil {
+		a, err = s.make(ctx, arch)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
