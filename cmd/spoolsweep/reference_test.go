@@ -195,10 +195,7 @@ func documented(t *testing.T) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range examplesOf(blanks.Replace(string(text))) {
-			line, _, _ = strings.Cut(line, " > ") // where the output goes
-			all = append(all, line)
-		}
+		all = append(all, examplesOf(blanks.Replace(string(text)))...)
 	}
 	return all
 }
@@ -207,18 +204,19 @@ func documented(t *testing.T) []string {
 var within = regexp.MustCompile("`spoolsweep ([^`]+)`")
 
 // examplesOf are the command lines of a text: its indented lines that begin with
-// the program's name, and those within its sentences. The name of a command alone
-// is one where the command wants no more.
+// the program's name, and those within its sentences, but for what is no
+// whole one, or is tested elsewhere.
 func examplesOf(text string) []string {
 	var all []string
 	for _, m := range within.FindAllStringSubmatch(text, -1) {
-		line, _, _ := strings.Cut(m[1], " | ") // who reads it
-		if !slices.Contains([]string{"delete", "demo --play"}, line) {
+		line, _, _ := strings.Cut(strings.Join(strings.Fields(m[1]), " "), " | ") // who reads it
+		if !slices.Contains([]string{"delete", "demo --play", "run --help"}, line) {
 			all = append(all, line)
 		}
 	}
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "    spoolsweep "); ok {
+			rest, _, _ = strings.Cut(rest, " > ") // where the output goes
 			all = append(all, strings.TrimSpace(rest))
 		}
 	}
