@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"sort"
@@ -28,6 +29,33 @@ type Contents struct {
 	// is the message's own: a file's is changed by every try to deliver it.
 	Oldest      int64 `json:"oldest_seconds"`
 	Approximate bool  `json:"approximate"`
+	// Ages and Sizes are how many messages each bucket of AgeBuckets and SizeBuckets
+	// holds; empty ones are left out. A file that does not say when it arrived has
+	// a size alone.
+	Ages  map[string]int64 `json:"ages,omitempty"`
+	Sizes map[string]int64 `json:"sizes,omitempty"`
+}
+
+// Bucket holds what is less than a bound, and not in a bucket before.
+type Bucket struct {
+	Name  string
+	Below int64
+}
+
+var (
+	// AgeBuckets are those of ages, in seconds.
+	AgeBuckets = []Bucket{{"under_5m", 5 * 60}, {"under_1h", 3600}, {"under_1d", 86400}, {"under_5d", 5 * 86400}, {"older", math.MaxInt64}}
+	// SizeBuckets are those of the sizes of queue files, with k and M as rules have them.
+	SizeBuckets = []Bucket{{"under_10k", 10 << 10}, {"under_100k", 100 << 10}, {"under_1M", 1 << 20}, {"larger", math.MaxInt64}}
+)
+
+// bucketOf is the name of the bucket that holds n.
+func bucketOf(buckets []Bucket, n int64) string {
+	i := 0
+	for n >= buckets[i].Below && i+1 < len(buckets) {
+		i++
+	}
+	return buckets[i].Name
 }
 
 // Leftover is a set-aside directory, whichever run's.
@@ -267,7 +295,7 @@ func (s *census) since(t time.Time) int64 { return max(0, int64(s.now.Sub(t)/tim
 // look looks into the messages of one directory. What is gone meanwhile was
 // delivered; of what cannot be read the size still counts.
 func (s *census) look(root *os.File, name string, n counted) (*Contents, error) {
-	c := new(Contents)
+	c := &Contents{Ages: map[string]int64{}, Sizes: map[string]int64{}}
 	dir, err := openDir(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
@@ -291,7 +319,12 @@ func (s *census) look(root *os.File, name string, n counted) (*Contents, error) 
 		}
 		looked++
 		c.Bytes += size
-		if !arrived.IsZero() && (oldest.IsZero() || arrived.Before(oldest)) {
+		c.Sizes[bucketOf(SizeBuckets, size)]++
+		if arrived.IsZero() {
+			return nil
+		}
+		c.Ages[bucketOf(AgeBuckets, s.since(arrived))]++
+		if oldest.IsZero() || arrived.Before(oldest) {
 			oldest = arrived
 		}
 		return nil
@@ -315,7 +348,13 @@ func (s *census) look(root *os.File, name string, n counted) (*Contents, error) 
 		c.Approximate, err = true, nil
 	}
 	if c.Approximate && looked > 0 {
-		c.Bytes = int64(float64(c.Bytes) / float64(looked) * float64(n.messages))
+		all := float64(n.messages) / float64(looked)
+		c.Bytes = int64(float64(c.Bytes) * all)
+		for _, buckets := range []map[string]int64{c.Ages, c.Sizes} {
+			for name, n := range buckets {
+				buckets[name] = int64(math.Round(float64(n) * all))
+			}
+		}
 	}
 	if !oldest.IsZero() {
 		c.Oldest = s.since(oldest)
@@ -363,6 +402,12 @@ func OpenMessage(p *Postfix, name, sub, id string, fn func(*MailFile, Stat) erro
 		defer f.Close()
 		return fn(&f, stat)
 	})
+}
+
+// OpenLog is OpenMessage of the log that says why a message is deferred, in a
+// directory such as "defer".
+func OpenLog(p *Postfix, name, id string, fn func(*MailFile, Stat) error) error {
+	return OpenMessage(p, name, p.hashDir(Defer, id), id, fn)
 }
 
 // eachPlace calls fn for the places, opening each subdirectory once.

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,6 +175,64 @@ func TestCensus(t *testing.T) {
 	}
 	if names.Directories != nil || names.Queues[spool.Deferred].Contents != nil {
 		t.Errorf("a count by names has looked further: %+v", names)
+	}
+}
+
+// Each message is in one bucket of ages, by what it says itself, and in one of
+// sizes. Those of a sample stand for all.
+func TestBuckets(t *testing.T) {
+	h := still(t, 0)
+	now := time.Now()
+	var mail []practice.Message
+	for i, m := range []struct {
+		age   time.Duration
+		bytes int
+	}{
+		{time.Minute, 10}, {4 * time.Minute, 9 << 10}, {6 * time.Minute, 11 << 10}, {59 * time.Minute, 90 << 10}, {61 * time.Minute, 101 << 10},
+		{23 * time.Hour, 1 << 20}, {25 * time.Hour, 10}, {119 * time.Hour, 10}, {121 * time.Hour, 10}, {9000 * time.Hour, 10},
+	} {
+		mail = append(mail, practice.Message{Queue: spool.Hold, Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, Arrived: now.Add(-m.age),
+			Text: fmt.Sprintf("Subject: %d\n\n", i) + strings.Repeat(strings.Repeat("x", 63)+"\n", m.bytes/64)})
+	}
+	ids, err := h.SubmitAll(mail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func() *spool.Contents {
+		t.Helper()
+		c, err := spool.Census(postfixOf(t, h), time.Time{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Queues[spool.Hold].Contents
+	}
+	got := look()
+	if want := map[string]int64{"under_5m": 2, "under_1h": 2, "under_1d": 2, "under_5d": 2, "older": 2}; !maps.Equal(got.Ages, want) {
+		t.Errorf("ages %v, want %v", got.Ages, want)
+	}
+	if want := map[string]int64{"under_10k": 6, "under_100k": 2, "under_1M": 1, "larger": 1}; !maps.Equal(got.Sizes, want) {
+		t.Errorf("sizes %v, want %v", got.Sizes, want)
+	}
+	// What is no message says nothing of its age.
+	if err := os.WriteFile(h.Spool("hold", ids[0]), []byte("torn"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got = look(); got.Ages["under_5m"] != 1 || got.Sizes["under_10k"] != 6 {
+		t.Errorf("one is torn: %+v", got)
+	}
+	defer spool.SampleAbove(1, 1)()
+	for range 5 {
+		got = look()
+		var sizes, ages int64
+		for _, n := range got.Sizes {
+			sizes += n
+		}
+		for _, n := range got.Ages {
+			ages += n
+		}
+		if len(got.Sizes) != 1 || sizes != 10 || len(got.Ages) > 1 || ages != 10 && ages != 0 || !got.Approximate {
+			t.Errorf("a sample of one of ten: %+v", got)
+		}
 	}
 }
 

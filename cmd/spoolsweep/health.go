@@ -41,9 +41,20 @@ Several hosts are a table: how many are in which state, a line for each, the wor
 first (stopped, flooded, not reached, busy, with a run that waits), and then, of
 those that are not well, what is told of one host alone. -v tells that of all, one
 after the other, instead. --top 5 adds who sends on them: how much of what is queued
-is of one login, and the first five of each list of suspects.
+is of one login, and the first five of each list of suspects: logins, senders,
+recipients, the domains of both, clients, subjects. It also tells why mail is deferred,
+with a * for the hosts, addresses, ids and numbers in which reasons differ.
 
-Counts are exact. Bytes and age of a queue with more than 50,000 messages come
+Of each queue, and of what is aside, two tables tell how old the messages are, since
+they arrived, and how large their files (k and M are 1024 and 1024 k, as in rules);
+each message stands in the first column that it fits. As JSON these are "ages"
+(under_5m, under_1h, under_1d, under_5d, older) and "sizes" (under_10k, under_100k,
+under_1M, larger) beside "messages", "bytes" and "oldest_seconds", and hold numbers of
+messages; one that is 0 is left out. What --top adds is the result of a stage suspects:
+lists of "value" and "count" (messages) as "senders", "sender_domains", "recipients",
+"recipient_domains", "sasl_users", "clients", "reasons".
+
+Counts are exact. Bytes, ages and sizes of a queue with more than 50,000 messages come
 from a sample, and say so, unless --exact. Nothing is changed, and no file is
 left on a host but the agent.
 
@@ -120,7 +131,7 @@ func healthAction(c *cli.Context) error {
 	}
 	var senders *stage.SuspectsArgs
 	if c.IsSet("top") {
-		senders = &stage.SuspectsArgs{Top: stage.Number(c.Int("top")), Since: stage.Duration(24 * time.Hour)}
+		senders = &stage.SuspectsArgs{Top: stage.Number(c.Int("top")), Since: stage.Duration(24 * time.Hour), Reasons: true}
 		if err := senders.Check(); err != nil {
 			return fmt.Errorf("--%w", err)
 		}
@@ -212,6 +223,7 @@ func (s *sweep) health(ctx context.Context, args *stage.CountArgs, senders *stag
 			if m.Past != nil {
 				s.LinesOf(m.Label(), "count", m.Past)
 			}
+			s.Buckets(m.Host)
 			s.Senders(m.Host)
 		}, nil
 	})

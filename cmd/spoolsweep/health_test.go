@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,13 +15,20 @@ import (
 	"time"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
+	"spoolsweep/spool/stage"
 )
 
 // aged is what depends on the moment in a text: sizes, ages, times and run ids.
 var aged = regexp.MustCompile(`[0-9.]+ [kM]?B\b|[0-9]+ (d|h|min|s)\b( [0-9]+ (h|min|s)\b)?|[0-9]{4}-[0-9-]+ [0-9:]+|[0-9.]+ s\b|[0-9]{8}T[0-9]{6}Z-[a-z0-9]{4}|[^ ]+@[^ ]+[:,]`)
 
-func unaged(text string) string { return aged.ReplaceAllString(text, "*") }
+// ages are a line of that table, or its head, as wide as its numbers.
+var ages = regexp.MustCompile(`(?m)\| count     (?:AGE .*|([a-z.]+)(?: +[0-9]+){5})$`)
+
+func unaged(text string) string {
+	return aged.ReplaceAllString(ages.ReplaceAllString(text, "| count     AGE of $1"), "*")
+}
 
 // swept is a fleet of one host whose flood a waiting run has aside, and one that
 // is stopped, with something that somebody set aside by hand a month ago.
@@ -158,9 +166,40 @@ func TestHealthTop(t *testing.T) {
 	if m := share.FindStringSubmatch(r.out); m == nil || len(m[1]) != 2 {
 		t.Errorf("no share of the top login:\n%s", r.out)
 	}
+	// How old and how large, to where, and why it is still here: practice mail of a
+	// domain that cannot be reached.
+	for _, told := range []string{
+		`chavez +\| count     AGE +<5m +<1h +<1d +<5d +older`, `chavez +\| count     SIZE +<10k +<100k +<1M +larger`,
+		`chavez +\| suspects +[\d,]+ messages  sender's domain: chavez\.practice\.test`, `chavez +\| suspects +[\d,]+ messages  recipient's domain: \S+`,
+		`chavez +\| suspects +[\d,]+ messages?  deferred since: connect to \*: Connection timed out`,
+	} {
+		if !regexp.MustCompile(`(?m)^` + told + `$`).MatchString(r.out) {
+			t.Errorf("%s is not told:\n%s", told, r.out)
+		}
+	}
 	var doc show.Document
 	if err := json.Unmarshal([]byte(f.spoolsweep("health", "--top", "2", "--warn", "100", "-l", "chavez", "-o", "json").out), &doc); err != nil {
 		t.Fatal(err)
+	}
+	var counts stage.Counts
+	var top stage.Suspects
+	if err := errors.Join(json.Unmarshal(doc.Hosts[0].Result, &counts), json.Unmarshal(doc.Hosts[0].Stages[1].Result, &top)); err != nil {
+		t.Fatal(err)
+	}
+	for q, c := range counts.Queues {
+		var ages, sizes int64
+		for _, n := range c.Ages {
+			ages += n
+		}
+		for _, n := range c.Sizes {
+			sizes += n
+		}
+		if ages != c.Messages || sizes != c.Messages {
+			t.Errorf("%s: of %d messages the ages are of %d, the sizes of %d", q, c.Messages, ages, sizes)
+		}
+	}
+	if deferred := counts.Queues[spool.Deferred].Messages; deferred == 0 || len(top.Reasons) != 1 || top.Reasons[0].Count != deferred || len(top.SenderDomains) == 0 || len(top.RecipientDomains) == 0 {
+		t.Errorf("%d messages are deferred, for %v; domains %v, %v", deferred, top.Reasons, top.SenderDomains, top.RecipientDomains)
 	}
 	if h := doc.Hosts[0]; len(h.Stages) != 2 || h.Stages[1].Stage != "suspects" || !strings.Contains(string(h.Result), `"queues"`) {
 		t.Errorf("stages %+v, result %.100s", h.Stages, h.Result)

@@ -25,7 +25,9 @@ func (d *demo) play(ctx context.Context, program string) error {
 	d.say("\nIn another terminal, type this first; then all commands are for them, as they stand")
 	d.say("in the README and in 'spoolsweep manual incident'. Addresses of users are like")
 	d.say("ana@%s.\n", d.hosts[0].Hostname())
-	if found, err := exec.LookPath("spoolsweep"); err != nil || !sameFile(found, program) {
+	found, err := exec.LookPath("spoolsweep")
+	aliased := err != nil || !sameFile(found, program)
+	if aliased {
 		d.say("    alias spoolsweep=%s", shellWord(program))
 	}
 	for _, v := range [][2]string{{inventoryVariable, inventory}, {configVariable, config}, {agentVariable, program}} {
@@ -34,8 +36,11 @@ func (d *demo) play(ctx context.Context, program string) error {
 	d.say("\nOr behind each command:")
 	d.say("    %s\n", shellLine([]string{"-i", inventory, "--ssh-config", config, "--agent", program}))
 	d.say("To begin with: spoolsweep health. Ctrl-C here ends the servers and removes them.")
-	err := d.breathe(ctx)
+	err = d.breathe(ctx)
 	d.say("\nThe practice servers are being ended. In the other terminal:")
+	if aliased {
+		d.say("    unalias spoolsweep")
+	}
 	d.say("    unset %s %s %s", inventoryVariable, configVariable, agentVariable)
 	if errors.Is(err, context.Canceled) { // which is how it ends
 		err = nil

@@ -25,6 +25,7 @@ type playing struct {
 	cmd     *exec.Cmd
 	out     interface{ Read([]byte) (int, error) }
 	exports []string
+	aliased bool
 }
 
 // another is a command in the same user's other terminal.
@@ -64,6 +65,7 @@ func startPlaying(t *testing.T, ctx context.Context) *playing {
 	for _, m := range regexp.MustCompile(`(?m)^ +export (\S+)$`).FindAllStringSubmatch(told, -1) {
 		p.exports = append(p.exports, m[1])
 	}
+	p.aliased = strings.Contains(told, "    alias spoolsweep=")
 	if flags := regexp.MustCompile(`(?m)^ +-i \S+ --ssh-config \S+ --agent \S+$`).FindString(told); len(p.exports) != 3 || flags == "" {
 		t.Fatalf("it does not say what to type:\n%s", told)
 	}
@@ -84,6 +86,9 @@ func (p *playing) ends(sig os.Signal) {
 	said += readUntil(p.t, p.out, "")
 	if err := p.cmd.Wait(); err != nil {
 		p.t.Errorf("%v: %v\n%s", sig, err, said)
+	}
+	if !strings.Contains(said, "    unset "+inventoryVariable) || p.aliased != strings.Contains(said, "    unalias spoolsweep\n") {
+		p.t.Errorf("it does not say what to take back:\n%s", said)
 	}
 	for _, folder := range []string{"tmp", "home"} {
 		left, err := os.ReadDir(filepath.Join(p.dir, folder))

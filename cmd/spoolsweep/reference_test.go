@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -90,6 +91,10 @@ func TestExamplesRun(t *testing.T) {
 	r = f.spoolsweep("run", "backscatter", "-y", "-e", "max_stopped=0")
 	r.want(t, 3)
 	run := runID.FindString(r.err)
+	held, err := filepath.Glob(f.hosts[0].Spool("*.spamfull", "*"))
+	if err != nil || len(held) == 0 {
+		t.Fatal("nothing is aside", err)
+	}
 	ids, err := f.hosts[0].SubmitAll([]practice.Message{{Queue: "hold", Sender: "ana@here.test", Recipients: []string{"bob@there.test"}, Text: "Subject: x\n\nx\n"}})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +137,7 @@ func TestExamplesRun(t *testing.T) {
 		if strings.Contains(line, "--compare") {
 			of = before
 		}
-		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
+		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, " --explain ID", " --explain "+filepath.Base(held[0]), "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
 			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
@@ -190,20 +195,28 @@ func documented(t *testing.T) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range examplesOf(blanks.Replace(string(text))) {
-			line, _, _ = strings.Cut(line, " > ") // where the output goes
-			all = append(all, line)
-		}
+		all = append(all, examplesOf(blanks.Replace(string(text)))...)
 	}
 	return all
 }
 
+// within is a command line that stands within a sentence.
+var within = regexp.MustCompile("`spoolsweep ([^`]+)`")
+
 // examplesOf are the command lines of a text: its indented lines that begin with
-// the program's name.
+// the program's name, and those within its sentences, but for what is no
+// whole one, or is tested elsewhere.
 func examplesOf(text string) []string {
 	var all []string
+	for _, m := range within.FindAllStringSubmatch(text, -1) {
+		line, _, _ := strings.Cut(strings.Join(strings.Fields(m[1]), " "), " | ") // who reads it
+		if !slices.Contains([]string{"delete", "demo --play", "run --help"}, line) {
+			all = append(all, line)
+		}
+	}
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "    spoolsweep "); ok {
+			rest, _, _ = strings.Cut(rest, " > ") // where the output goes
 			all = append(all, strings.TrimSpace(rest))
 		}
 	}

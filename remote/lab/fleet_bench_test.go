@@ -205,8 +205,11 @@ func (f *benchFleet) watch(b *testing.B) {
 
 var dateLine = regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$`)
 
+// verdictLine begins the table of several hosts, when all have answered.
+var verdictLine = regexp.MustCompile(`^\d+ hosts: .* queued, `)
+
 // watched are the seconds that each round but the first took, sorted: from the line
-// that begins it to the last host's.
+// that begins it to the table of all hosts.
 func (f *benchFleet) watched() []float64 {
 	r := start(f.b, f.fleet, "health", "--watch", "1s")
 	for range *rounds + 1 {
@@ -217,19 +220,12 @@ func (f *benchFleet) watched() []float64 {
 	r.wait()
 	var took []float64
 	var begun time.Time
-	var missing map[string]bool
 	for _, line := range r.said() {
-		name, _, _ := strings.Cut(line.text, " ")
 		switch {
 		case dateLine.MatchString(line.text):
-			begun, missing = line.at, map[string]bool{}
-			for _, n := range f.names {
-				missing[n] = true
-			}
-		case line.stdout && missing[name]:
-			if delete(missing, name); len(missing) == 0 {
-				took = append(took, line.at.Sub(begun).Seconds())
-			}
+			begun = line.at
+		case line.stdout && verdictLine.MatchString(line.text) && !begun.IsZero():
+			took = append(took, line.at.Sub(begun).Seconds())
 		}
 	}
 	if len(took) == 0 {

@@ -267,7 +267,7 @@ func TestResultJSON(t *testing.T) {
 			Counts: spool.Counts{
 				Postfix: "running", QueueDirectory: "/var/spool/postfix", Messages: 12, Partial: true,
 				Queues: map[spool.Queue]spool.Count{
-					spool.Incoming: {Messages: 3, Contents: &spool.Contents{Bytes: 12345, Oldest: 3700}},
+					spool.Incoming: {Messages: 3, Contents: &spool.Contents{Bytes: 12345, Oldest: 3700, Ages: map[string]int64{"under_5m": 2, "under_1d": 1}, Sizes: map[string]int64{"under_10k": 3}}},
 					spool.Hold:     {Messages: 9, Partial: true, Contents: &spool.Contents{Bytes: 950, Oldest: 59, Approximate: true}},
 					spool.Active:   {Contents: &spool.Contents{}},
 				},
@@ -310,7 +310,8 @@ func TestResultJSON(t *testing.T) {
 			},
 			Senders: []Value{{Value: "<>", Count: 3}}, Recipients: []Value{}, SASLUsers: []Value{{Value: "eve", Count: 9}}, Clients: []Value{},
 			Backscatter: []Target{{"eve@chavez", 3, Hacked, []string{"101 messages sent"}}, {"ana@chavez", 2, "", []string{"not all could be read"}}},
-			UIDs:        []Value{{"33", 4, "www-data"}}, Scripts: []Value{}, Subjects: []Value{{Value: "pills", Count: 9}}, Read: 12, Partial: true, Seconds: 0.1,
+			UIDs:        []Value{{"33", 4, "www-data"}}, Scripts: []Value{}, Subjects: []Value{{Value: "pills", Count: 9}},
+			SenderDomains: []Value{{Value: "chavez", Count: 8}}, RecipientDomains: []Value{}, Reasons: []Value{{Value: "connect to *: Connection timed out", Count: 2}}, Read: 12, Partial: true, Seconds: 0.1,
 		},
 		"suggest": &Suggested{
 			Messages: 12, Atoms: []suggest.Atom{{Kind: suggest.Login, Field: "sasl_user", Pattern: "eve", In: 7, Of: 12, From: 3, Least: 2}},

@@ -22,6 +22,8 @@ import (
 type SuspectsArgs struct {
 	Top   Number   `json:"top" doc:"how many of each are listed"`
 	Since Duration `json:"since" doc:"how far back the mail log is read; 0: all there is"`
+	// Reasons costs a file more for each message that is deferred.
+	Reasons bool `json:"reasons,omitempty" doc:"also why mail is deferred"`
 	LiveQueues
 }
 
@@ -56,6 +58,9 @@ var suspects = Row{
 			defer cancel()
 		}
 		f := newSightings(h.Postfix)
+		if args.Reasons {
+			f.reasons = counter{}
+		}
 		var since time.Time
 		if args.Since > 0 {
 			since = began.Add(-time.Duration(args.Since))
@@ -141,6 +146,8 @@ type sightings struct {
 	senders, recipients, bounces          counter
 	logins, clients, uids, scripts        counter
 	subjects                              counter
+	senderDomains, recipientDomains       counter
+	reasons                               counter // nil: nobody asked
 	sentByLogin, sentOnHost, sentFromHere counter // by sender: who has a login, who is on this host, and in its networks
 	scriptOf                              map[string]string
 }
@@ -149,7 +156,7 @@ func newSightings(p *spool.Postfix) *sightings {
 	return &sightings{
 		log: newSubmissions(), own: p.Networks, domains: p.Domains,
 		senders: counter{}, recipients: counter{}, bounces: counter{}, logins: counter{}, clients: counter{}, uids: counter{}, scripts: counter{},
-		subjects: counter{}, sentByLogin: counter{}, sentOnHost: counter{}, sentFromHere: counter{}, scriptOf: map[string]string{},
+		subjects: counter{}, senderDomains: counter{}, recipientDomains: counter{}, sentByLogin: counter{}, sentOnHost: counter{}, sentFromHere: counter{}, scriptOf: map[string]string{},
 	}
 }
 
@@ -160,6 +167,7 @@ func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, 
 		dirs = append(dirs, at.dir)
 	}
 	readers, headers := make([]queuefile.Reader, workers()), make([]headerLines, workers())
+	logs := make([][]byte, workers())
 	shown := time.Now()
 	return (&pass[struct{}]{
 		postfix: p, dirs: dirs,
@@ -179,7 +187,14 @@ func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, 
 			if places[m.Place].queue == spool.Maildrop {
 				owner = m.UID
 			}
-			f.add(e, &headers[w], owner)
+			var reasons []string
+			if f.reasons != nil && places[m.Place].queue == spool.Deferred {
+				if logs[w] == nil {
+					logs[w] = make([]byte, maxLog)
+				}
+				reasons = reasonsOf(p, m.Aside, m.ID, logs[w])
+			}
+			f.add(e, &headers[w], owner, reasons)
 			return nil
 		},
 		gather: func([]struct{}) error {
@@ -196,8 +211,8 @@ func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, 
 }
 
 // add counts one message. The envelope is valid only now; owner is who submitted
-// a file of maildrop, else -1.
-func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
+// a file of maildrop, else -1; reasons are those for which it is deferred.
+func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int, reasons []string) {
 	sender := strings.ToLower(e.Sender)
 	subject := h.text()
 	to := make([]string, 0, 8)
@@ -212,14 +227,25 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 	f.lock.Lock()
 	defer f.lock.Unlock()
 	f.messages++
+	for _, reason := range reasons {
+		f.reasons.add(reason, 1)
+	}
+	domains := make(map[string]bool, 8)
 	for _, address := range to {
 		f.recipients.add(address, 1)
+		if domain := domainOf(address); domain != "" && !domains[domain] {
+			domains[domain] = true
+			f.recipientDomains.add(domain, 1)
+		}
 		if sender == "" {
 			f.bounces.add(address, 1)
 		}
 	}
 	if sender != "" {
 		f.senders.add(sender, 1)
+		if domain := domainOf(sender); domain != "" {
+			f.senderDomains.add(domain, 1)
+		}
 	} else {
 		f.senders.add("<>", 1)
 	}
@@ -261,6 +287,14 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int) {
 	}
 }
 
+// domainOf is what stands behind the @ of an address, "" where there is none.
+func domainOf(address string) string {
+	if at := strings.LastIndexByte(address, '@'); at >= 0 {
+		return address[at+1:]
+	}
+	return ""
+}
+
 // recipientsCompared is up to how many recipients of one message are compared
 // with each other.
 const recipientsCompared = 64
@@ -297,9 +331,15 @@ type Suspects struct {
 	UIDs        []Value  `json:"uids"`
 	Scripts     []Value  `json:"scripts"`
 	Subjects    []Value  `json:"subjects"`
-	Read        int64    `json:"messages_read"`
-	Partial     bool     `json:"partial"` // log or queues were not read to their end
-	Seconds     float64  `json:"seconds"`
+	// Each message counts once for each domain of its recipients.
+	SenderDomains    []Value `json:"sender_domains"`
+	RecipientDomains []Value `json:"recipient_domains"`
+	// Reasons are those for which mail is deferred, where that was asked, with a *
+	// for what differs; each message counts once for each of them.
+	Reasons []Value `json:"reasons,omitempty"`
+	Read    int64   `json:"messages_read"`
+	Partial bool    `json:"partial"` // log or queues were not read to their end
+	Seconds float64 `json:"seconds"`
 	// Log is where logins and submissions stand, of a host with several instances:
 	// they may have one log, and then each tells all that is in it.
 	Log string `json:"log,omitempty"`
@@ -331,8 +371,9 @@ func (s *Suspects) Lines() []Line {
 		label  string
 		values []Value
 	}{
-		{"login, in the queues", s.SASLUsers}, {"sender", s.Senders}, {"recipient", s.Recipients}, {"client", s.Clients},
-		{"uid", s.UIDs}, {"script", s.Scripts}, {"subject", s.Subjects},
+		{"login, in the queues", s.SASLUsers}, {"sender", s.Senders}, {"sender's domain", s.SenderDomains},
+		{"recipient", s.Recipients}, {"recipient's domain", s.RecipientDomains}, {"client", s.Clients},
+		{"uid", s.UIDs}, {"script", s.Scripts}, {"subject", s.Subjects}, {"deferred since", s.Reasons},
 	} {
 		for _, v := range list.values {
 			text := v.Value
@@ -401,6 +442,7 @@ func (s *Suspects) mergeQueues(o *Suspects) {
 	for _, list := range []struct{ to, from *[]Value }{
 		{&s.Senders, &o.Senders}, {&s.Recipients, &o.Recipients}, {&s.SASLUsers, &o.SASLUsers}, {&s.Clients, &o.Clients},
 		{&s.Scripts, &o.Scripts}, {&s.Subjects, &o.Subjects},
+		{&s.SenderDomains, &o.SenderDomains}, {&s.RecipientDomains, &o.RecipientDomains}, {&s.Reasons, &o.Reasons},
 	} {
 		*list.to = mergeValues(*list.to, *list.from)
 	}
@@ -448,7 +490,7 @@ func mergeTargets(a, b []Target) []Target {
 func (s *Suspects) Cut(n int) {
 	s.Logins = s.Logins[:min(n, len(s.Logins))]
 	s.Backscatter = s.Backscatter[:min(n, len(s.Backscatter))]
-	for _, list := range []*[]Value{&s.Senders, &s.Recipients, &s.SASLUsers, &s.Clients, &s.UIDs, &s.Scripts, &s.Subjects} {
+	for _, list := range []*[]Value{&s.Senders, &s.Recipients, &s.SASLUsers, &s.Clients, &s.UIDs, &s.Scripts, &s.Subjects, &s.SenderDomains, &s.RecipientDomains, &s.Reasons} {
 		*list = (*list)[:min(n, len(*list))]
 	}
 }
@@ -473,6 +515,7 @@ func (f *sightings) suspects(args *SuspectsArgs, kept, partial bool) *Suspects {
 	s := &Suspects{
 		Logins: f.log.top(top), Senders: f.senders.top(top), Recipients: f.recipients.top(top), Backscatter: []Target{},
 		SASLUsers: f.logins.top(top), Clients: f.clients.top(top), UIDs: uids.top(top), Scripts: f.scripts.top(top), Subjects: f.subjects.top(top),
+		SenderDomains: f.senderDomains.top(top), RecipientDomains: f.recipientDomains.top(top), Reasons: f.reasons.top(top),
 		Read: f.messages, Partial: partial,
 	}
 	for i := range s.UIDs {

@@ -59,9 +59,30 @@ func TestSuspects(t *testing.T) {
 	submit(t, h, maildrop, maildrop)
 	submit(t, h, practice.Message{HalfWritten: true, Sender: "half@chavez.practice.test", Recipients: []string{"b@c.test"}})
 
-	want := struct{ senders, recipients, users, clients map[string]int64 }{map[string]int64{}, map[string]int64{}, map[string]int64{}, map[string]int64{}}
+	// Two recipients of one domain, which cannot be reached: one message, one reason.
+	stuck := practice.Message{Queue: spool.Deferred, Sender: "ana@chavez.practice.test", Recipients: []string{"a@stuck.test", "b@stuck.test", "c@Other.stuck.test"}, Text: "Subject: x\n\nx\n"}
+	submit(t, h, stuck)
+	var deferred int64 = 1
+	for _, m := range flood {
+		if m.Queue == spool.Deferred {
+			deferred++
+		}
+	}
+
+	want := struct{ senders, recipients, users, clients, from, to map[string]int64 }{map[string]int64{}, map[string]int64{}, map[string]int64{}, map[string]int64{}, map[string]int64{}, map[string]int64{}}
+	domain := func(address string) string { return strings.ToLower(address[strings.LastIndexByte(address, '@')+1:]) }
 	bounces := map[string]int64{}
-	for _, m := range append(slices.Clone(flood), maildrop, maildrop) {
+	for _, m := range append(slices.Clone(flood), maildrop, maildrop, stuck) {
+		if m.Sender != "" {
+			want.from[domain(m.Sender)]++
+		}
+		to := map[string]bool{}
+		for _, r := range m.Recipients {
+			if !to[domain(r)] {
+				want.to[domain(r)]++
+			}
+			to[domain(r)] = true
+		}
 		sender := m.Sender
 		if sender == "" {
 			sender = "<>"
@@ -76,7 +97,7 @@ func TestSuspects(t *testing.T) {
 		seen := map[string]bool{}
 		for _, r := range m.Recipients {
 			if !seen[r] {
-				want.recipients[r]++
+				want.recipients[strings.ToLower(r)]++
 				if m.Sender == "" {
 					bounces[r]++
 				}
@@ -84,12 +105,15 @@ func TestSuspects(t *testing.T) {
 			seen[r] = true
 		}
 	}
-	s := suspectsOf(t, h, `{"top": 1000}`)
+	s := suspectsOf(t, h, `{"top": 1000, "reasons": true}`)
 	for _, tt := range []struct {
 		name string
 		want map[string]int64
 		got  []Value
-	}{{"senders", want.senders, s.Senders}, {"recipients", want.recipients, s.Recipients}, {"sasl users", want.users, s.SASLUsers}, {"clients", want.clients, s.Clients}} {
+	}{{"senders", want.senders, s.Senders}, {"recipients", want.recipients, s.Recipients}, {"sasl users", want.users, s.SASLUsers}, {"clients", want.clients, s.Clients},
+		{"senders' domains", want.from, s.SenderDomains}, {"recipients' domains", want.to, s.RecipientDomains},
+		{"reasons", map[string]int64{"connect to *: Connection timed out": deferred}, s.Reasons},
+	} {
 		got := map[string]int64{}
 		for _, v := range tt.got {
 			got[v.Value] = v.Count
@@ -101,8 +125,8 @@ func TestSuspects(t *testing.T) {
 			t.Errorf("%s are not in order", tt.name)
 		}
 	}
-	if s.Read != 402 || s.Partial {
-		t.Errorf("read %d, partial %t, want 402 whole ones", s.Read, s.Partial)
+	if s.Read != 403 || s.Partial {
+		t.Errorf("read %d, partial %t, want 403 whole ones", s.Read, s.Partial)
 	}
 	// The log tells the same of the logins.
 	logins := map[string]int64{}
@@ -137,7 +161,7 @@ func TestSuspects(t *testing.T) {
 
 	// Only the most frequent, of a command's directories alone, of a time that
 	// nothing was logged in.
-	if s = suspectsOf(t, h, `{"top": 1, "since": "0"}`); len(s.Senders) != 1 || len(s.Logins) != 1 || len(s.Backscatter) != 1 {
+	if s = suspectsOf(t, h, `{"top": 1, "since": "0"}`); len(s.Senders) != 1 || len(s.Logins) != 1 || len(s.Backscatter) != 1 || len(s.RecipientDomains) != 1 || len(s.Reasons) > 0 {
 		t.Errorf("the first of each: %+v", s)
 	}
 }

@@ -493,11 +493,18 @@ func realMail(t testing.TB) []practice.Message {
 // Each flood is caught by few rules, and nothing else is.
 func TestFloods(t *testing.T) {
 	real := realMail(t)
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var lines []string
 	for i, r := range slices.Concat(rows, repeated) {
 		t.Run(r.name, func(t *testing.T) {
 			f := measure(t, r, uint64(100+i), real)
 			lines = append(lines, fmt.Sprintf("| %s | %d | %d | %d | %d | %d |", r.name, f.flood, f.ham, f.caught, f.hit, f.rules))
+			if told := lines[len(lines)-1]; len(real) == 0 && !strings.Contains(string(readme), "\n"+told+"\n") {
+				t.Errorf("the README does not say %s", told)
+			}
 			if f.hit > 0 || f.rules > suggest.MaxRules || !r.none && 100*f.caught < 99*f.flood || r.none && f.rules > 0 {
 				t.Errorf("%d of %d caught, %d of %d ham hit, with %d rules: %s\n%+v", f.caught, f.flood, f.hit, f.ham, f.rules, f.text, f.proposal)
 			}

@@ -121,12 +121,41 @@ func (p *Printer) Health(hosts []*Host, noun string) {
 			continue // why one is not known is told where errors are
 		}
 		p.Lines(h.Label(), "count", h.Result)
+		p.Buckets(h)
 		p.Senders(h)
 	}
 }
 
 // Well says whether a host's count asks for nobody's attention.
 func Well(h *Host) bool { return healthOf(h).state == stage.LevelOK }
+
+// Buckets prints how old and how large the messages of each queue of a host are.
+func (p *Printer) Buckets(h *Host) {
+	r := healthOf(h)
+	if !r.known {
+		return
+	}
+	for _, by := range stage.Spreads(&r.counts) {
+		table := [][]string{append([]string{strings.ToUpper(by.By)}, by.Columns...)}
+		var numbers []int
+		for i := range by.Columns {
+			numbers = append(numbers, i+1)
+		}
+		for _, row := range by.Rows {
+			cells := []string{Clean(row.Name)}
+			if row.About {
+				cells[0] += ", about"
+			}
+			for _, n := range row.Numbers {
+				cells = append(cells, humanize.Comma(n))
+			}
+			table = append(table, cells)
+		}
+		for _, line := range aligned(table, numbers...) {
+			p.Line(h.Label(), "%s", stageLine("count", stage.Line{Label: line}))
+		}
+	}
+}
 
 // Senders prints who sends on a host, if health was to find out, and before that how
 // much of it is one login's.

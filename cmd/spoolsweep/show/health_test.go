@@ -82,8 +82,9 @@ ok           relay01                  12   1 min      0        +1 in 10 min
 			counted("relay01", `{"messages":12,"postfix":"running","level":"ok","queues":{"active":{"messages":12,"bytes":9,"oldest_seconds":70}}}`, &Past{Looks: looks(14, 12, 9, 11), Grown: 1, Seconds: 600}),
 			counted("peltier", `{"messages":347,"postfix":"running","level":"ok","queues":{"deferred":{"messages":347,"bytes":9,"oldest_seconds":190000}}}`, &Past{Looks: looks(340, 344, 361, 350), Grown: -3, Seconds: 600}),
 			counted("chavez", `{"messages":12480,"postfix":"running","level":"flooded","why":["active and incoming hold 12,410 messages"],"queues":{`+
-				`"active":{"messages":10000,"bytes":24000000,"oldest_seconds":4100},"incoming":{"messages":2410,"bytes":5784000,"oldest_seconds":300},`+
-				`"deferred":{"messages":70,"bytes":170000,"oldest_seconds":86000}}}`, &Past{Looks: looks(70, 75, 900, 6100), Grown: 6380, Seconds: 600}),
+				`"active":{"messages":10000,"bytes":24000000,"oldest_seconds":4100,"ages":{"under_1h":9310,"under_1d":690},"sizes":{"under_10k":9988,"under_100k":12}},`+
+				`"incoming":{"messages":2410,"bytes":5784000,"oldest_seconds":299,"ages":{"under_5m":2410},"sizes":{"under_10k":2408,"under_1M":2}},`+
+				`"deferred":{"messages":70,"bytes":170000,"oldest_seconds":86000,"ages":{"under_1h":9,"under_1d":61},"sizes":{"under_10k":70}}}}`, &Past{Looks: looks(70, 75, 900, 6100), Grown: 6380, Seconds: 600}),
 		}, readmeTable},
 	} {
 		out.Reset()
@@ -105,9 +106,17 @@ flooded  chavez     12,480    23 h      0  +6,380 in 10 min  ...-#
 ok       peltier       347     2 d      0      -3 in 10 min  **#**
 ok       relay01        12   1 min      0      +1 in 10 min  #*=+*
 chavez | count     Postfix running, FLOODED: active and incoming hold 12,410 messages
-chavez | count         2,410 messages  incoming: 5.8 MB, oldest 5 min
+chavez | count         2,410 messages  incoming: 5.8 MB, oldest 4 min 59 s
 chavez | count        10,000 messages  active: 24 MB, oldest 1 h 8 min
 chavez | count            70 messages  deferred: 170 kB, oldest 23 h 53 min
+chavez | count     AGE         <5m    <1h  <1d  <5d  older
+chavez | count     incoming  2,410      0    0    0      0
+chavez | count     active        0  9,310  690    0      0
+chavez | count     deferred      0      9   61    0      0
+chavez | count     SIZE       <10k  <100k  <1M  larger
+chavez | count     incoming  2,408      0    2       0
+chavez | count     active    9,988     12    0       0
+chavez | count     deferred     70      0    0       0
 `
 
 func TestReadmeTable(t *testing.T) {

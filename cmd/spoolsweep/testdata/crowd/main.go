@@ -36,6 +36,7 @@ var (
 	slow   = flag.Duration("slow", 0, "an agent ends that much later than its input")
 	stands = flag.Bool("stands", false, "instead each stands somewhere in the run, from noon on, and stays there")
 	says   = flag.String("says", "nothing of note", "what the first one warns of, that stands somewhere")
+	story  = flag.Bool("story", false, "the first one tells how it came there instead, and the fourth works, too")
 )
 
 // theRun is the one that all hosts work on.
@@ -148,7 +149,16 @@ func stand(w *wire.Writer, id, number int) error {
 			send(10+i, stage, wire.Progress, fmt.Sprintf(data, i*each))
 		}
 	}
-	if number == 1 {
+	if *story && number == 1 {
+		for _, told := range [][2]string{
+			{"stop", `{"seconds":0.09,"ended_pids":[],"may_double":[],"was_running":true}`},
+			{"start", `{"downtime_seconds":0.51,"proved_seconds":2,"accepting":true}`},
+			{"set-aside", `{"queues":{"incoming":{"messages":2410,"to":"incoming.spamfull"},"active":{"messages":10000,"to":"active.spamfull"}}}`},
+			{"classify", `{"messages":12410,"spam":9410,"ham":3000}`},
+		} {
+			send(8, told[0], wire.Result, told[1])
+		}
+	} else if number == 1 {
 		text, err := json.Marshal(map[string]string{"message": *says})
 		if err != nil {
 			return err
@@ -159,6 +169,8 @@ func stand(w *wire.Writer, id, number int) error {
 		send(9, "watch", wire.Warn, string(text))
 	}
 	switch {
+	case *story && number == 4:
+		counted("classify", 1600, `{"messages":%d}`)
 	case number == 1, number > 60 && number <= 120:
 		counted("restore", 40+number, `{"restored":%d,"of":3000}`)
 	case number == 2:
