@@ -15,6 +15,7 @@ import (
 	"spoolsweep/playbooks"
 	"spoolsweep/remote"
 	"spoolsweep/remote/inventory"
+	"spoolsweep/remote/push"
 	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
@@ -174,10 +175,12 @@ func (l *typedLine) argument(word string) completions {
 		return completions{}
 	}
 	switch l.command.Name {
-	case "run":
+	case "run", "plan":
 		c := matching(word, plainly("playbook", playbooks.Shipped()...)...)
 		c.paths = anyFile
 		return c
+	case "agent":
+		return matching(word, plainly("architecture", push.Architectures...)...)
 	case "stages":
 		return matching(word, plainly("stage", stage.Names()...)...)
 	case "completion":
@@ -200,6 +203,9 @@ func (l *typedLine) value(f cli.Flag, word string) completions {
 		_, hosts := l.inventory()
 		return matching(word, hosts...)
 	case "output":
+		if l.command.Name == "agent" {
+			return completions{paths: anyFile}
+		}
 		formats := []string{"text", "json"}
 		if flagOf(l.command, "--limit") != nil {
 			formats = append(formats, "jsonl")
@@ -267,7 +273,7 @@ var matchFields = []string{
 // variables are those of the playbook on the line, or of the one that is used most.
 func (l *typedLine) variables() []completed {
 	name := playbooks.Shipped()[0]
-	if l.command.Name == "run" && len(l.args) > 0 {
+	if (l.command.Name == "run" || l.command.Name == "plan") && len(l.args) > 0 {
 		name = l.args[0]
 	}
 	var all []completed
