@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"spoolsweep/cmd/spoolsweep/schema"
 	"spoolsweep/playbooks"
 	"spoolsweep/remote"
 	"spoolsweep/remote/inventory"
@@ -183,6 +184,8 @@ func (l *typedLine) argument(word string) completions {
 		return matching(word, plainly("architecture", push.Architectures...)...)
 	case "stages":
 		return matching(word, plainly("stage", stage.Names()...)...)
+	case "schema":
+		return matching(word, plainly("schema", schema.Names()...)...)
 	case "completion":
 		return matching(word, plainly("shell", shellNames()...)...)
 	case "manual":

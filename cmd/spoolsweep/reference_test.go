@@ -118,8 +118,8 @@ func TestExamplesRun(t *testing.T) {
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "plan", "stages", "version", "manual", "completion"}
-	here := []string{"stages", "version", "manual", "completion"} // they know no hosts
+	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "plan", "stages", "schema", "version", "manual", "completion"}
+	here := []string{"stages", "schema", "version", "manual", "completion"} // they know no hosts
 	ran := 0
 	examples := append(documented(t), "uninstall -l chavez")
 	for _, c := range visible(newApp(nil, io.Discard, io.Discard)) {

@@ -10,7 +10,7 @@ import (
 
 // ConfirmArgs are the arguments of confirm.
 type ConfirmArgs struct {
-	Show       string `json:"show,omitempty" doc:"whose result is shown: classify"`
+	Show       string `json:"show,omitempty" one:"classify" doc:"whose result is shown: classify"`
 	MaxSenders Number `json:"max_senders,omitempty" doc:"look again: rules hit more distinct local senders"`
 	MaxSource  Number `json:"max_source,omitempty" doc:"look again: more messages of one source, or more than that and than 100 of one text, would go back"`
 	MaxRescued Number `json:"max_rescued,omitempty" doc:"look again: a ham rule keeps more messages from spam rules"`
