@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -195,12 +194,7 @@ program, for ` + strings.Join(push.Architectures, ", ") + `. What spoolsweep its
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(c.String("output"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-			if err != nil {
-				return err
-			}
-			_, err = a.WriteTo(f)
-			return errors.Join(err, f.Close())
+			return writeAgent(a, c.String("output"))
 		},
 	}
 }

@@ -192,6 +192,12 @@ func TestPlanCheck(t *testing.T) {
 	if left, err := os.ReadDir(h.State()); err != nil || len(left) > 0 {
 		t.Errorf("left in the state directory: %v, %v", left, err)
 	}
+	// What only looks anyway needs no preflight.
+	a = plan(t, planCheck, aPlan(t, vars, `[{"stage":"count"}]`, ""))
+	a.last(t, "count", wire.Result, &counts)
+	if a.status != 0 || counts.Messages != 100 || len(a.events) != 2 {
+		t.Errorf("count alone: status %d, %+v, %s", a.status, a.events, a.err)
+	}
 	// Where no queue is full the run would end there.
 	vars.QueueWarn = 1000
 	a = plan(t, planCheck, aPlan(t, vars, sweepWith(`{}`), ""))
