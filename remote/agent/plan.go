@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
@@ -94,12 +96,21 @@ func runPlan(ctx context.Context, env *run.Env, do string, in io.Reader, out, sa
 		status, err = (&planned{Plan: p, env: env, out: out}).do(ctx, do)
 	}
 	if err != nil {
-		fmt.Fprintln(say, "spoolsweep-agent:", err)
+		text := "spoolsweep-agent: " + err.Error()
 		if remedy := spool.RemedyOf(err); remedy != "" {
-			fmt.Fprintln(say, "  remedy:", remedy)
+			text += "\n  remedy: " + remedy
 		}
+		fmt.Fprintln(say, strings.Map(harmless, text))
 	}
 	return status
+}
+
+// harmless keeps from a terminal what it would obey.
+func harmless(r rune) rune {
+	if r != '\n' && !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 func (p *planned) do(ctx context.Context, do string) (int, error) {

@@ -229,11 +229,15 @@ func TestPlanRefused(t *testing.T) {
 		{"an unknown stage", aPlan(t, vars, `[{"stage":"shred"}]`, ""), exitFailed, `knows no "shred"`},
 		{"an order that makes no sense", aPlan(t, vars, `[{"stage":"stop"}]`, ""), exitFailed, "left stopped"},
 		{"an unknown argument", aPlan(t, vars, `[{"stage":"count","args":{"wran":1}}]`, ""), exitFailed, `"wran"`},
+		{"what a terminal obeys", aPlan(t, vars, `[{"stage":"shred\u001b[2J"}]`, ""), exitFailed, `shred`},
 		{"no id of a run", aPlan(t, vars, `[{"stage":"count"}]`, `,"run":"../../etc"`), exitFailed, "a run id looks like"},
 	} {
 		a := plan(t, planRun, row.text)
 		if a.status != row.status || !strings.Contains(a.err, row.says) {
 			t.Errorf("%s: status %d, want %d; %s", row.name, a.status, row.status, a.err)
+		}
+		if strings.Contains(a.err, "\x1b") {
+			t.Errorf("%s: %q", row.name, a.err)
 		}
 		if row.status == exitFailed {
 			var end run.Ended
