@@ -12,9 +12,11 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"spoolsweep/cmd/spoolsweep/schema"
 	"spoolsweep/playbooks"
 	"spoolsweep/remote"
 	"spoolsweep/remote/inventory"
+	"spoolsweep/remote/push"
 	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
 )
@@ -174,12 +176,16 @@ func (l *typedLine) argument(word string) completions {
 		return completions{}
 	}
 	switch l.command.Name {
-	case "run":
+	case "run", "plan":
 		c := matching(word, plainly("playbook", playbooks.Shipped()...)...)
 		c.paths = anyFile
 		return c
+	case "agent":
+		return matching(word, plainly("architecture", push.Architectures...)...)
 	case "stages":
 		return matching(word, plainly("stage", stage.Names()...)...)
+	case "schema":
+		return matching(word, plainly("schema", schema.Names()...)...)
 	case "completion":
 		return matching(word, plainly("shell", shellNames()...)...)
 	case "manual":
@@ -200,6 +206,9 @@ func (l *typedLine) value(f cli.Flag, word string) completions {
 		_, hosts := l.inventory()
 		return matching(word, hosts...)
 	case "output":
+		if l.command.Name == "agent" {
+			return completions{paths: anyFile}
+		}
 		formats := []string{"text", "json"}
 		if flagOf(l.command, "--limit") != nil {
 			formats = append(formats, "jsonl")
@@ -267,7 +276,7 @@ var matchFields = []string{
 // variables are those of the playbook on the line, or of the one that is used most.
 func (l *typedLine) variables() []completed {
 	name := playbooks.Shipped()[0]
-	if l.command.Name == "run" && len(l.args) > 0 {
+	if (l.command.Name == "run" || l.command.Name == "plan") && len(l.args) > 0 {
 		name = l.args[0]
 	}
 	var all []completed

@@ -105,7 +105,7 @@ func deleteAction(c *cli.Context) error {
 	if len(going) == 0 {
 		return s.end(ctx)
 	}
-	s.doc.Run = newRunID(time.Now())
+	s.doc.Run = run.NewID(time.Now())
 	s.Note("", "run %s", s.doc.Run)
 	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
 	ctx, stop := d.attend(ctx)

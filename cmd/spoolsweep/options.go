@@ -206,7 +206,7 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	source, ok := c.App.Metadata[agentSource].(*push.Source)
 	if !ok {
 		var practising bool
-		if source, practising, err = agentOf(cmp.Or(c.String("agent"), os.Getenv(agentVariable))); err != nil {
+		if source, practising, err = agentOf(agentFile(c)); err != nil {
 			return nil, err
 		}
 		s.keeps, s.practising = s.keeps && !practising, practising
@@ -277,6 +277,9 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	s.link(s.fleet)
 	return s, nil
 }
+
+// agentFile is the agent that is to be pushed instead of one that is built.
+func agentFile(c *cli.Context) string { return cmp.Or(c.String("agent"), os.Getenv(agentVariable)) }
 
 // agentOf is where agents come from when --agent names file. Where that is this
 // very program, the hosts are those of demo --play: it is their agent, whatever

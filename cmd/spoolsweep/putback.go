@@ -165,7 +165,7 @@ func (s *sweep) adopt(ctx context.Context, args *stage.AdoptArgs) (id string, er
 		s.nothing("nothing to adopt")
 		return "", nil
 	}
-	id = newRunID(time.Now())
+	id = run.NewID(time.Now())
 	s.Note("", "run %s", id)
 	d := &driver{sweep: s, run: id, controller: newToken(), slots: newSlots(0, 0)}
 	var names []string

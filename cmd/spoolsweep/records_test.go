@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"spoolsweep/spool/practice"
+	"spoolsweep/spool/run"
 )
 
 // What only reads changes nothing on a host, and leaves no file there but the
@@ -38,13 +39,13 @@ func TestRunIDsSortByTime(t *testing.T) {
 	begin := time.Date(2026, 11, 28, 18, 58, 28, 0, time.UTC)
 	var before string
 	for ms := range 2000 {
-		id := newRunID(begin.Add(time.Duration(ms) * time.Millisecond))
+		id := run.NewID(begin.Add(time.Duration(ms) * time.Millisecond))
 		if !runID.MatchString(id) || id <= before {
 			t.Fatalf("after %d ms: %s follows %s", ms, id, before)
 		}
 		before = id
 	}
-	if id, want := newRunID(begin.Add(time.Second-1)), "20261128T185828Z-zz"; !strings.HasPrefix(id, want) {
+	if id, want := run.NewID(begin.Add(time.Second-1)), "20261128T185828Z-zz"; !strings.HasPrefix(id, want) {
 		t.Errorf("at the end of a second: %s, want %s and two more", id, want)
 	}
 }

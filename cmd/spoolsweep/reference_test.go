@@ -123,12 +123,13 @@ func TestExamplesRun(t *testing.T) {
 	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "stages", "version", "manual", "completion"}
-	here := []string{"stages", "version", "manual", "completion"} // they know no hosts
+	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "plan", "stages", "schema", "version", "manual", "completion"}
+	here := []string{"stages", "schema", "version", "manual", "completion"} // they know no hosts
 	ran := 0
 	examples := append(documented(t), "uninstall -l chavez")
 	for _, c := range visible(newApp(nil, io.Discard, io.Discard)) {
 		for line := range strings.Lines(c.UsageText) {
+			line, _, _ = strings.Cut(line, " > ") // where the output goes
 			examples = append(examples, strings.TrimPrefix(strings.TrimSpace(line), "spoolsweep "))
 		}
 	}
@@ -160,7 +161,7 @@ func TestExamplesRun(t *testing.T) {
 		if !slices.Contains(args, "-i") && !slices.Contains(here, args[0]) {
 			args = append(args, "-i", f.file(fleetInventory))
 		}
-		if args[0] != "inventory" && !slices.Contains(here, args[0]) {
+		if args[0] != "inventory" && args[0] != "plan" && !slices.Contains(here, args[0]) {
 			args = append(args, "--ssh-config", f.file(fleetConfig))
 		}
 		app := newApp(strings.NewReader(""), out, errs)
@@ -188,7 +189,11 @@ func readme(t *testing.T) string {
 // pages of docs, with hosts and an account in the blanks.
 func documented(t *testing.T) []string {
 	t.Helper()
-	all := examplesOf(readme(t))
+	var all []string
+	for _, line := range examplesOf(readme(t)) {
+		line, _, _ = strings.Cut(line, " > ") // where the output goes
+		all = append(all, line)
+	}
 	blanks := strings.NewReplacer("HOSTS", "chavez,peltier", "SERVER", "chavez", "ACCOUNT", demoAccount)
 	for _, name := range pageNames() {
 		text, err := docs.ReadFile("docs/" + name + ".md")

@@ -12,7 +12,6 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/playbooks"
-	"spoolsweep/playbooks/strict"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/wire"
 	"spoolsweep/spool/run"
@@ -187,9 +186,9 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 			return nil
 		}
 		extra := d.extra.Over(info.Extra)
-		plan, err := pb.Resolve(&playbooks.HostVars{Values: m.host.Vars, Origin: func(name string) *strict.Value { return m.host.Origin(name) }}, extra)
+		plan, err := m.resolve(pb, extra)
 		if err != nil {
-			failed = fmt.Errorf("playbook %s, host %s: %w", info.Name, m.host.Name, err)
+			failed = err
 			return nil
 		}
 		q.Steps, q.Extra = plan.Steps, extra.Kept(pb)

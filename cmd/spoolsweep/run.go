@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -108,11 +107,8 @@ func runAction(c *cli.Context) error {
 		}
 		return exit(0)
 	}
-	for _, name := range s.extra.Unused(pb) {
-		if slices.Contains(knownVars(), name) {
-			return fmt.Errorf("-e %s: it is a variable of hosts, for every command: set it in the inventory, or in a second one (-i inventory.yaml -i more.yaml)", name)
-		}
-		s.Alert("", "warning: -e %s: nothing in %s uses it", show.Clean(name), pb.Name)
+	if err := s.unused(pb); err != nil {
+		return err
 	}
 	if !c.Bool("check") && !c.Bool("yes") && !s.tty {
 		return errors.New("there is no terminal to ask on: give -y, or --check")
@@ -162,7 +158,7 @@ func runAction(c *cli.Context) error {
 
 // runOn begins the run on the hosts that are ready and follows it.
 func (s *sweep) runOn(ctx context.Context, c *cli.Context, pb *playbooks.Playbook, plans map[*member]*playbooks.Plan, ready []*member) error {
-	s.doc.Run = newRunID(time.Now())
+	s.doc.Run = run.NewID(time.Now())
 	names := labels(ready)
 	s.Expect(names)
 	plan := plans[ready[0]]
@@ -258,13 +254,33 @@ func labels(members []*member) []string {
 func (s *sweep) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (map[*member]*playbooks.Plan, error) {
 	plans := map[*member]*playbooks.Plan{}
 	for _, m := range s.members {
-		plan, err := pb.Resolve(&playbooks.HostVars{Values: m.host.Vars, Origin: func(name string) *strict.Value { return m.host.Origin(name) }}, extra)
+		plan, err := m.resolve(pb, extra)
 		if err != nil {
-			return nil, fmt.Errorf("playbook %s, host %s: %w", pb.Name, m.host.Name, err)
+			return nil, err
 		}
 		plans[m] = plan
 	}
 	return plans, nil
+}
+
+func (m *member) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (*playbooks.Plan, error) {
+	plan, err := pb.Resolve(&playbooks.HostVars{Values: m.host.Vars, Origin: func(name string) *strict.Value { return m.host.Origin(name) }}, extra)
+	if err != nil {
+		return nil, fmt.Errorf("playbook %s, host %s: %w", pb.Name, m.host.Name, err)
+	}
+	return plan, nil
+}
+
+// unused warns of variables that the playbook does not read, and refuses those that
+// only an inventory may set.
+func (s *sweep) unused(pb *playbooks.Playbook) error {
+	for _, name := range s.extra.Unused(pb) {
+		if slices.Contains(knownVars(), name) {
+			return fmt.Errorf("-e %s: it is a variable of hosts, for every command: set it in the inventory, or in a second one (-i inventory.yaml -i more.yaml)", name)
+		}
+		s.Alert("", "warning: -e %s: nothing in %s uses it", show.Clean(name), pb.Name)
+	}
+	return nil
 }
 
 // preflight looks at hosts, and adds what it found.
@@ -518,14 +534,6 @@ func stageArgs(step stage.Step) stage.Args {
 		return nil
 	}
 	return args
-}
-
-// newRunID makes the name of a run that begins now. Ids sort by time, also those
-// of one second: the newest run is the last of them.
-func newRunID(now time.Time) string {
-	const steps = 36 * 36 // of a second, as two digits
-	fraction := strconv.FormatInt(steps+int64(now.Nanosecond())*steps/int64(time.Second), 36)[1:]
-	return now.UTC().Format("20060102T150405Z") + "-" + fraction + strings.ToLower(rand.Text()[:2])
 }
 
 // newToken tells two controllers of one admin apart.

@@ -112,8 +112,9 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		{"purge", evilName, "-y", "--expect", "1"}, {"putback", evilName, "-y", "--expect", "1"}, {"ping", "-l", evilName}, {"run", evilName, "-y"},
 		{"classify", "-m", "subject:" + evilName}, {"run", "backscatter", "--check", "-e", evilName + "=1"}, {"delete", "-m", evilName + ":x", "-y", "--expect", "1"}, {"stages", evilName}, {"version", evilName}, {"uninstall", evilName},
 		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName}, {"manual", evilName}, {"completion", evilName},
+		{"plan", evilName, "--host", "chavez"}, {"plan", "health", "--host", evilName}, {"plan", "health", "--host", "chavez", "--run", evilName}, {"agent", evilName, "--output", "x"}, {"collection", evilName}, {"schema", evilName},
 	}
-	here := []string{"demo", "manual", "completion"}
+	here := []string{"demo", "manual", "completion", "plan", "agent", "collection", "schema"}
 	typed := map[string]bool{}
 	run := func(args row) (last result) {
 		for _, output := range []string{"", "json", "jsonl"} {
@@ -123,8 +124,10 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 			}
 			var r result
 			switch args[0] {
-			case "stages", "version", "inventory", "demo", "manual", "completion", evilName:
+			case "stages", "version", "inventory", "demo", "manual", "completion", "agent", "collection", "schema", evilName:
 				r = f.run(more...)
+			case "plan":
+				r = f.run(append(more, "-i", f.file(fleetInventory))...)
 			default:
 				r = f.spoolsweep(more...)
 			}

@@ -55,7 +55,8 @@ func postfix(ctx context.Context, said *spool.Answers, v stage.Vars) (*spool.Pos
 }
 
 // Main is the agent: worker, section or the timer's process where the arguments
-// say so, else the front on standard input and output. It returns the exit status.
+// say so, or what takes a plan; else the front on standard input and output. It
+// returns the exit status.
 func Main(args []string, maker Maker) int {
 	os.Unsetenv("GOMAXPROCS") // see widen; what is started from here has all of them
 	env, err := maker()
@@ -70,11 +71,13 @@ func Main(args []string, maker Maker) int {
 	}
 	env.Build, env.Executable = Build(), file
 	env.Units = func(stage.Vars) *run.Units { return run.Systemd() }
-	if len(args) == 3 {
+	switch {
+	case len(args) == 3:
 		return env.Main(args[0], args[1], args[2])
-	}
-	if len(args) != 0 {
-		fmt.Fprintln(os.Stderr, "spoolsweep-agent: is started by spoolsweep, without arguments")
+	case len(args) == 1 && (args[0] == planRun || args[0] == planCheck):
+		return runPlan(context.Background(), env, args[0], os.Stdin, os.Stdout, os.Stderr)
+	case len(args) != 0:
+		fmt.Fprintln(os.Stderr, "spoolsweep-agent: is started by spoolsweep, without arguments; or, with a plan on standard input, with run or check")
 		return 1
 	}
 	sum, err := greetingSum(file)
@@ -520,23 +523,7 @@ func (f *front) tail(ctx context.Context, frame wire.Frame) (any, error) {
 	if err := json.Unmarshal(frame.Data, &c); err != nil {
 		return nil, fmt.Errorf("bad tail: %w", err)
 	}
-	next := frame.From
-	for {
-		err := f.env.Events(ctx, c.Vars, frame.Run, next, func(line []byte) error {
-			e := new(wire.Event)
-			if err := json.Unmarshal(line, e); err != nil {
-				return fmt.Errorf("events of %s: %w", frame.Run, err)
-			}
-			next = max(next, e.Seq+1)
-			return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})
-		})
-		if err != nil {
-			return nil, err
-		}
-		at, err := f.env.StateOf(nil, c.Vars, frame.Run)
-		if err != nil || at.Phase != run.Working {
-			return at, err
-		}
-		// Somebody else has answered between the two: it has not come to rest.
-	}
+	return follow(ctx, f.env, c.Vars, frame.Run, frame.From, func(e *wire.Event) error {
+		return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})
+	})
 }

@@ -106,6 +106,26 @@ type settings struct {
 	BecomeUser *string `json:"-"`
 }
 
+// ansible are Ansible's variables for the same.
+func (s *settings) ansible() map[string]any {
+	return map[string]any{
+		"ansible_host": &s.Host, "ansible_port": &s.Port, "ansible_user": &s.User,
+		"ansible_ssh_private_key_file": &s.PrivateKey,
+		"ansible_become":               &s.Become, "ansible_become_method": &s.Method, "ansible_become_user": &s.BecomeUser,
+	}
+}
+
+// Settings are what variables may say about a connection, for whoever describes
+// inventories: a struct whose json tags are the keys of the map ssh, and Ansible's
+// variables, each with a pointer to what it is.
+func Settings() (ssh any, ansible map[string]any) {
+	s := new(settings)
+	return s, s.ansible()
+}
+
+// GroupKeys are what a group has.
+func GroupKeys() []string { return slices.Clone(groupKeys) }
+
 // readSettings reads the map ssh, and what Ansible has for the same. Each setting
 // counts by itself: a host that sets ssh.port keeps the ssh.user of its group.
 func readSettings(vars *strict.Value) (*settings, error) {
@@ -115,11 +135,7 @@ func readSettings(vars *strict.Value) (*settings, error) {
 			return nil, err
 		}
 	}
-	fields := map[string]any{
-		"ansible_host": &s.Host, "ansible_port": &s.Port, "ansible_user": &s.User,
-		"ansible_ssh_private_key_file": &s.PrivateKey,
-		"ansible_become":               &s.Become, "ansible_become_method": &s.Method, "ansible_become_user": &s.BecomeUser,
-	}
+	fields := s.ansible()
 	for _, e := range vars.Entries() {
 		name, field := e.Key.Text, fields[e.Key.Text]
 		if name == commonArgs && e.Value.Kind == strict.String {

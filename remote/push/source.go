@@ -40,6 +40,12 @@ type Agent struct {
 // Size is its length in bytes.
 func (a *Agent) Size() int64 { return int64(len(a.data)) }
 
+// WriteTo writes all of it.
+func (a *Agent) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(a.data)
+	return int64(n), err
+}
+
 // Name is its file name on a host.
 func (a *Agent) Name() string { return prefix + a.SHA256 }
 

@@ -13,7 +13,7 @@ func FuzzIsID(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if got := isID(text); got != want.MatchString(text) {
+		if got := IsID(text); got != want.MatchString(text) {
 			t.Errorf("%q is one: %v", text, got)
 		}
 	})

@@ -138,7 +138,7 @@ func (e *Env) expire(ctx context.Context, p *spool.Postfix, v stage.Vars) error 
 	}
 	var failed error
 	for _, entry := range entries {
-		if !isID(entry.Name()) {
+		if !IsID(entry.Name()) {
 			continue
 		}
 		dir := filepath.Join(folder, entry.Name())

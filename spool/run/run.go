@@ -92,8 +92,8 @@ type Info struct {
 	Steps      []stage.Step   `json:"steps"`
 }
 
-// isID says whether a text looks like a run's id; anything else never becomes a path.
-func isID(text string) bool {
+// IsID says whether a text looks like a run's id; anything else never becomes a path.
+func IsID(text string) bool {
 	const form = "00000000T000000Z-aaaa"
 	if len(text) != len(form) {
 		return false
@@ -134,7 +134,7 @@ func (e *Env) state(v stage.Vars) string {
 const instancesFolder = "instances"
 
 func (e *Env) dir(v stage.Vars, id string) (string, error) {
-	if !isID(id) {
+	if !IsID(id) {
 		return "", fmt.Errorf("run %.40q: a run id looks like 20261123T231500Z-ab12", id)
 	}
 	if !filepath.IsAbs(e.state(v)) {
@@ -441,7 +441,7 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 	}
 	var all []*State
 	for _, entry := range slices.Backward(entries) {
-		if !isID(entry.Name()) {
+		if !IsID(entry.Name()) {
 			continue
 		}
 		s, err := e.StateOf(p, v, entry.Name())
@@ -541,7 +541,7 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 	}
 	var all []stage.Record
 	for _, entry := range slices.Backward(entries) {
-		if !isID(entry.Name()) {
+		if !IsID(entry.Name()) {
 			continue
 		}
 		s, err := e.StateOf(nil, v, entry.Name())

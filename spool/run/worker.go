@@ -218,8 +218,17 @@ func (r *runner) wait(i int, ask *stage.Ask) error {
 		return err
 	}
 	r.record.emit(r.info.Steps[i].Stage, i, evAsk, a)
-	r.record.emit("", -1, evEnd, Ended{Status: "waiting", Asks: a.Kind, Number: a.Number})
+	r.record.emit("", -1, evEnd, Ended{Status: "waiting", Asks: a.Kind, Number: a.Number, Remedy: GoOn(r.info.Run, a.Kind)})
 	return nil
+}
+
+// GoOn is what has a run go on that waits for an answer of that kind.
+func GoOn(id, asks string) string {
+	next := "spoolsweep resume " + id
+	if asks == "rules" {
+		next += " -e @rules.yaml"
+	}
+	return next
 }
 
 // stage runs one stage, and journals its beginning and its end.

@@ -24,7 +24,7 @@ type CommandArgs struct {
 	// itself; a line that is one template is the variable's own.
 	Run string `json:"run" playbook:"shell" doc:"a line of the shell; what templates give is quoted"`
 	For Items  `json:"for,omitzero" doc:"once for each, quoted, as the last argument"`
-	On  string `json:"on,omitempty" doc:"host, or controller"`
+	On  string `json:"on,omitempty" one:"host controller" doc:"host, or controller"`
 	Raw bool   `json:"raw,omitempty" doc:"what templates give is not quoted"`
 	// RequireSourceStopped ends the run where the command is not done, or fails:
 	// else mail flows again all the same.

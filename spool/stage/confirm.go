@@ -10,10 +10,12 @@ import (
 
 // ConfirmArgs are the arguments of confirm.
 type ConfirmArgs struct {
-	Show       string `json:"show,omitempty" doc:"whose result is shown: classify"`
+	Show       string `json:"show,omitempty" one:"classify" doc:"whose result is shown: classify"`
 	MaxSenders Number `json:"max_senders,omitempty" doc:"look again: rules hit more distinct local senders"`
 	MaxSource  Number `json:"max_source,omitempty" doc:"look again: more messages of one source, or more than that and than 100 of one text, would go back"`
 	MaxRescued Number `json:"max_rescued,omitempty" doc:"look again: a ham rule keeps more messages from spam rules"`
+	// Expect is an answer given beforehand.
+	Expect *Number `json:"expect,omitempty" doc:"how many messages must be about to go: then they do; another number is asked about, or waits"`
 }
 
 // Check refuses what has no result to show.
@@ -35,9 +37,15 @@ var confirm = Row{
 		if !h.Last("classify", &c) {
 			return nil, errors.New("confirm: nothing was classified")
 		}
-		reasons := a.(*ConfirmArgs).reasons(&c)
+		args := a.(*ConfirmArgs)
+		reasons := args.reasons(&c)
 		if h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == c.List {
 			return &Confirmed{Answer: "yes", By: h.Answer.By, List: c.List}, nil
+		}
+		if e := args.Expect; e != nil && int64(*e) == c.Ham {
+			return &Confirmed{Answer: "yes", By: "expect", List: c.List}, nil
+		} else if e != nil {
+			reasons = append(reasons, fmt.Sprintf("%d messages would go, not the %d that were expected", c.Ham, *e))
 		}
 		if h.Yes && len(reasons) == 0 {
 			return &Confirmed{Answer: "yes", By: "-y", List: c.List}, nil

@@ -20,7 +20,7 @@ type RestoreArgs struct {
 	Rate    Rate   `json:"rate" doc:"messages a second at most, or 3000/m; 0: no ceiling"`
 	LiveMax Number `json:"live_max" doc:"pause while incoming and active hold so many more than before; 0: no limit"`
 	Canary  Number `json:"canary" doc:"messages that go first, and are waited for; 0: none"`
-	Expired string `json:"expired,omitempty" doc:"mail past its lifetime: leave, requeue or send"`
+	Expired string `json:"expired,omitempty" one:"leave requeue send" doc:"mail past its lifetime: leave, requeue or send"`
 }
 
 // What may be done with mail past its lifetime: the queue manager returns it to

@@ -23,7 +23,8 @@ import (
 )
 
 // Args are a stage's arguments: a struct whose JSON names are the keys in a
-// playbook.
+// playbook. A field's tag doc explains it, and one lists the words that it may be,
+// where Check refuses all others.
 type Args interface {
 	// Check refuses values that no host could use.
 	Check() error
