@@ -105,21 +105,22 @@ func trimmed(screen string) string {
 // shows waits until the screen matches, and is drawn to its end, and returns it.
 func (e *emulator) shows(expression string) string {
 	e.t.Helper()
-	return e.until(e.screen, expression)
+	return e.until(e.screen, true, expression)
 }
 
 // says is shows of all that was ever on the screen.
 func (e *emulator) says(expression string) string {
 	e.t.Helper()
-	return e.until(e.all, expression)
+	return e.until(e.all, false, expression)
 }
 
-func (e *emulator) until(look func() string, expression string) string {
+// until looks until it sees that; at a screen, one that stands.
+func (e *emulator) until(look func() string, stands bool, expression string) string {
 	e.t.Helper()
 	re := regexp.MustCompile("(?m)" + expression)
 	screen := ""
 	for limit := time.Now().Add(emulatorPatience); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
-		if screen = look(); re.MatchString(screen) && screen == look() {
+		if screen = look(); re.MatchString(screen) && (!stands || screen == look()) {
 			return screen
 		}
 	}
