@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -310,6 +311,9 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 		text = fmt.Sprintf("%d %s, %s messages queued", n, s.noun(n), humanize.Comma(messages))
 	}
 	s.Line("", "%s", plugin(worst, text, data))
+	if !s.JSON && !s.Stream {
+		s.Out = unbarred{s.Out}
+	}
 	for _, m := range s.members {
 		if m.Result != nil {
 			s.Result(m.Host, "count", m.Result)
@@ -319,6 +323,19 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 		return err
 	}
 	return exit(worst)
+}
+
+// unbarred writes lines that a core takes for text: whatever is behind a bar it
+// takes for performance data, in all lines after the first together.
+type unbarred struct{ io.Writer }
+
+var bars = strings.NewReplacer(" | ", ": ", "|", "/")
+
+func (w unbarred) Write(text []byte) (int, error) {
+	if _, err := io.WriteString(w.Writer, bars.Replace(string(text))); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 // verdict is a host's status as a plugin's.

@@ -96,7 +96,7 @@ func TestHealth(t *testing.T) {
 		}
 		r := f.spoolsweep(append([]string{"health", "--exit-status"}, row.args...)...)
 		r.want(t, row.status)
-		if first, _, _ := strings.Cut(r.out, "\n"); !strings.HasPrefix(first, row.first) || row.status < 3 && strings.Count(first, "|") != 1 {
+		if first, _, _ := strings.Cut(r.out, "\n"); !strings.HasPrefix(first, row.first) || row.status < 3 && strings.Count(r.out, "|") != 1 {
 			t.Errorf("%s: got\n%s\nwant %s", r.line, first, row.first)
 		}
 		if before != nil {
