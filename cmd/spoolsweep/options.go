@@ -117,6 +117,7 @@ type sweep struct {
 	password remote.Secret // for becoming root
 	memory   *memory       // of those who only look; nil for others
 	past     *past         // of health
+	notices  *notices      // to those who do not look
 	// practising says that the hosts are for practice: nothing of them is kept.
 	practising bool
 
@@ -197,6 +198,9 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	}
 	var err error
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
+		return nil, err
+	}
+	if s.notices, err = s.newNotices(c); err != nil {
 		return nil, err
 	}
 	hosts, err := s.hosts(c, pb)
@@ -556,7 +560,9 @@ func (s *sweep) end(ctx context.Context) error {
 	s.unknownKeys()
 	s.keepLists()
 	s.memory.save()
-	if err := s.Document(s.doc); err != nil {
+	err := s.Document(s.doc)
+	s.notices.end(ctx, s.doc)
+	if err != nil {
 		return err
 	}
 	return s.status(ctx)
