@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -36,9 +37,9 @@ type hook struct {
 	got chan received
 }
 
-func newHook(t *testing.T, begin func(http.Handler) *httptest.Server) *hook {
+func newHook(t *testing.T, begin func(*httptest.Server)) *hook {
 	h := &hook{t: t, got: make(chan received, 100)}
-	h.Server = begin(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	h.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		text, err := io.ReadAll(r.Body)
 		n := received{raw: string(text)}
 		if err == nil {
@@ -49,6 +50,8 @@ func newHook(t *testing.T, begin func(http.Handler) *httptest.Server) *hook {
 		}
 		h.got <- n
 	}))
+	h.Config.ErrorLog = log.New(io.Discard, "", 0)
+	begin(h.Server)
 	t.Cleanup(h.Close)
 	return h
 }
@@ -90,7 +93,7 @@ func TestNotifyEnd(t *testing.T) {
 	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(300)
 	waitQuiet(t, f)
 	f.servers[1].Refuse(true)
-	h := newHook(t, httptest.NewTLSServer)
+	h := newHook(t, (*httptest.Server).StartTLS)
 	dir := t.TempDir()
 	ca, list, out := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "whom"), filepath.Join(dir, "out")
 	for path, text := range map[string][]byte{
@@ -103,9 +106,12 @@ func TestNotifyEnd(t *testing.T) {
 	}
 	run := func(ca string, args ...string) result {
 		var out, stderr bytes.Buffer
+		if args[0] != "health" {
+			args = append(args, "--notify", "@"+list)
+		}
 		cmd := exec.CommandContext(t.Context(), built(t), append(append(args, "--agent", built(t)), f.where()...)...)
 		cmd.Stdout, cmd.Stderr, cmd.Dir = &out, &stderr, dir
-		cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+ca, notifyVariable+"=@"+list)
+		cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+ca, notifyVariable+"=of practice nobody is told")
 		_ = cmd.Run() // its status is looked at
 		return result{strings.Join(args, " "), cmd.ProcessState.ExitCode(), out.String(), stderr.String()}
 	}
@@ -152,13 +158,25 @@ func TestNotifyEnd(t *testing.T) {
 	f.spoolsweep("health", "--notify", "exec:true").want(t, statusUsage, "give --watch TIME")
 }
 
+// Where no flag says whom to tell, the environment does.
+func TestNotifyVariable(t *testing.T) {
+	t.Parallel()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), built(t), "run", "health", "-i", "mx1,", "-y")
+	cmd.Env, cmd.Stderr = append(os.Environ(), notifyVariable+"=s3cret"), &stderr
+	_ = cmd.Run() // its status is looked at
+	if said := stderr.String(); cmd.ProcessState.ExitCode() != statusUsage || !strings.Contains(said, notifyVariable+": whom to tell is exec:COMMAND") || strings.Contains(said, "s3cret") {
+		t.Errorf("%v: %s", cmd.ProcessState, said)
+	}
+}
+
 // A question that nobody answers is told, each once; the end is told, but not when it
 // is what was told already.
 func TestNotifyWaits(t *testing.T) {
 	t.Parallel()
 	f := fleetOf(t, flooded, "chavez").withFlood(500)
 	waitQuiet(t, f)
-	h := newHook(t, httptest.NewServer)
+	h := newHook(t, (*httptest.Server).Start)
 	s := f.begin(t, true, 0, "run", "backscatter", "-e", "rate=0", "-e", "watch=0", "--notify", h.URL)
 	s.waitFor(`Do this on 1 of 1`)
 	h.none()
@@ -193,12 +211,12 @@ func TestNotifyThreshold(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"health", "--watch", "1s"}, {"serve", "--every", "1s", "--listen", "127.0.0.1:0"}} {
-		h := newHook(t, httptest.NewServer)
+		h := newHook(t, (*httptest.Server).Start)
 		ctx, cancel := context.WithCancel(t.Context())
 		app := newApp(strings.NewReader(""), io.Discard, io.Discard)
 		now := time.Unix(1_000_000, 0)
 		looks := make(chan bool)
-		app.Metadata[agentSource] = f.source
+		app.Metadata[agentSource], app.Metadata[watchKey] = f.source, 10*time.Millisecond
 		app.Metadata[noticeClock] = func() time.Time { // asked once a look
 			select {
 			case looks <- true:
@@ -242,7 +260,7 @@ func TestNotifyThreshold(t *testing.T) {
 // swings about its limit is told once.
 func TestNotifyTogether(t *testing.T) {
 	t.Parallel()
-	h := newHook(t, httptest.NewServer)
+	h := newHook(t, (*httptest.Server).Start)
 	to, err := notify.Parse([]string{h.URL}, "")
 	if err != nil {
 		t.Fatal(err)

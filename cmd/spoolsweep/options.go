@@ -200,9 +200,6 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
 		return nil, err
 	}
-	if s.notices, err = s.newNotices(c); err != nil {
-		return nil, err
-	}
 	hosts, err := s.hosts(c, pb)
 	if err != nil {
 		return nil, err
@@ -214,6 +211,9 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 			return nil, err
 		}
 		s.keeps, s.practising = s.keeps && !practising, practising
+	}
+	if s.notices, err = s.newNotices(c, ok || s.practising); err != nil {
+		return nil, err
 	}
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{

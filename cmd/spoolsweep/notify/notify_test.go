@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"mime/quotedprintable"
 	"net/http"
 	"net/http/httptest"
@@ -109,9 +110,10 @@ func TestSecretsStaySecret(t *testing.T) {
 	s := httptest.NewServer(nil)
 	address := s.URL + "/s3cret?s3cret"
 	s.Close()
-	untrusted := httptest.NewTLSServer(nil)
+	untrusted := httptest.NewUnstartedServer(nil)
+	untrusted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	untrusted.StartTLS()
 	defer untrusted.Close()
-	untrusted.Config.ErrorLog = nil
 	n, failed := notifier(t, address, "https://user:s3cret@"+strings.TrimPrefix(untrusted.URL, "https://")+"/s3cret", "exec:echo no; exit 7 # s3cret")
 	n.Send(t.Context(), example())
 	if len(failed.said) != 3 {
