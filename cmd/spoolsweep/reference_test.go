@@ -279,7 +279,8 @@ func TestExamplesChange(t *testing.T) {
 				}
 			}
 			with := strings.NewReplacer("20261123T231500Z-ab12", last, " RUN", " "+last, "@rules.yaml", "@"+f.file("rules.yaml"), "@better.yaml", "@"+f.file("better.yaml"),
-				" -u admin", "", " -b -K", "") // nobody becomes anybody here
+				" -u admin", "", " -b -K", "", // nobody becomes anybody here
+				"mailto:ops@example.org", "exec:true") // nor is sent mail
 			args = shellWords(with.Replace(line))
 			if asks := name != "suspects" && name != "uninstall" && !slices.Contains(args, "--check"); asks && !slices.Contains(args, "-y") {
 				args = append(args, "-y")
