@@ -56,6 +56,7 @@ func (f *fleet) begin(t *testing.T, tty bool, silence time.Duration, args ...str
 	}
 	app := newApp(in, s, s)
 	app.Metadata[agentSource], app.Metadata[interrupts], app.Metadata[silenceKey] = f.source, s.ctrlC, silence
+	app.Metadata[noticeTimes] = []time.Duration{0, 0, 0, 0}
 	ctx, cancel := context.WithCancel(t.Context())
 	s.cancel = cancel
 	go func() {

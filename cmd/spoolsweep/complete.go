@@ -235,6 +235,10 @@ func (l *typedLine) value(f cli.Flag, word string) completions {
 		return matching(word, plainly("set aside by hand", all...)...)
 	case "match":
 		return matching(word, plainly("field", matchFields...)...)
+	case notifyName:
+		if strings.HasPrefix(word, "@") {
+			return completions{paths: anyFile, before: 1}
+		}
 	case "extra-vars":
 		if strings.HasPrefix(word, "@") {
 			return completions{paths: anyFile, before: 1}

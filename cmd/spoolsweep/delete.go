@@ -35,7 +35,7 @@ The messages are deleted by Postfix's own postsuper. Just before its turn each i
 looked at once more: one that was replaced, or tried again, since it was counted
 is left, and said. Postfix must run. For a flood 'spoolsweep run backscatter' is
 the way: it lets mail flow first, and nothing needs to be decided in a hurry.`,
-		Flags: commonFlags(extraVars(), removalYes(), removalExpect(),
+		Flags: commonFlags(extraVars(), notifyFlag(atEnd), removalYes(), removalExpect(),
 			&cli.StringSliceFlag{Name: "queue", Usage: "delete from the live queue `NAME` (repeatable; default deferred)"},
 			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "delete what matches `FIELD:PATTERN` (repeatable)"},
 		),

@@ -54,6 +54,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 	m.driven.Store(true)
 	defer m.driven.Store(false)
 	defer t.end()
+	d.notices.goesOn(m.Host)
 	next := from
 	for {
 		var at run.State
@@ -92,6 +93,9 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			asks = at.Ask.Kind
 		}
 		mine := d.controller != "" && !d.over.Load()
+		if asks == "rules" || asks == "confirm" || asks == "controller" && d.plans[m] == nil {
+			d.notices.waits(ctx, d.run, m.Host, asks)
+		}
 		itsTurn := asks == "slot" && mine && t.next()
 		if !itsTurn {
 			t.up()
@@ -147,7 +151,9 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		}
 		switch err := d.answer(ctx, m, at.Ask.Number, *answer); {
 		case err == nil:
+			d.notices.goesOn(m.Host)
 		case d.late(m, err):
+			d.notices.goesOn(m.Host)
 			t.up()
 		default:
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,7 +29,8 @@ spoolsweep health --watch 30s -l chavez
 spoolsweep health --exit-status -q
 spoolsweep health -o json
 spoolsweep health -o openmetrics
-spoolsweep health --watch 1m --textfile /var/lib/prometheus/node-exporter`,
+spoolsweep health --watch 1m --textfile /var/lib/prometheus/node-exporter
+spoolsweep health --watch 1m --notify mailto:ops@example.org`,
 		Description: `Of each host, and of each of several Postfix on it (host variable
 postfix_instances; default: those that are enabled): whether it runs; the messages
 of every queue, their bytes and the age of the oldest; what was set aside and by
@@ -69,11 +71,18 @@ could not be asked.
 
 -o openmetrics prints metrics for Prometheus; --textfile writes them to the file
 spoolsweep.prom in a folder of node_exporter's textfile collector, whole or not
-at all. A host that could not be asked is spoolsweep_host_up 0.`,
+at all. A host that could not be asked is spoolsweep_host_up 0.
+
+--notify tells, with --watch, of a Postfix that is stopped or a queue that is flooded
+for 2 minutes, of a host that cannot be asked for 10, one that is busy for 30, a run
+that waits for an hour, each once; and once that it is over, of a flood when there was
+none for 10 minutes (busy: 15), so that what swings about a limit is one. What a notice
+has in it, and whom it reaches: run --help.`,
 		Flags: commonFlags(append(countFlags(),
 			&cli.IntFlag{Name: "top", Usage: "also who sends, where not all is well: the first `N` of each list"},
 			&cli.DurationFlag{Name: "watch", Usage: "look again every `TIME`, until interrupted"},
 			&cli.PathFlag{Name: "textfile", Usage: "also write metrics to spoolsweep.prom in the folder `DIR`"},
+			notifyFlag("of what is wrong for a while, and when it is over (with --watch)"),
 			&cli.BoolFlag{Name: "exit-status", Usage: "end with the status of a monitoring plugin"},
 		)...),
 		OnUsageError: usageError,
@@ -118,6 +127,8 @@ func healthAction(c *cli.Context) error {
 		return usageError(c, errArguments(c), false)
 	case c.IsSet("watch") && every < time.Second:
 		return fmt.Errorf("--watch %v: at least a second", every)
+	case c.IsSet(notifyName) && !c.IsSet("watch"):
+		return errors.New("--notify tells of what changes between two looks: give --watch TIME, or use serve")
 	case c.IsSet("watch") && c.Bool("exit-status"):
 		return errors.New("--watch and --exit-status exclude each other")
 	case c.IsSet("watch") && slices.Contains([]string{"json", openMetrics}, c.String("output")):
@@ -155,9 +166,11 @@ func healthAction(c *cli.Context) error {
 		return err
 	}
 	metrics := c.String("output") == openMetrics
+	seen := alarms{}
 	for {
 		began := time.Now()
 		s.health(c.Context, args, senders, !metrics)
+		s.alarm(c.Context, seen)
 		if metrics {
 			fmt.Fprint(s.Out, show.Metrics(s.doc.Hosts, began))
 		}
@@ -322,6 +335,9 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 		text = fmt.Sprintf("%d %s, %s messages queued", n, s.noun(n), humanize.Comma(messages))
 	}
 	s.Line("", "%s", plugin(worst, text, data))
+	if !s.JSON && !s.Stream {
+		s.Out = unbarred{s.Out}
+	}
 	for _, m := range s.members {
 		if m.Result != nil {
 			s.Result(m.Host, "count", m.Result)
@@ -331,6 +347,19 @@ func (s *sweep) plugin(ctx context.Context, args *stage.CountArgs) error {
 		return err
 	}
 	return exit(worst)
+}
+
+// unbarred writes lines that a core takes for text: whatever is behind a bar it
+// takes for performance data, in all lines after the first together.
+type unbarred struct{ io.Writer }
+
+var bars = strings.NewReplacer(" | ", ": ", "|", "/")
+
+func (w unbarred) Write(text []byte) (int, error) {
+	if _, err := io.WriteString(w.Writer, bars.Replace(string(text))); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 // verdict is a host's status as a plugin's.

@@ -103,7 +103,7 @@ func TestHealth(t *testing.T) {
 		}
 		r := f.spoolsweep(append([]string{"health", "--exit-status"}, row.args...)...)
 		r.want(t, row.status)
-		if first, _, _ := strings.Cut(r.out, "\n"); !strings.HasPrefix(first, row.first) || row.status < 3 && strings.Count(first, "|") != 1 {
+		if first, _, _ := strings.Cut(r.out, "\n"); !strings.HasPrefix(first, row.first) || row.status < 3 && strings.Count(r.out, "|") != 1 {
 			t.Errorf("%s: got\n%s\nwant %s", r.line, first, row.first)
 		}
 		if before != nil {
@@ -132,7 +132,7 @@ func TestHealthMetrics(t *testing.T) {
 	dir := t.TempDir()
 	r := f.spoolsweep("health", "-o", "openmetrics", "--textfile", dir)
 	r.want(t, 0)
-	ages := regexp.MustCompile(`(?m)^(spoolsweep_\w*_(?:seconds|bytes)\{.*\}) \d+$`)
+	ages := regexp.MustCompile(`(?m)^(spoolsweep_\w*_(?:seconds|bytes)\{.*\}) [0-9.]+$`)
 	same := func(text string) string { return ages.ReplaceAllString(strings.ReplaceAll(text, run, "RUN"), "$1 N") }
 	checkGolden(t, "testdata/health.openmetrics", same(r.out))
 	path := filepath.Join(dir, "spoolsweep.prom")
@@ -143,6 +143,20 @@ func TestHealthMetrics(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
 		t.Errorf("%v, %v", info, err)
 	}
+	// What the run itself says of the time without Postfix, also when another one was
+	// since that stopped nothing.
+	f.spoolsweep("run", "health", "-y", "-l", "chavez").want(t, 0)
+	var report show.Document
+	if err := json.Unmarshal([]byte(f.spoolsweep("report", run, "-l", "chavez", "-o", "json").out), &report); err != nil {
+		t.Fatal(err)
+	}
+	var started stage.Started
+	if !report.Hosts[0].Latest("start", &started) || started.Downtime <= 0 {
+		t.Fatalf("the report has no downtime: %+v", started)
+	}
+	r = f.spoolsweep("health", "-o", "openmetrics", "-l", "chavez")
+	r.want(t, 0, fmt.Sprintf("\nspoolsweep_postfix_downtime_seconds{host=\"chavez\",postfix=\"-\",run=%q} %v\n", run, started.Downtime),
+		fmt.Sprintf("\nspoolsweep_postfix_started_time_seconds{host=\"chavez\",postfix=\"-\",run=%q} %d\n", run, started.At.Unix()))
 	f.servers[1].Refuse(true)
 	f.spoolsweep("health", "--exit-status", "--textfile", dir).want(t, pluginUnknown)
 	entries, err := os.ReadDir(dir)

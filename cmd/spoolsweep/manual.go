@@ -84,6 +84,7 @@ var environment = []described{
 	{inventoryVariable, "the inventory where no -i names one; several with : or , between them"},
 	{configVariable, "the ssh configuration where no --ssh-config names one"},
 	{agentVariable, "the agent where no --agent names one"},
+	{notifyVariable, "whom to tell where no --notify does: one of what that takes, such as @FILE"},
 	{"XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME", "folders that take the place of ~/.config, ~/.cache and ~/.local/state below"},
 	{"NO_COLOR", "if it is set, as --no-color"},
 	{"TERM", "dumb, or nothing: lines are only ever added to what is on the terminal"},

@@ -232,7 +232,7 @@ func TestEnvironmentIsTold(t *testing.T) {
 	for _, d := range environment {
 		told = append(told, strings.Split(d.name, ", ")...)
 	}
-	read := map[string]bool{inventoryVariable: true, configVariable: true, agentVariable: true}
+	read := map[string]bool{inventoryVariable: true, configVariable: true, agentVariable: true, notifyVariable: true}
 	get := regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("([A-Z_]+)"\)`)
 	for _, line := range source(t) {
 		for _, m := range get.FindAllStringSubmatch(line, -1) {

@@ -117,6 +117,7 @@ type sweep struct {
 	password remote.Secret // for becoming root
 	memory   *memory       // of those who only look; nil for others
 	past     *past         // of health
+	notices  *notices      // to those who do not look
 	// practising says that the hosts are for practice: nothing of them is kept.
 	practising bool
 
@@ -210,6 +211,9 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 			return nil, err
 		}
 		s.keeps, s.practising = s.keeps && !practising, practising
+	}
+	if s.notices, err = s.newNotices(c, ok || s.practising); err != nil {
+		return nil, err
 	}
 	s.fleet = &remote.Fleet{
 		Dialer: &remote.Dialer{
@@ -559,7 +563,9 @@ func (s *sweep) end(ctx context.Context) error {
 	s.unknownKeys()
 	s.keepLists()
 	s.memory.save()
-	if err := s.Document(s.doc); err != nil {
+	err := s.Document(s.doc)
+	s.notices.end(ctx, s.doc)
+	if err != nil {
 		return err
 	}
 	return s.status(ctx)

@@ -28,7 +28,7 @@ resume, or by another purge. Directories that are empty then are removed.
 
 --older-than goes by when a message arrived: what is younger stays, and so does
 what nobody knows the age of.`,
-		Flags: commonFlags(removalYes(), removalExpect(),
+		Flags: commonFlags(notifyFlag(atEnd), removalYes(), removalExpect(),
 			&cli.BoolFlag{Name: "include-ham", Usage: "all that is aside, whatever it is"},
 			&cli.StringFlag{Name: "older-than", Usage: "only messages that arrived longer than `AGE` ago: 12h, 30d, 8w"},
 		),

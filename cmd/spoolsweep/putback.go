@@ -37,7 +37,7 @@ over all hosts. Without RUN: the one with mail aside.
 --adopt DIR takes on a directory QUEUE.spamfull that was set aside by hand, with
 its logs: it becomes a run like any other, whose mail can be looked at, judged
 ('spoolsweep resume RUN -e @rules.yaml'), put back and purged.`,
-		Flags: commonFlags(yesFlag(),
+		Flags: commonFlags(yesFlag(), notifyFlag(atEnd),
 			&cli.StringSliceFlag{Name: "adopt", Usage: "first take on `DIR`, such as incoming.spamfull, that was set aside by hand (repeatable)"},
 			&cli.BoolFlag{Name: "include-spam", Usage: "all of it, the flood too"},
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: `N` messages go, or nothing is done"},

@@ -104,7 +104,7 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	grouped := strings.Replace(string(inventory), "all:\n", "all:\n  children: {relays: {hosts: {relay01: }}}\n", 1)
-	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules, "more.ini": "[lists]\nrelay01\n", "secret": "x\n"} {
+	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules, "more.ini": "[lists]\nrelay01\n", "secret": "x\n", "notify": "exec:true\n"} {
 		f.write(name, text)
 	}
 	if err := os.Mkdir(f.file("production"), 0o755); err != nil {
@@ -120,8 +120,10 @@ func TestExamplesRun(t *testing.T) {
 		}
 		f.write(name+"/1", text)
 	}
-	if err := os.Chmod(f.file("secret"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"secret", "notify"} {
+		if err := os.Chmod(f.file(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	reading := []string{"ping", "health", "serve", "find", "sample", "suggest", "runs", "report", "classify", "attach", "inventory", "plan", "stages", "schema", "version", "manual", "completion"}
 	here := []string{"stages", "schema", "version", "manual", "completion"} // they know no hosts
@@ -139,7 +141,7 @@ func TestExamplesRun(t *testing.T) {
 			of = before
 		}
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, " --explain ID", " --explain "+filepath.Base(held[0]), "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "/etc/spoolsweep/notify", f.file("notify"), "mailto:ops@example.org", "exec:true", "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}
@@ -295,7 +297,8 @@ func TestExamplesChange(t *testing.T) {
 				}
 			}
 			with := strings.NewReplacer("20261123T231500Z-ab12", last, " RUN", " "+last, "@rules.yaml", "@"+f.file("rules.yaml"), "@better.yaml", "@"+f.file("better.yaml"),
-				" -u admin", "", " -b -K", "") // nobody becomes anybody here
+				" -u admin", "", " -b -K", "", // nobody becomes anybody here
+				"mailto:ops@example.org", "exec:true") // nor is sent mail
 			args = shellWords(with.Replace(line))
 			if asks := name != "suspects" && name != "uninstall" && !slices.Contains(args, "--check"); asks && !slices.Contains(args, "-y") {
 				args = append(args, "-y")

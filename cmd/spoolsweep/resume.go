@@ -38,7 +38,7 @@ From then on this controller gives the run's turns to stop Postfix, whoever bega
 it. Hosts that work on it just then are followed; those that do not answer are left
 for another resume. Ctrl-C asks: detach, cancel after the current step, or go on;
 Enter lists the hosts that are still at work.`,
-		Flags: commonFlags(extraVars(), yesFlag(),
+		Flags: commonFlags(extraVars(), yesFlag(), notifyFlag(atEnd),
 			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
 		OnUsageError: usageError,
 		Action:       resumeAction,
@@ -296,7 +296,7 @@ spoolsweep attach 20261123T231500Z-ab12 -l chavez`,
 On a terminal what the run waits for, rules or a confirmation, can be answered.
 Ctrl-C asks: detach, cancel after the current step, or go on; Enter lists the hosts
 that are still at work.`,
-		Flags:        commonFlags(),
+		Flags:        commonFlags(notifyFlag(atEnd)),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			s, id, on, err := theRun(c)

@@ -44,7 +44,8 @@ spoolsweep run backscatter -l chavez
 spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter -u admin -b -K
-spoolsweep run backscatter-deferred -e rate=20/s`,
+spoolsweep run backscatter-deferred -e rate=20/s
+spoolsweep run backscatter -l chavez -y --notify mailto:ops@example.org`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
 that is confirmed. The run then belongs to the hosts: a lost link or a closed
@@ -54,6 +55,18 @@ below what is said how far each host is; Enter lists those that are still at wor
 also where it does not (TERM=dumb, -q, or stderr is no terminal). Of several Postfix on
 one host (host variable postfix_instances; default: those that are enabled) the
 next is begun when the one before runs again.
+
+--notify tells somebody when it ends, or could not begin, and of a question that nobody
+has answered for 30 seconds, but nothing twice: a command (exec:COMMAND, run by sh with
+the notice on its standard input, and SPOOLSWEEP_NOTICE and SPOOLSWEEP_SUBJECT), a web
+hook (https://..., a POST), or mail through this machine's sendmail (mailto:ADDRESS).
+An address with a secret in it belongs into a file for @FILE, which nobody else may
+read. The notice is JSON: version (1), id (the same when it is tried again), notice
+(end, waits, problem or resolved), time, from, subject, text (for people), and document,
+which is that of -o json without results of stages: nothing of anybody's mail. A web
+hook that cannot be reached or is busy gets three tries. Who was not told is a
+warning, and changes nothing. This machine sends it: when nobody follows a run, nobody
+is told, until attach --notify does.
 
 Variables of the shipped ones, for -e: account (disabled first, by the host
 variable disable_account, unless it sent nothing and is only forged),
@@ -74,7 +87,7 @@ EDITOR), and goes on when they are wanted. Under -y it ends there, with exit sta
     any:
       - sender: "@members.example.org"`,
 		Flags: commonFlags(
-			extraVars(), yesFlag(),
+			extraVars(), yesFlag(), notifyFlag(atEnd),
 			&cli.BoolFlag{Name: "check", Aliases: []string{"C"}, Usage: "show what would happen, and change nothing"},
 			&cli.BoolFlag{Name: "list-stages", Usage: "list the playbook's stages and do nothing"},
 			&cli.StringFlag{Name: "reason", Usage: "`TEXT` for the record of the run"},

@@ -29,7 +29,8 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "look at the queues again and again, and serve metrics to Prometheus",
 		UsageText: `spoolsweep serve --listen localhost:9108
-spoolsweep serve --listen 10.0.0.5:9108 --every 30s -l 'mx*'`,
+spoolsweep serve --listen 10.0.0.5:9108 --every 30s -l 'mx*'
+spoolsweep serve --listen localhost:9108 --notify @/etc/spoolsweep/notify`,
 		Description: `What 'health -o openmetrics' prints, for Prometheus to scrape at
 http://ADDRESS/metrics. All hosts are looked at every so often (--every), over
 connections that are kept; a scrape is answered with what the last look found,
@@ -39,7 +40,8 @@ is 503.
 
 A host that cannot be asked is spoolsweep_host_up 0, and is told once, as is its
 return; the others go on. Alert rules and a dashboard for Grafana are in
-playbooks/monitoring.
+playbooks/monitoring. Where no Alertmanager is, --notify tells of what is wrong, as
+with health --watch; one that is started anew tells it again.
 
 Nothing but GET of /metrics is answered, and nobody is asked who he is: listen on
 an address that your Prometheus alone can reach. Ends with Ctrl-C or SIGTERM,
@@ -47,6 +49,7 @@ with exit status 0.`,
 		Flags: commonFlags(append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to listen on: HOST:PORT, :PORT for all addresses"},
 			&cli.DurationFlag{Name: "every", Value: time.Minute, Usage: "look again after `TIME`"},
+			notifyFlag("of what is wrong for a while, and when it is over"),
 		}, countFlags()...)...),
 		OnUsageError: usageError,
 		Action:       serveAction,
@@ -80,6 +83,7 @@ func serveAction(c *cli.Context) error {
 	s.glances()
 	defer s.close()
 	defer s.memory.save()
+	defer s.notices.flush()
 	m := new(metrics)
 	server := &http.Server{
 		Handler: m, MaxHeaderBytes: serveHeader, ErrorLog: log.New(io.Discard, "", 0),
@@ -89,7 +93,7 @@ func serveAction(c *cli.Context) error {
 	go func() { ended <- server.Serve(netutil.LimitListener(listener, serveConns)) }()
 	defer server.Close()
 	s.Note("", "metrics at http://%s/metrics", listener.Addr())
-	wrong := map[string]string{}
+	wrong, seen := map[string]string{}, alarms{}
 	for {
 		began := time.Now()
 		s.health(c.Context, args, nil, false)
@@ -98,6 +102,7 @@ func serveAction(c *cli.Context) error {
 		}
 		m.set(show.Metrics(s.doc.Hosts, began))
 		s.changes(wrong)
+		s.alarm(c.Context, seen)
 		select {
 		case <-time.After(time.Until(began.Add(every))):
 		case err := <-ended:

@@ -273,6 +273,47 @@ func TestServeAnswers(t *testing.T) {
 	}
 }
 
+// A scrape is answered with what the last look found; those who take long, or say
+// much, keep nobody else from being answered.
+func TestServeLimits(t *testing.T) {
+	t.Parallel()
+	at := served(t, fleetOf(t, flooded, "chavez"), "--every", "1h")
+	var first string
+	eventually(t, at, func() (bool, error) {
+		status, _, text, err := get(at)
+		first = text
+		return status == http.StatusOK, err
+	})
+	http.DefaultClient.CloseIdleConnections()
+	address := strings.TrimSuffix(strings.TrimPrefix(at, "http://"), "/metrics")
+	for range 2 * serveConns {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /metrics HTTP/1.1\r\nX-"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status, _, text, err := get(at); status != http.StatusOK || text != first {
+		t.Errorf("%d, %v:\n%s\nbefore:\n%s", status, err, text, first)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-Much", strings.Repeat("x", 2*serveHeader))
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("%d bytes of header: %s", 2*serveHeader, answer.Status)
+	}
+}
+
 func TestServeRefuses(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ args, says string }{

@@ -549,7 +549,7 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 			continue
 		}
 		dir := filepath.Join(e.state(v), "runs", entry.Name())
-		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken}
+		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken, Last: func(name string, into any) bool { return last(dir, name, into) }}
 		if err == nil {
 			r.Phase, r.Began, r.Finished = s.Phase, s.Began, s.Phase == Finished
 			r.Hands = func() ([]stage.Hand, error) { return hands(dir, s.Who) }

@@ -75,6 +75,14 @@ type Counts struct {
 	Warn  int64     `json:"warn"`
 	Crit  int64     `json:"crit"`
 	Runs  []Waiting `json:"runs,omitempty"` // unfinished ones, and those with mail aside
+	Down  *Down     `json:"last_stop,omitempty"`
+}
+
+// Down is the last time that a run stopped Postfix, and it was started again.
+type Down struct {
+	Run     string    `json:"run"`
+	Seconds float64   `json:"downtime_seconds"` // 0: it was down before
+	At      time.Time `json:"at"`               // when it was started
 }
 
 // Waiting is a run that has something aside, or has not come to its end.
@@ -91,6 +99,10 @@ type Waiting struct {
 // of itself.
 func (c *Counts) own(records []Record, self string, now time.Time) {
 	for _, r := range records {
+		var s spool.Started
+		if c.Down == nil && r.Run != self && r.Last("start", &s) {
+			c.Down = &Down{r.Run, s.Downtime, s.At}
+		}
 		w := Waiting{Run: r.Run, Phase: r.Phase, Asks: r.Asks, Age: max(0, int64(now.Sub(r.Began)/time.Second))}
 		for _, set := range r.Sets {
 			left, there := c.SetAside[set.Aside]

@@ -377,6 +377,8 @@ type Record struct {
 	Counted int64
 	// Hands reads who had it go on, in the order of its journal.
 	Hands func() ([]Hand, error)
+	// Last is Host.Last, of this run.
+	Last func(stage string, into any) bool
 }
 
 // Host is what a stage works on.

@@ -17,8 +17,8 @@ type family struct {
 	samples          []string
 }
 
-// add adds a sample. labels are names and values in turn.
-func (f *family) add(value int64, labels ...string) {
+// add adds a sample, a number. labels are names and values in turn.
+func (f *family) add(value any, labels ...string) {
 	var b strings.Builder
 	for i := 0; i+1 < len(labels); i += 2 {
 		if i > 0 {
@@ -27,7 +27,7 @@ func (f *family) add(value int64, labels ...string) {
 		// What a host says is no more than text here either.
 		fmt.Fprintf(&b, `%s="%s"`, labels[i], labelEscapes.Replace(Clean(labels[i+1])))
 	}
-	f.samples = append(f.samples, fmt.Sprintf("%s{%s} %d", f.name, b.String(), value))
+	f.samples = append(f.samples, fmt.Sprintf("%s{%s} %v", f.name, b.String(), value))
 }
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
@@ -45,6 +45,8 @@ func Metrics(hosts []*Host, at time.Time) string {
 	aside := family{name: "spoolsweep_aside_messages", help: "Messages in a directory that was set aside, and by which run."}
 	asideAge := family{name: "spoolsweep_aside_age_seconds", unit: "seconds", help: "Since the directory was set aside."}
 	runs := family{name: "spoolsweep_runs", help: "Runs that are unfinished, or have mail aside, by phase."}
+	down := family{name: "spoolsweep_postfix_downtime_seconds", unit: "seconds", help: "How long Postfix was down when a run stopped it last; 0: it was down before."}
+	started := family{name: "spoolsweep_postfix_started_time_seconds", unit: "seconds", help: "When it was started after that, since 1970."}
 	swept := family{name: "spoolsweep_swept_time_seconds", unit: "seconds", help: "When the host was counted, since 1970."}
 	for _, h := range hosts {
 		of := []string{"host", h.Host, "postfix", h.Instance}
@@ -57,6 +59,10 @@ func Metrics(hosts []*Host, at time.Time) string {
 		}
 		swept.add(at.Unix(), of...)
 		running.add(number(c.Postfix == "running"), of...)
+		if d := c.Down; d != nil {
+			down.add(d.Seconds, with("run", d.Run)...)
+			started.add(d.At.Unix(), with("run", d.Run)...)
+		}
 		for _, name := range []string{stage.LevelOK, stage.LevelBusy, stage.LevelFlooded} {
 			level.add(number(c.Level == name), with("level", name)...)
 		}
@@ -82,7 +88,7 @@ func Metrics(hosts []*Host, at time.Time) string {
 		}
 	}
 	var b strings.Builder
-	for _, f := range []family{up, swept, running, level, messages, size, oldest, aside, asideAge, runs} {
+	for _, f := range []family{up, swept, running, down, started, level, messages, size, oldest, aside, asideAge, runs} {
 		fmt.Fprintf(&b, "# TYPE %s gauge\n", f.name)
 		if f.unit != "" {
 			fmt.Fprintf(&b, "# UNIT %s %s\n", f.name, f.unit)
