@@ -15,6 +15,7 @@ var resultDocs = map[string]string{
 	"why":             "reasons of a level that is not ok",
 	"warn":            "from how many messages in a queue on it is busy",
 	"crit":            "from how many messages in a queue on it is flooded",
+	"last_stop":       "how long Postfix was down in the last run that stopped it, and when it was started",
 	"runs":            "runs that are not finished, or have mail aside",
 	// suspects
 	"logins":            "who logged in to send, how often, how often in vain, and from how many addresses",
