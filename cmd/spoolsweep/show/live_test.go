@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -211,17 +213,14 @@ func erased(lines int) string { return fmt.Sprintf("\r\x1b[%dA\x1b[K\n\x1b[J\x1b
 
 // Only what has changed is drawn, and what is drawn ends where it began.
 func TestScreenDrawsChanges(t *testing.T) {
-	var out bytes.Buffer
-	s := NewScreen(&out, func() (int, int) { return 80, 24 }, true)
+	s := NewScreen(io.Discard, func() (int, int) { return 80, 24 }, true)
 	drawn := func(said string, lines ...string) string {
 		var rows []row
 		for _, l := range lines {
 			text, alarm := strings.CutPrefix(l, "! ")
 			rows = append(rows, row{text, alarm})
 		}
-		out.Reset()
-		s.frame([]byte(said), rows, 80)
-		return out.String()
+		return string(s.frame([]byte(said), rows, 80))
 	}
 	for _, c := range []struct{ what, got, want string }{
 		{"first", drawn("", "a", "b", "c"), "\r\x1b[K\ra\x1b[K\n\rb\x1b[K\n\rc\x1b[K\n"},
@@ -237,10 +236,8 @@ func TestScreenDrawsChanges(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", c.what, c.got, c.want)
 		}
 	}
-	out.Reset()
 	s.typed = 2
-	s.withdraw([]byte("bye\n"))
-	if got, want := out.String(), erased(4)+"bye\n"; got != want {
+	if got, want := string(s.withdraw([]byte("bye\n"))), erased(4)+"bye\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -286,5 +283,51 @@ func TestQuestionHasTheScreen(t *testing.T) {
 	}
 	if out.Len() > 0 {
 		t.Errorf("beside the screen: %q", out.String())
+	}
+}
+
+// stuck is a terminal that takes nothing until it is let go, as one does after
+// Ctrl-S or at the end of a link that has stalled.
+type stuck struct {
+	bytes.Buffer
+	reached, free chan struct{}
+	once          sync.Once
+}
+
+func (s *stuck) Write(b []byte) (int, error) {
+	s.once.Do(func() { close(s.reached) })
+	<-s.free
+	return s.Buffer.Write(b)
+}
+
+// Whoever follows the hosts is not held up by a terminal that takes nothing: other
+// hosts want their turns. What was said meanwhile is there in the end, in its order.
+func TestStuckTerminal(t *testing.T) {
+	terminal := &stuck{reached: make(chan struct{}), free: make(chan struct{})}
+	p := &Printer{Out: io.Discard, Err: terminal}
+	p.Screen = NewScreen(terminal, func() (int, int) { return 80, 24 }, false)
+	stop := p.Follow([]string{"chavez"})
+	<-terminal.reached
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 1000 {
+			p.Event(wire.Event{Host: "chavez", Instance: "-", Seq: int64(i + 1), Stage: "restore", Kind: wire.Progress, Data: []byte(`{"restored":1,"of":2}`)})
+			p.Alert("chavez", "line %d", i)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("held up by the terminal")
+	}
+	close(terminal.free)
+	stop()
+	var want strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&want, "chavez | line %d\n", i)
+	}
+	if got := terminal.String(); !strings.Contains(got, want.String()) {
+		t.Errorf("said in the end: %.2000q", got)
 	}
 }

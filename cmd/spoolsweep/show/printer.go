@@ -44,7 +44,9 @@ type Printer struct {
 	// OneTerminal says that Out is that terminal, too.
 	OneTerminal bool
 
-	mu     sync.Mutex // guards what follows, and the writers
+	writing sync.Mutex // held while Screen is written to; taken before mu
+
+	mu     sync.Mutex // guards what follows, and the writers but Screen's
 	live   live
 	drawn  bool   // hosts are followed on Screen
 	asking int    // questions that are open

@@ -41,9 +41,9 @@ const (
 	plain     = "\x1b[m"
 )
 
-// frame writes what was said, and below it the rows, in one write: of these only
-// what has changed.
-func (s *Screen) frame(said []byte, rows []row, width int) {
+// frame is what to write so that what was said stands there, and below it the rows:
+// of these only what has changed.
+func (s *Screen) frame(said []byte, rows []row, width int) []byte {
 	lines := make([]string, len(rows))
 	for i, r := range rows {
 		lines[i] = r.text
@@ -73,8 +73,13 @@ func (s *Screen) frame(said []byte, rows []row, width int) {
 		b.WriteString("\r" + eraseDown)
 	}
 	s.shown, s.width = lines, width
-	if b.Len() > 0 {
-		_, _ = s.w.Write(b.Bytes()) // who looks is gone: the work goes on
+	return b.Bytes()
+}
+
+// write writes it, in one write.
+func (s *Screen) write(b []byte) {
+	if len(b) > 0 {
+		_, _ = s.w.Write(b) // who looks is gone: the work goes on
 	}
 }
 
@@ -103,17 +108,16 @@ func bare(line string) string {
 	return line
 }
 
-// withdraw leaves what was said alone on the screen, and the cursor below it.
-func (s *Screen) withdraw(said []byte) {
+// withdraw is what to write so that what was said stands alone on the screen, and the
+// cursor below it.
+func (s *Screen) withdraw(said []byte) []byte {
 	var b bytes.Buffer
 	if len(s.shown) > 0 || s.typed > 0 {
 		width, _ := s.size()
 		s.erase(&b, max(1, width))
 	}
 	b.Write(said)
-	if b.Len() > 0 {
-		_, _ = s.w.Write(b.Bytes())
-	}
+	return b.Bytes()
 }
 
 // frameEvery is how often the lines are drawn at most: often enough for an eye, and
@@ -138,10 +142,12 @@ func (p *Printer) Follow(hosts []string) (stop func()) {
 	return func() {
 		close(over)
 		<-gone
+		p.writing.Lock()
+		defer p.writing.Unlock()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.drawn = false
-		p.Screen.withdraw(p.takeSaid())
+		p.Screen.write(p.Screen.withdraw(p.takeSaid()))
 	}
 }
 
@@ -169,23 +175,29 @@ func (p *Printer) redraw(over <-chan struct{}) {
 	}
 }
 
+// draw writes while nothing else is held up: a terminal may be at the end of a slow
+// link, or stopped with Ctrl-S, and the hosts are followed on.
 func (p *Printer) draw() {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	p.Screen.write(p.picture())
+}
+
+func (p *Printer) picture() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.asking > 0 && !p.urgent {
-		return
-	}
-	if p.asking > 0 {
-		p.Screen.withdraw(slices.Concat([]byte("\n"), p.takeSaid(), []byte(p.asked)))
-		return
+	switch {
+	case p.asking > 0 && !p.urgent:
+		return nil
+	case p.asking > 0:
+		return p.Screen.withdraw(slices.Concat([]byte("\n"), p.takeSaid(), []byte(p.asked)))
 	}
 	width, height := p.Screen.size()
 	if width <= 0 || height <= 0 {
 		p.Screen.shown, p.Screen.typed = nil, 0
-		p.Screen.withdraw(p.takeSaid())
-		return
+		return p.Screen.withdraw(p.takeSaid())
 	}
-	p.Screen.frame(p.takeSaid(), p.live.lines(time.Now(), width, height), width)
+	return p.Screen.frame(p.takeSaid(), p.live.lines(time.Now(), width, height), width)
 }
 
 // said is a line that is to stand above the others; hosts that say the same one
@@ -263,19 +275,29 @@ func (p *Printer) Typed(text string) {
 // Ask prints a question, and leaves the cursor behind it: all else waits until
 // [Printer.Answered], but for what went wrong, after which it is asked again.
 func (p *Printer) Ask(question string) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	text := []byte(question)
 	if p.drawn && p.asking == 0 {
-		p.Screen.withdraw(p.takeSaid())
+		text = append(p.Screen.withdraw(p.takeSaid()), text...)
 	}
 	p.asking++
 	p.asked = question
-	fmt.Fprint(p.Err, question)
+	if !p.drawn {
+		defer p.mu.Unlock()
+		_, _ = p.Err.Write(text)
+		return
+	}
+	p.mu.Unlock()
+	p.Screen.write(text)
 }
 
 // Answered ends a question. Where no line was typed just now, the cursor stands behind
 // it still.
 func (p *Printer) Answered(typed bool) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asking--
