@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"spoolsweep/spool/queuefile"
 )
 
 // maxNesting bounds groups in groups: rules come from a person.
@@ -478,11 +480,7 @@ func (c *compiler) field(name string, p path) (leaf, error) {
 	head, named := strings.CutPrefix(name, string(Header)+".")
 	switch {
 	case named:
-		ok := head != ""
-		for i := range len(head) {
-			ok = ok && head[i] > ' ' && head[i] < 0x7f && head[i] != ':'
-		}
-		if !ok {
+		if !queuefile.IsHeaderName(head) {
 			return l, p.with(name).errorf("%q names no header; one is like header.List-Id", name)
 		}
 		l.field = Header

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Content calls text with the message as postcat -hb prints it, headers and body,
@@ -195,4 +196,9 @@ func (r *Reader) isHeader(rec record, before bool) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// IsHeaderName says whether that may be the name of a header (RFC 5322, 2.2).
+func IsHeaderName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' })
 }

@@ -1,6 +1,10 @@
 package suggest
 
-import "strings"
+import (
+	"strings"
+
+	"spoolsweep/spool/queuefile"
+)
 
 // Bounds of what is looked at in one message, and of a pattern.
 const (
@@ -31,7 +35,7 @@ func (m *Message) look(own []string, seen func(kind Kind, field, pattern string,
 		value = strings.TrimSpace(value)
 		l.kind, l.of = Header, "header."+name
 		switch lower := strings.ToLower(name); {
-		case value == "":
+		case value == "" || !queuefile.IsHeaderName(name):
 		case lower == "subject":
 			l.kind, l.of = Subject, lower
 			l.text(value)
@@ -62,7 +66,7 @@ func telling(lower string) bool {
 			return false
 		}
 	}
-	return strings.HasPrefix(lower, "x-") && !strings.ContainsAny(lower, " \t") || lower == "user-agent" || lower == "reply-to" || lower == "organization"
+	return strings.HasPrefix(lower, "x-") || lower == "user-agent" || lower == "reply-to" || lower == "organization"
 }
 
 // text looks at a line: its links, its addresses, and the words between.
