@@ -339,7 +339,9 @@ func TestTurnOfASilentHost(t *testing.T) {
 		if !tn.take(t.Context()) {
 			t.Fatal("no place")
 		}
-		tn.give()
+		if !tn.give() {
+			t.Fatal("it is not given")
+		}
 		return tn, d.slots
 	}
 	wait := func(t *testing.T, s *slots) time.Duration {
@@ -361,6 +363,15 @@ func TestTurnOfASilentHost(t *testing.T) {
 		}
 		if tn.next() {
 			t.Error("it has a place all the same")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		tn, s := turnOf(t)
+		tn.up()
+		tn.take(t.Context())
+		s.fail("peltier") // while this one is looked at
+		if tn.give() {
+			t.Error("another host failed, and it may stop Postfix")
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {

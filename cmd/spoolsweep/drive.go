@@ -120,7 +120,9 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			}
 			return nil
 		case itsTurn:
-			t.give()
+			if !t.give() {
+				return nil // stays waiting: another host failed while it was looked at
+			}
 			answer = &stage.Answer{Kind: "slot"}
 		case asks == "slot" && mine:
 			if !t.take(ctx) && !d.over.Load() {

@@ -41,11 +41,16 @@ func (t *turn) next() bool {
 	return t.release != nil && !t.given
 }
 
-// give notes that the host is about to be told that it may stop Postfix.
-func (t *turn) give() {
+// give notes that the host is about to be told that it may stop Postfix. It returns
+// false where no further one may, since one has failed.
+func (t *turn) give() bool {
+	if _, over := t.driver.slots.over(); over {
+		return false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.held, t.given = true, true
+	return true
 }
 
 // have is take and give, of a place that the host has already.
