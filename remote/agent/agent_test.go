@@ -365,18 +365,7 @@ const runID = "20261123T231500Z-ab12"
 // A run over the wire: begun, tailed while it works and once more from the
 // middle by a second connection, waiting, answered.
 func TestRun(t *testing.T) {
-	h, vars := newHost(t)
-	vars.QueueWarn = 50
-	if err := h.Configure(practice.Options{Rate: 0.001}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.SubmitAll(practice.Incident("chavez", "spam-account", 100, 7)); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = h.Stop(context.Background()) })
+	_, vars := floodedHost(t)
 	c := serve(t, environment(t))
 	c.greeted()
 	var steps []stage.Step
