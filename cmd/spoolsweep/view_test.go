@@ -142,9 +142,9 @@ func TestPlainTerminal(t *testing.T) {
 		{"jsonl", nil, []string{"-o", "jsonl"}, `"of":3000\}\}$`, false, false},
 	} {
 		e := c.standing(80, 24, r.variables, r.args...)
-		shows := e.shows
-		if !r.drawn {
-			shows = e.says // what is printed after it may scroll it away
+		shows, question := e.shows, `\[G\]$`
+		if !r.drawn { // what is printed after it may scroll it away, and follows a question on its line
+			shows, question = e.says, `\[G\]`
 		}
 		shows(r.wait)
 		// Enter asks everywhere.
@@ -155,7 +155,7 @@ func TestPlainTerminal(t *testing.T) {
 			t.Errorf("%s: drawn on: %v, coloured: %v\n%q", r.name, strings.ContainsRune(written, 0x1b), strings.Contains(written, coloured), written)
 		}
 		e.types("C-c")
-		shows(`\[G\]$`)
+		shows(question)
 		e.types("C-c")
 		e.ended()
 	}
