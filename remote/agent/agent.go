@@ -46,7 +46,7 @@ func System() (*run.Env, error) {
 			return postfix(ctx, new(spool.Answers), v)
 		},
 		Glance:  func(ctx context.Context, v stage.Vars) (*spool.Postfix, error) { return postfix(ctx, answers, v) },
-		Answers: answers, Instances: answers.Instances, StateDirectory: StateDirectory,
+		Answers: answers, Instances: answers.Instances, StateDirectory: StateDirectory, Policy: PolicyFile,
 	}, nil
 }
 
@@ -450,6 +450,9 @@ func (f *front) call(ctx context.Context, frame wire.Frame) (any, error) {
 	if do == nil {
 		return nil, spool.Remedied(fmt.Errorf("this agent knows no call %.40q: it is older or newer than the controller", frame.Name), "give --agent the one that belongs to it, or none")
 	}
+	if err := permitCall(f.env.Policy, frame.Name, frame.Data); err != nil {
+		return nil, err
+	}
 	switch frame.Name {
 	case "instances", "identify", "look":
 	default:
@@ -522,6 +525,9 @@ func (f *front) tail(ctx context.Context, frame wire.Frame) (any, error) {
 	var c RunCall
 	if err := json.Unmarshal(frame.Data, &c); err != nil {
 		return nil, fmt.Errorf("bad tail: %w", err)
+	}
+	if err := permitCall(f.env.Policy, wire.Tail, frame.Data); err != nil {
+		return nil, err
 	}
 	return follow(ctx, f.env, c.Vars, frame.Run, frame.From, func(e *wire.Event) error {
 		return f.out.Write(wire.Frame{Kind: wire.News, ID: frame.ID, Event: e})

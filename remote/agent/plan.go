@@ -92,7 +92,7 @@ func runPlan(ctx context.Context, env *run.Env, do string, in io.Reader, out, sa
 	status := exitUsage
 	if err != nil {
 		err = fmt.Errorf("the plan on standard input: %w", err)
-	} else {
+	} else if err = permitPlan(env.Policy, p, do); err == nil {
 		status, err = (&planned{Plan: p, env: env, out: out}).do(ctx, do)
 	}
 	if err != nil {

@@ -51,6 +51,8 @@ type Env struct {
 	// StateDirectory is used where the host variables name none.
 	StateDirectory string
 	Build          string
+	// Policy is the file that says what the agent may do on this host, "" for none.
+	Policy string
 	// Executable runs as worker, section and what the timer starts.
 	Executable string
 	// Units is the host's service manager; nil, or where it returns nil, there is none.
