@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -14,12 +13,7 @@ import (
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, hosts(t, 1))
-	out := t.TempDir()
-	build := exec.Command("go", "run", "spoolsweep/cmd/release", "-o", out, "-systems", runtime.GOOS+"/"+runtime.GOARCH)
-	if said, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build it: %v\n%s", err, said)
-	}
-	program := filepath.Join(out, "spoolsweep-"+runtime.GOOS+"-"+runtime.GOARCH)
+	_, program := release(t)
 	home := t.TempDir()
 	run := func(args ...string) string {
 		t.Helper()

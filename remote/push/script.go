@@ -13,6 +13,9 @@ import (
 // Any stands for every architecture: a file given for all hosts.
 const Any = "any"
 
+// Packaged is the folder of an agent that a package brings.
+const Packaged = "/usr/lib/spoolsweep"
+
 // script finds the agent and becomes it, or says what is missing. It is one
 // line, without a single quote, a backslash or an exclamation mark, so that it
 // comes whole through whatever login shell the user has: sh, csh or fish. It is
@@ -32,6 +35,9 @@ const Any = "any"
 // Whether programs may run there is tried, not asked, with an empty file: the
 // kernel refuses it on a noexec file system, elsewhere the shell takes it for an
 // empty script.
+//
+// An agent that a package has put there belongs to root, and is taken before any
+// other: a line of sudoers can name it with its digest.
 //
 // The agent begins with one processor, and takes the others when it has work for
 // them.
@@ -65,12 +71,14 @@ const script = `umask 077; LC_ALL=C; GOMAXPROCS=1; export LC_ALL GOMAXPROCS; cd 
 	// The agent is the shell that su starts: no quoting, and root's may be any.
 	`echo "$k" >&2; case $b in doas) exec doas "$1";; su) exec su -s "$1" root;; esac; }; ` +
 	`try() { f=$1/spoolsweep-agent-$h; test -n "$h" && test -f "$f" && test -x "$f" && mine "$1" && become "$f"; }; ` +
+	`own() { f=` + Packaged + `/spoolsweep-agent-$h; test -n "$h" && test -f "$f" && test -x "$f" || return 1; ` +
+	`set -- $(ls -ldn ` + Packaged + `); case $1:$3 in drwxr-xr-x*:0|drwx------*:0) become "$f";; esac; }; ` +
 	`place() { case $1 in /run/user/*) test -d "${1%/*}" || return 1;; esac; ` +
 	`test -d "$1" || mkdir -p "$1" 2>/dev/null || { n="$n $1 cannot be made;"; return 1; }; ` +
 	`mine "$1" || { n="$n $1 is not of user $u alone;"; return 1; }; ` +
 	`t=$1/.try-$$; ( : >"$t" ) 2>/dev/null && chmod 700 "$t" && ( "$t" ) 2>/dev/null; s=$?; rm -f "$t"; ` +
 	`test $s -eq 0 || { n="$n no program can run in $1;"; return 1; }; } ; ` +
-	`if test -n "$w"; then set -- "$w"; else set --; ` +
+	`own; if test -n "$w"; then set -- "$w"; else set --; ` +
 	`case $HOME in /?*) set -- "${HOME%/}/.cache/spoolsweep"; try "$1";; esac; ` +
 	`who; set -- "$@" "/var/tmp/spoolsweep-$u" "/run/user/$u/spoolsweep"; fi; ` +
 	`for d in "$@"; do try "$d"; done; who; ` +
