@@ -30,7 +30,8 @@ func planCommand() *cli.Command {
 spoolsweep plan backscatter --host chavez -e @rules.yaml -y > plan.json
 spoolsweep plan backscatter --host chavez -e @rules.yaml --expect 386 > plan.json
 spoolsweep plan backscatter --host chavez/postfix-out -e queues=deferred
-spoolsweep plan backscatter --host chavez -l 'chavez,peltier' --run new`,
+spoolsweep plan backscatter --host chavez -l 'chavez,peltier' --run new
+spoolsweep plan backscatter --host chavez --run 20261123T231500Z-ab12 --resume -e @better.yaml -y`,
 		Description: `For what can run a command on a host by itself: Salt, Rundeck, cron, a unit of
 systemd. Reaches no host. The plan is JSON (schema plan describes it), and the
 agent of that host takes it on standard input, as root:
@@ -49,13 +50,20 @@ whatever starts the agents, and so is max_fail.
 Without --run each time is a run of its own. With it the plan is carried out once,
 and who sends it again is told how it goes; hosts whose plans have the same id are
 one run. What a stage with once does is done on the first host of --limit, or
-without that on HOST. What no_log hides is in the plan, so keep it to yourself.`,
+without that on HOST. What no_log hides is in the plan, so keep it to yourself.
+
+With --resume the run of that id goes on by the plan, as 'resume RUN -e' has it go
+on: at the first stage that differs, and not at all where it was done so. The other
+things that a plan can be for are written by whoever gives it (keys do, only_full):
+one more stage at a run's end, such as putback; or a run that is begun only where a
+queue is full.`,
 		Flags: append(inventoryFlags(),
 			&cli.StringFlag{Name: "host", Usage: "the `HOST` of the inventory whose plan it is, or HOST/INSTANCE of one with several Postfix"},
 			&cli.StringFlag{Name: "limit", Aliases: []string{"l"}, Usage: "the hosts that the run is for, by `PATTERN`: HOST is one of them (default: HOST alone)"},
 			extraVars(), yesFlag(),
 			&cli.Int64Flag{Name: "expect", Usage: "confirm what is to be sent, if that is `N` messages"},
 			&cli.StringFlag{Name: "run", Usage: "the `ID` of the run, or new for a new one"},
+			&cli.BoolFlag{Name: "resume", Usage: "the run of --run goes on by this plan"},
 			&cli.StringFlag{Name: "reason", Usage: "`TEXT` for the record of the run"},
 		),
 		OnUsageError: usageError,
@@ -69,6 +77,8 @@ func planAction(c *cli.Context) error {
 		return usageError(c, errors.New("one playbook is wanted"), false)
 	case c.String("host") == "":
 		return usageError(c, errors.New("--host is wanted: a plan is one host's"), false)
+	case c.Bool("resume") && !run.IsID(c.String("run")):
+		return usageError(c, errors.New("--resume goes with --run ID"), false)
 	case c.IsSet("expect") && c.Int64("expect") < 0:
 		return usageError(c, errors.New("--expect is a number of messages"), false)
 	}
@@ -97,6 +107,9 @@ func planAction(c *cli.Context) error {
 	}
 	if c.IsSet("limit") {
 		p.Hosts = hosts
+	}
+	if c.Bool("resume") {
+		p.Do = agent.DoResume
 	}
 	if p.Run == newRun {
 		p.Run = run.NewID(time.Now())

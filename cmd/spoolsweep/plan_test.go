@@ -138,6 +138,13 @@ func TestPlanGoesOn(t *testing.T) {
 	if err := json.Unmarshal(events[len(events)-1].Data, &end); err != nil || end.Status != "ok" || events[len(events)-1].Run != p.Run {
 		t.Errorf("sent again, it tells %+v", events[len(events)-1])
 	}
+	// By a plan it would go on in the same way, and has done so.
+	_, text = f.printed("backscatter", "--host", "chavez", "--run", p.Run, "--resume", "-e", "rate=0", "-e", "@"+f.write("rules.yaml", demoRules), "-y")
+	f.carryOut(f.hosts[0], "check", text).want(t, 0, `"event":"would","data":{"changes":false}`)
+	if on := f.carryOut(f.hosts[0], "run", text); on.status != 0 || len(eventsOf(t, on.out)) != len(events) {
+		t.Errorf("status %d, %d events, then %d", on.status, len(events), len(eventsOf(t, on.out)))
+	}
+	f.run("plan", "backscatter", "--host", "chavez", "--resume", "--run", "new").want(t, statusUsage, "--resume goes with --run ID")
 }
 
 func TestPlanPrinted(t *testing.T) {

@@ -221,15 +221,9 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, args 
 		if p.Going < 0 || p.All < p.Going || p.GoingExpired < 0 || p.AllExpired < 0 || p.GoingExpired > p.Going || p.AllExpired > p.All {
 			return lies(m)
 		}
-		n, expired := p.Going, p.GoingExpired
-		if args.IncludeSpam {
-			n, expired = p.All, p.AllExpired
-		}
-		if args.Expired == "leave" {
-			n -= expired
-			if expired > 0 {
-				s.Note(m.Label(), "past their lifetime, and left aside: %s (--expired requeue gives them a new one, send leaves them to Postfix)", messages(expired))
-			}
+		n, left := p.Goes(args)
+		if left > 0 {
+			s.Note(m.Label(), "past their lifetime, and left aside: %s (--expired requeue gives them a new one, send leaves them to Postfix)", messages(left))
 		}
 		s.Note(m.Label(), "would go: %d of the %d messages that are aside", n, p.All)
 		for _, kind := range slices.Sorted(maps.Keys(p.ByKind)) {
@@ -287,12 +281,7 @@ func (d *driver) add(ctx context.Context, m *member, step stage.Step) error {
 	if err := m.link.Call(ctx, "info", agent.RunCall{Vars: m.vars, Run: d.run}, &info); err != nil {
 		return err
 	}
-	steps := info.Steps
-	for len(steps) > 0 && steps[len(steps)-1].Stage == step.Stage {
-		steps = steps[:len(steps)-1]
-	}
-	at := len(steps)
-	steps = append(steps, step)
+	steps, at := info.Added(step)
 	q := run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Steps: steps, At: &at}
 	from, err := d.seen(ctx, m)
 	if err != nil {

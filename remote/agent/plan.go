@@ -2,11 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,8 +26,11 @@ const PlanVersion = 1
 // Plan is a run of one host, for whatever can run a command there: what
 // "spoolsweep plan" prints, and the agent takes on its standard input.
 type Plan struct {
-	Version  int            `json:"spoolsweep_plan"`
-	Run      string         `json:"run,omitempty"`
+	Version int    `json:"spoolsweep_plan"`
+	Do      string `json:"do,omitempty"` // one of Does; "": begin
+	Run     string `json:"run,omitempty"`
+	// OnlyFull has nothing begun where the plan would set nothing aside.
+	OnlyFull bool           `json:"only_full,omitempty"`
 	Host     string         `json:"host"`
 	Hosts    []string       `json:"hosts,omitempty"`
 	Who      string         `json:"who,omitempty"`
@@ -43,6 +48,31 @@ const (
 	planRun   = "run"   // carry it out
 	planCheck = "check" // tell what would happen, by what only looks
 )
+
+// What a plan is for.
+const (
+	doBegin = "begin" // a run, unless it was begun before
+	// DoResume has a run go on by these steps: see run.Info.Behind.
+	DoResume = "resume"
+	doAdd    = "add" // one more step, at a run's end: see run.Info.Added
+)
+
+// Does are what a plan may be for.
+var Does = []string{doBegin, DoResume, doAdd}
+
+// Would is what a check tells of what changes something.
+type Would struct {
+	// Changes says that there is something to do: a queue to be set aside, a run to go
+	// on, messages to be sent or deleted.
+	Changes  bool           `json:"changes"`
+	Messages *int64         `json:"messages,omitempty"` // how many would be sent, or deleted
+	Putback  *stage.Preview `json:"putback,omitempty"`
+	Removal  *stage.Removal `json:"removal,omitempty"`
+}
+
+// ofState is the stage of the event that tells where a run stands before a plan does
+// anything to it. Its later events have a higher number than what is seen there.
+const ofState = "state"
 
 // Exit statuses of these; they are the controller's.
 const (
@@ -73,17 +103,36 @@ func readPlan(in io.Reader) (*Plan, error) {
 		d.DisallowUnknownFields()
 		err = d.Decode(p)
 	}
-	if err == nil && p.Host == "" {
-		err = errors.New("it names no host")
+	if err == nil {
+		err = p.wrong()
 	}
 	return p, err
 }
 
+// wrong is what is wrong with it whatever the host.
+func (p *Plan) wrong() error {
+	switch {
+	case p.Host == "":
+		return errors.New("it names no host")
+	case p.Do != "" && !slices.Contains(Does, p.Do):
+		return fmt.Errorf("do: %.40q is none of %s", p.Do, strings.Join(Does, ", "))
+	case p.Do == doAdd && len(p.Steps) != 1:
+		return fmt.Errorf("do: one step is added, not %d", len(p.Steps))
+	case p.OnlyFull && p.goesOn():
+		return errors.New("only_full: nothing is begun by do: " + p.Do)
+	}
+	return nil
+}
+
+// goesOn says that it is for a run that there is.
+func (p *Plan) goesOn() bool { return p.Do == DoResume || p.Do == doAdd }
+
 // planned carries a plan out, or checks it, and tells what happens on out.
 type planned struct {
 	*Plan
-	env *run.Env
-	out io.Writer
+	env  *run.Env
+	out  io.Writer
+	next int64 // number of the run's first event that was not told
 }
 
 // runPlan is "run" and "check". It returns the exit status.
@@ -93,7 +142,7 @@ func runPlan(ctx context.Context, env *run.Env, do string, in io.Reader, out, sa
 	if err != nil {
 		err = fmt.Errorf("the plan on standard input: %w", err)
 	} else {
-		status, err = (&planned{Plan: p, env: env, out: out}).do(ctx, do)
+		status, err = (&planned{Plan: p, env: env, out: out, next: 1}).do(ctx, do)
 	}
 	if err != nil {
 		text := "spoolsweep-agent: " + err.Error()
@@ -114,22 +163,127 @@ func harmless(r rune) rune {
 }
 
 func (p *planned) do(ctx context.Context, do string) (int, error) {
-	err := p.choose(ctx)
-	if err == nil && do == planCheck {
-		err = p.check(ctx)
-		if err == nil {
-			return 0, p.end(run.Ended{Status: "ok"})
-		}
-	} else if err == nil {
-		var at *run.State
-		if err = p.begin(ctx); err == nil {
-			at, err = follow(ctx, p.env, p.Vars, p.Run, 1, p.tell)
-		}
-		if err == nil {
-			return ended(at)
-		}
+	before, err := p.before(ctx)
+	nothing := before == nil && p.goesOn()
+	switch {
+	case err != nil:
+	case do == planCheck:
+		nothing = true
+		err = p.check(ctx, before)
+	case nothing:
+	case p.goesOn():
+		err = p.goOn(ctx, before)
+	case before == nil:
+		nothing, err = p.begin(ctx)
+	}
+	if err == nil && nothing {
+		return 0, p.end(run.Ended{Status: "ok"})
+	}
+	var at *run.State
+	if err == nil {
+		at, err = p.follow(ctx)
+	}
+	if err == nil {
+		return ended(at)
 	}
 	return exitFailed, errors.Join(err, p.end(run.Ended{Status: "failed", Error: err.Error(), Remedy: spool.RemedyOf(err)}))
+}
+
+func (p *planned) follow(ctx context.Context) (*run.State, error) {
+	return follow(ctx, p.env, p.Vars, p.Run, p.next, p.tell)
+}
+
+// before finds the Postfix and the run that the plan is for, and tells where that
+// stands; nil: there is none.
+func (p *planned) before(ctx context.Context) (*run.State, error) {
+	if err := p.choose(ctx); err != nil {
+		return nil, err
+	}
+	if p.Run == "" && p.goesOn() {
+		if err := p.find(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p.Run == "" {
+		return nil, nil
+	}
+	if _, err := p.env.Info(p.Vars, p.Run); errors.Is(err, run.ErrNoRun) && !p.goesOn() {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	pf, err := p.env.Postfix(ctx, p.Vars)
+	if err != nil {
+		return nil, err
+	}
+	at, err := p.env.StateOf(pf, p.Vars, p.Run)
+	if err == nil {
+		err = p.event(ofState, -1, wire.Result, at)
+	}
+	return at, err
+}
+
+// find finds the one run that has mail aside, if there is one.
+func (p *planned) find(ctx context.Context) error {
+	runs, err := p.env.Runs(ctx, p.Vars)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		switch {
+		case r.Aside == 0:
+		case p.Run != "":
+			return spool.Remedied(fmt.Errorf("several runs have mail aside, such as %s and %s", p.Run, r.Run), "name the one that is meant, in run")
+		default:
+			p.Run = r.Run
+		}
+	}
+	return nil
+}
+
+// goOn has a run go on as a controller's resume does, or with one more step as its
+// putback and purge do. One that is at work is waited for: it may be this very plan,
+// given before by a connection that was lost.
+func (p *planned) goOn(ctx context.Context, before *run.State) error {
+	if before.Phase == run.Working {
+		if _, err := p.follow(ctx); err != nil || p.Do == doAdd {
+			return err
+		}
+	}
+	q, err := p.request()
+	if err == nil {
+		err = p.env.Resume(ctx, q)
+	}
+	if errors.Is(err, run.ErrNothing) {
+		return nil
+	}
+	return err
+}
+
+func (p *planned) request() (*run.ResumeRequest, error) {
+	info, err := p.env.Info(p.Vars, p.Run)
+	if err != nil {
+		return nil, err
+	}
+	q := &run.ResumeRequest{Vars: p.Vars, Run: p.Run, By: p.Who}
+	switch {
+	case p.Do == doAdd:
+		var at int
+		q.Steps, at = info.Added(p.Steps[0])
+		q.At = &at
+		return q, nil
+	case len(p.Steps) > 0:
+		q.Steps = info.Behind(p.Steps)
+	}
+	if len(p.Extra) > 0 {
+		q.Extra = map[string]any{}
+		maps.Copy(q.Extra, info.Extra)
+		maps.Copy(q.Extra, p.Extra)
+	}
+	if p.Yes && !info.Yes {
+		q.Yes = &p.Yes
+	}
+	return q, nil
 }
 
 // ended is the exit status of a run that has come to rest.
@@ -167,16 +321,24 @@ func (p *planned) choose(ctx context.Context) error {
 	return nil
 }
 
-// begin looks at this host and begins the run, unless it was begun before: a plan
-// with the id of a run is carried out once.
-func (p *planned) begin(ctx context.Context) error {
-	if p.Run == "" {
+// begin looks at this host and begins the run. It returns true where there is
+// nothing to begin one for.
+func (p *planned) begin(ctx context.Context) (nothing bool, err error) {
+	named := p.Run
+	if p.OnlyFull {
+		p.Run = "" // until there is one
+	} else if p.Run == "" {
 		p.Run = run.NewID(time.Now())
-	} else if _, err := p.env.Info(p.Vars, p.Run); !errors.Is(err, run.ErrNoRun) {
-		return err
 	}
-	if _, err := p.preflight(ctx); err != nil {
-		return err
+	f, err := p.preflight(ctx)
+	if err != nil {
+		return false, err
+	}
+	if p.OnlyFull && len(f.Aside) == 0 {
+		return true, nil
+	}
+	if p.Run = cmp.Or(p.Run, named); p.Run == "" {
+		p.Run = run.NewID(time.Now())
 	}
 	host := p.Host
 	if p.Vars.Instance != "" && p.Vars.Instance != spool.DefaultInstance {
@@ -186,7 +348,7 @@ func (p *planned) begin(ctx context.Context) error {
 	if len(hosts) == 0 {
 		hosts = []string{host}
 	}
-	return p.env.Begin(ctx, &run.Info{
+	return false, p.env.Begin(ctx, &run.Info{
 		Run: p.Run, Host: host, Hosts: hosts, Began: time.Now().UTC(), Who: p.Who, Reason: p.Reason,
 		Name: p.Name, Playbook: p.Playbook, Extra: p.Extra, Vars: p.Vars, Yes: p.Yes, Steps: p.Steps,
 	})
@@ -207,23 +369,50 @@ func (p *planned) preflight(ctx context.Context) (*run.Preflight, error) {
 }
 
 // check does of the plan what only looks, at what the run has aside, or else at
-// the live queues that it would set aside.
-func (p *planned) check(ctx context.Context) error {
-	aside := ""
-	if p.Run != "" {
-		if _, err := p.env.Info(p.Vars, p.Run); err == nil {
-			aside = p.Run
-		} else if !errors.Is(err, run.ErrNoRun) {
-			return err
-		}
+// the live queues that it would set aside, and tells whether anything would change.
+func (p *planned) check(ctx context.Context, before *run.State) error {
+	if before == nil && p.goesOn() {
+		return nil
 	}
+	aside := ""
+	if before != nil {
+		aside = p.Run
+	}
+	var would *Would
 	f := new(run.Preflight)
-	// What only looks anyway has nothing in its way.
-	if slices.ContainsFunc(p.Steps, func(s stage.Step) bool { row, ok := stage.Find(s.Stage); return !ok || row.Changes && !s.Skip }) {
-		var err error
+	var err error
+	switch {
+	case p.Do == doAdd:
+		would, err = p.wouldGo(ctx, p.Run)
+	case p.Do == DoResume && before.Phase == run.Working:
+		would = new(Would) // it is waited for
+	case p.Do == DoResume:
+		var q *run.ResumeRequest
+		if q, err = p.request(); err == nil {
+			q.Dry = true
+			err = p.env.Resume(ctx, q)
+		}
+		would = &Would{Changes: err == nil}
+		if errors.Is(err, run.ErrNothing) {
+			err = nil
+		}
+	case !slices.ContainsFunc(p.Steps, func(s stage.Step) bool { row, ok := stage.Find(s.Stage); return !ok || row.Changes && !s.Skip }):
+		// What only looks anyway has nothing in its way.
+	default:
 		if f, err = p.preflight(ctx); err != nil {
 			return err
 		}
+		if row, ok := stage.Find(p.Steps[0].Stage); ok && row.Preview != nil {
+			would, err = p.wouldGo(ctx, "")
+		} else {
+			would = &Would{Changes: before == nil && (len(f.Aside) > 0 || !p.OnlyFull)}
+		}
+	}
+	if err == nil && would != nil {
+		err = p.event("", -1, wire.Would, would)
+	}
+	if err != nil {
+		return err
 	}
 	sets := slices.ContainsFunc(p.Steps, func(s stage.Step) bool { return s.Stage == "set-aside" && !s.Skip })
 	for i, s := range p.Steps {
@@ -257,6 +446,33 @@ func (p *planned) check(ctx context.Context) error {
 	return nil
 }
 
+// wouldGo is what the plan's first step would send, of what a run has aside, or
+// delete.
+func (p *planned) wouldGo(ctx context.Context, id string) (*Would, error) {
+	w := new(Would)
+	step := p.Steps[0]
+	if step.Stage != "putback" {
+		r, err := p.env.Removal(ctx, p.Vars, id, step)
+		if err != nil {
+			return nil, err
+		}
+		w.Removal, w.Messages = r, &r.Matched
+	} else {
+		row, _ := stage.Find(step.Stage)
+		args, err := row.Parse(step.Args)
+		if err == nil {
+			w.Putback, err = p.env.Preview(ctx, p.Vars, id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		n, _ := w.Putback.Goes(args.(*stage.PutbackArgs))
+		w.Messages = &n
+	}
+	w.Changes = *w.Messages > 0
+	return w, nil
+}
+
 func (p *planned) end(e run.Ended) error { return p.event("", -1, wire.End, e) }
 
 // event tells what is in no record.
@@ -271,6 +487,7 @@ func (p *planned) event(stage string, index int, kind string, data any) error {
 // tell prints an event as one line.
 func (p *planned) tell(e *wire.Event) error {
 	e.Host = p.Host
+	p.next = max(p.next, e.Seq+1)
 	text, err := json.Marshal(e)
 	if err != nil {
 		return err

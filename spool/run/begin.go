@@ -228,6 +228,8 @@ type ResumeRequest struct {
 	// Answer to the ask with that number.
 	Number int           `json:"number,omitempty"`
 	Answer *stage.Answer `json:"answer,omitempty"`
+	// Dry is refused what would be refused, and does nothing.
+	Dry bool `json:"-"`
 }
 
 // ErrNothing says that a run has nothing left to do.
@@ -349,6 +351,9 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	}
 	if waiting && !own(at.ask) && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
 		return ErrNothing // it would only ask the same again
+	}
+	if q.Dry {
+		return nil
 	}
 	now := time.Now().UTC()
 	if q.Answer != nil {
@@ -485,11 +490,72 @@ func changed(old, now []stage.Step, i int) bool {
 }
 
 func same(a, b stage.Step) bool {
-	var x, y bytes.Buffer
-	if json.Compact(&x, orEmpty(a.Args)) != nil || json.Compact(&y, orEmpty(b.Args)) != nil {
-		return false
+	x, y := meant(a), meant(b)
+	return a.Stage == b.Stage && a.Skip == b.Skip && a.Once == b.Once && x != nil && bytes.Equal(x, y)
+}
+
+// meant are a step's arguments in the one form that all with the same meaning have:
+// whoever gives a plan writes them in its own. nil: they are none.
+func meant(s stage.Step) []byte {
+	row, ok := stage.Find(s.Stage)
+	if !ok {
+		return nil
 	}
-	return a.Stage == b.Stage && a.Skip == b.Skip && a.Once == b.Once && bytes.Equal(x.Bytes(), y.Bytes())
+	args, err := row.Parse(s.Args)
+	if err != nil {
+		return nil
+	}
+	text, err := json.Marshal(args)
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// Added is the plan with a step at its end, and where that is: in the place of an
+// earlier try of the same there.
+func (i *Info) Added(step stage.Step) (steps []stage.Step, at int) {
+	steps = slices.Clone(i.Steps)
+	for len(steps) > 0 && steps[len(steps)-1].Stage == step.Stage {
+		steps = steps[:len(steps)-1]
+	}
+	return append(steps, step), len(steps)
+}
+
+// Behind is the plan with these steps instead of those behind what set mail aside, or
+// took it on. Steps that do that themselves are a whole plan.
+func (i *Info) Behind(steps []stage.Step) []stage.Step {
+	sets := func(s stage.Step) bool {
+		row, ok := stage.Find(s.Stage)
+		return ok && row.Section || s.Stage == "adopt"
+	}
+	if !slices.ContainsFunc(steps, sets) {
+		kept := len(i.Steps)
+		for kept > 0 && !sets(i.Steps[kept-1]) {
+			kept--
+		}
+		steps = slices.Concat(i.Steps[:kept], steps)
+	}
+	return i.answered(steps)
+}
+
+// answered keeps the answer to a confirm that was given beforehand, where it is left
+// out now and all else is the run's own plan: that makes no other plan of it.
+func (i *Info) answered(steps []stage.Step) []stage.Step {
+	all := slices.Clone(steps)
+	for k := range min(len(all), len(i.Steps)) {
+		var now, before stage.ConfirmArgs
+		if all[k].Stage != "confirm" || json.Unmarshal(orEmpty(all[k].Args), &now) != nil || json.Unmarshal(orEmpty(i.Steps[k].Args), &before) != nil {
+			continue
+		}
+		if now.Expect == nil && before.Expect != nil {
+			all[k].Args = i.Steps[k].Args
+		}
+	}
+	if slices.EqualFunc(all, i.Steps, same) {
+		return all
+	}
+	return steps
 }
 
 func orEmpty(text json.RawMessage) []byte {

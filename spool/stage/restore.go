@@ -294,6 +294,19 @@ type Preview struct {
 	ham, rest []spool.Mail
 }
 
+// Goes is how many would go by these arguments, and how many would not since they
+// are past their lifetime.
+func (w *Preview) Goes(a *PutbackArgs) (n, left int64) {
+	n, left = w.Going, w.GoingExpired
+	if a.IncludeSpam {
+		n, left = w.All, w.AllExpired
+	}
+	if a.Expired == requeueExpired || a.Expired == sendExpired {
+		return n, 0
+	}
+	return n - left, left
+}
+
 // PreviewPutback looks at what a run has aside, and changes nothing. confirmed
 // is the list that was confirmed last, if any.
 func PreviewPutback(ctx context.Context, p *spool.Postfix, run, dir, confirmed string) (*Preview, error) {

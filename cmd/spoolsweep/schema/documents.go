@@ -16,6 +16,8 @@ import (
 var planDocs = map[string]string{
 	"spoolsweep_plan": "the version of plans",
 	"run":             "the id of the run: the plan is carried out once, and who sends it again is told how it goes; without it each time is a run of its own",
+	"do":              "begin: a new run, unless it was begun; resume: a run goes on, by a whole plan, or by these steps instead of those behind its start; add: one more step at a run's end, such as putback. Without run, resume and add mean the one that has mail aside",
+	"only_full":       "nothing is begun where no queue would be set aside",
 	"host":            "the host's name in the inventory",
 	"hosts":           "of the whole run, in their order: what a stage with once does is done on the first; without it this one",
 	"who":             "who made the plan, for the record",
@@ -55,7 +57,11 @@ func plan() Schema {
 	root := m.definitions["agent.Plan"]
 	delete(m.definitions, "agent.Plan")
 	root["properties"].(map[string]Schema)["spoolsweep_plan"] = about(planDocs["spoolsweep_plan"], Schema{"const": agent.PlanVersion})
+	root["properties"].(map[string]Schema)["do"] = about(planDocs["do"], enum(append([]string{""}, agent.Does...)...))
 	root["required"] = []string{"spoolsweep_plan", "host", "steps"}
+	// As the agent has it.
+	onlyBegins := when(Schema{"do": enum("resume", "add")}, "only_full", Schema{"const": false})
+	root["allOf"] = []Schema{onlyBegins, when(Schema{"do": Schema{"const": "add"}}, "steps", Schema{"minItems": 1, "maxItems": 1})}
 	return m.root("a plan of spoolsweep: a run of one host", root)
 }
 
@@ -76,7 +82,7 @@ func (m *maker) result(row *stage.Row) Schema {
 func rows() []*stage.Row { return append(append([]*stage.Row{}, stage.Table...), stage.Looks...) }
 
 // kinds are those of events.
-var kinds = []string{wire.Begin, wire.Progress, wire.Result, wire.Warn, wire.Ask, wire.Judged, wire.Account, wire.Keep, wire.End}
+var kinds = []string{wire.Begin, wire.Progress, wire.Result, wire.Warn, wire.Ask, wire.Judged, wire.Account, wire.Would, wire.Keep, wire.End}
 
 // eventDocs explain the fields of an event.
 var eventDocs = map[string]string{
@@ -107,24 +113,26 @@ func events() Schema {
 	message := Schema{"type": "object", "properties": Schema{"message": Schema{"type": "string"}}, "required": []string{"message"}}
 	ended := Schema{"type": "object", "properties": Schema{"status": statuses()}, "required": []string{"status", "changed", "asks", "error"}}
 	entry := m.of(reflect.TypeFor[stage.Entry]())
+	of := func(kind, stage string) Schema {
+		return Schema{"event": Schema{"const": kind}, "stage": Schema{"const": stage}}
+	}
 	all := []Schema{
 		when(is(wire.Begin), "data", Schema{"type": "null"}),
 		when(is(wire.Progress), "data", Schema{"type": "object"}),
 		when(is(wire.Warn), "data", message),
 		when(is(wire.Ask), "data", m.of(reflect.TypeFor[run.AskRecord]())),
+		when(is(wire.Would), "data", m.of(reflect.TypeFor[agent.Would]())),
 		when(is(wire.Judged), "data", m.of(reflect.TypeFor[stage.Judged]())),
 		when(is(wire.Account), "data", Schema{"type": "object", "properties": Schema{"entries": Schema{"type": "array", "items": entry}}, "required": []string{"entries"}}),
 		// Of a stage or a run; of a host for which no run has told it; of all hosts.
 		when(is(wire.End), "data", anyOf(m.of(reflect.TypeFor[run.Ended]()), ended, m.of(reflect.TypeFor[show.Summary]()))),
 	}
 	for _, row := range rows() {
-		these := is(wire.Result)
-		these["stage"] = Schema{"const": row.Name}
-		all = append(all, when(these, "data", m.result(row)))
+		all = append(all, when(of(wire.Result, row.Name), "data", m.result(row)))
 	}
-	these := is(wire.Result)
-	these["stage"] = Schema{"const": "preflight"}
-	root["allOf"] = append(all, when(these, "data", m.of(reflect.TypeFor[run.Preflight]())))
+	root["allOf"] = append(all,
+		when(of(wire.Result, "preflight"), "data", m.of(reflect.TypeFor[run.Preflight]())),
+		when(of(wire.Result, "state"), "data", m.of(reflect.TypeFor[run.State]())))
 	return m.root("an event of spoolsweep", root)
 }
 

@@ -216,6 +216,9 @@ func TestAcceptsForms(t *testing.T) {
 		{"rules", "spam: {any: [a, b]}\n"},
 		{"playbook", "hosts: [a, b]\nserial: [1, 10%, \"{{ .n }}\"]\nvars: {n: null}\nstages:\n  - count: {when: \"{{ .n }}\", warn: \"7\", timeout: 1h30m, no_log: true}\n  - stop: {once: true}\n  - set-aside: {queues: \"incoming, deferred\"}\n  - start:\n  - classify: {spam: {subject: \"{{ .n }}\", lines: 1}}\n"},
 		{"playbook", "stages:\n  - command: {run: x, for: [a, 7]}\n  - restart: {service: none}\n  - purge: {older_than: 30d, expect: null}\n"},
+		{"plan", "{spoolsweep_plan: 1, host: a, run: x, do: begin, only_full: true, steps: [{stage: stop}]}"},
+		{"plan", "{spoolsweep_plan: 1, host: a, run: x, do: resume, yes: true, extra: {spam: {sender: a}}, steps: []}"},
+		{"plan", "{spoolsweep_plan: 1, host: a, do: add, steps: [{stage: putback, args: {include_spam: true, expect: 3}}]}"},
 		{"inventory", "all:\n  hosts: {mx1: , \"mx[1:3]\": {ansible_port: \"22\", ansible_become: \"yes\", other: {a: [1]}}}\n  vars: {postfix_instances: [postfix-out, \"-\"], leftover_warn: 1d12h, ssh: {port: 22, become: yes}, queue_warn: \"{{ n }}\", n: 3}\nrelays:\n"},
 	} {
 		if err := compiled(t, row.of).Validate(yaml(t, row.text)); err != nil {
@@ -277,6 +280,10 @@ func TestRefuses(t *testing.T) {
 		{"plan", "{spoolsweep_plan: 1, host: a, steps: [{stage: cuont}]}", "/steps/0/stage: enum"},
 		{"plan", "{spoolsweep_plan: 1, host: a, steps: [{stage: count, args: {wran: 1}}]}", "/steps/0/args: additionalProperties"},
 		{"plan", "{spoolsweep_plan: 1, host: a, steps: [{stage: restore, args: {rate: -1}}]}", "/steps/0/args/rate: minimum"},
+		{"plan", "{spoolsweep_plan: 1, host: a, do: undo, steps: []}", "/do: enum"},
+		{"plan", "{spoolsweep_plan: 1, host: a, do: add, steps: []}", "/steps: minItems"},
+		{"plan", "{spoolsweep_plan: 1, host: a, do: add, steps: [{stage: count}, {stage: putback}]}", "/steps: maxItems"},
+		{"plan", "{spoolsweep_plan: 1, host: a, do: resume, only_full: true, steps: []}", "/only_full: const"},
 		{"plan", "{spoolsweep_plan: 1, host: a, dry: true, steps: [{stage: count}]}", "/: additionalProperties"},
 		{"events", `{run: "", host: a, instance: "-", seq: 1, time: "2026-11-23T23:15:00Z", stage: count, index: 0, event: resutl}`, "/event: enum"},
 		{"events", `{run: "", host: a, instance: "-", seq: 1, time: "2026-11-23T23:15:00Z", stage: start, index: 0, event: result, data: {downtime_seconds: long}}`, "/data/downtime_seconds: type"},
