@@ -50,7 +50,7 @@ func imported(c *cli.Context) (id string, err error) {
 		return "", err
 	}
 	if kept == nil {
-		kept = &record{Version: recordVersion, Run: of.ID, Unreachable: map[string]string{}}
+		kept = &record{Version: recordVersion, Run: of.ID, Silent: map[string]artifacts.Silence{}}
 	}
 	events, news, err := kept.add(of)
 	if err != nil {
@@ -128,7 +128,7 @@ func theRecord(c *cli.Context, id string) (*sweep, map[*member]*run.State, error
 // recordedHosts are the hosts of a record that --limit names.
 func (s *sweep) recordedHosts(c *cli.Context) ([]*inventory.Host, error) {
 	s.again = again(c, c.String("limit"))
-	names := slices.Collect(maps.Keys(s.record.Unreachable))
+	names := slices.Collect(maps.Keys(s.record.Silent))
 	for _, h := range s.record.hosts {
 		names = append(names, h.Name)
 	}
@@ -153,7 +153,7 @@ func (s *sweep) recordMembers() {
 	s.doc.Hosts = nil
 	for _, m := range s.members {
 		of := slices.DeleteFunc(slices.Clone(s.record.hosts), func(h *artifacts.Host) bool { return h.Name != m.host.Name })
-		if len(of) == 0 { // Ansible could not reach it
+		if len(of) == 0 { // it tells nothing
 			of = []*artifacts.Host{{Name: m.host.Name}}
 		}
 		for i, h := range of {
@@ -175,7 +175,7 @@ func listRecords(c *cli.Context, since time.Time) error {
 	if err != nil {
 		return err
 	}
-	all := &record{Unreachable: map[string]string{}}
+	all := &record{Silent: map[string]artifacts.Silence{}}
 	states := map[string][]*run.State{}
 	var unread []error
 	for _, id := range ids {
@@ -187,7 +187,7 @@ func listRecords(c *cli.Context, since time.Time) error {
 			continue
 		}
 		hosts := slices.Clone(kept.hosts)
-		for name := range kept.Unreachable {
+		for name := range kept.Silent {
 			hosts = append(hosts, &artifacts.Host{Name: name})
 		}
 		for _, h := range hosts {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -28,13 +29,14 @@ import (
 // The hosts' own records are the truth, which this does not stand in for where they
 // can be asked.
 type record struct {
-	Version     int               `json:"spoolsweep_record"`
-	Run         string            `json:"run"`
-	Name        string            `json:"name"`
-	Idents      []string          `json:"idents"` // of ansible-runner's jobs
-	Imported    time.Time         `json:"imported"`
-	By          string            `json:"by"`
-	Unreachable map[string]string `json:"unreachable,omitempty"` // hosts, and why
+	Version  int       `json:"spoolsweep_record"`
+	Run      string    `json:"run"`
+	Name     string    `json:"name"`
+	Idents   []string  `json:"idents"` // of ansible-runner's jobs
+	Imported time.Time `json:"imported"`
+	By       string    `json:"by"`
+	// Silent are hosts of the jobs that tell nothing.
+	Silent map[string]artifacts.Silence `json:"silent,omitempty"`
 
 	hosts []*artifacts.Host // by label
 }
@@ -83,7 +85,7 @@ func readRecord(id string) (*record, error) {
 		return nil, err
 	}
 	dir = filepath.Join(dir, id)
-	r := &record{Version: recordVersion, Run: id, Unreachable: map[string]string{}}
+	r := &record{Version: recordVersion, Run: id, Silent: map[string]artifacts.Silence{}}
 	text, err := os.ReadFile(filepath.Join(dir, recordName))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -182,12 +184,12 @@ func (r *record) add(of *artifacts.Run) (events int, news bool, err error) {
 			}
 		}
 	}
-	was := maps.Clone(r.Unreachable)
-	maps.Copy(r.Unreachable, of.Unreachable)
+	was := maps.Clone(r.Silent)
+	maps.Copy(r.Silent, of.Silent)
 	for _, h := range r.hosts {
-		delete(r.Unreachable, h.Name)
+		delete(r.Silent, h.Name)
 	}
-	if !maps.Equal(was, r.Unreachable) {
+	if !maps.Equal(was, r.Silent) {
 		news = true
 	}
 	for _, ident := range of.Idents {
@@ -251,9 +253,9 @@ func recordedRuns() ([]string, error) {
 	return ids, err
 }
 
-// labels are all hosts of the run, those too that Ansible could not reach.
+// labels are all hosts of the run, those too that tell nothing.
 func (r *record) labels() []string {
-	all := slices.Collect(maps.Keys(r.Unreachable))
+	all := slices.Collect(maps.Keys(r.Silent))
 	for _, h := range r.hosts {
 		all = append(all, h.Label())
 	}
@@ -291,19 +293,35 @@ type untold struct {
 // report is what the host would say of the run, as far as its events tell, which each
 // is given.
 func (h *recordedHost) report(each func(wire.Event)) (*run.Report, error) {
-	if why, not := h.of.Unreachable[h.Name]; not {
-		return nil, &untold{show.Unreachable, fmt.Errorf("it was not reached by Ansible: %s", show.Clean(why)), "if it had begun, it goes on there by itself: spoolsweep attach " + h.of.Run}
+	switch silence, is := h.of.Silent[h.Name]; {
+	case is && silence.Unreachable:
+		return nil, &untold{show.Unreachable, fmt.Errorf("it was not reached by Ansible: %s", show.Clean(silence.Why)), "if it had begun, it goes on there by itself: spoolsweep attach " + h.of.Run}
+	case is:
+		return nil, &untold{show.Failed, fmt.Errorf("no run was begun there: %s", show.Clean(silence.Why)), "mend that, and have the job done again there"}
 	}
 	info := &run.Info{Run: h.of.Run, Host: h.Label(), Hosts: h.of.labels(), Who: strings.TrimSpace("ansible-runner " + strings.Join(h.of.Idents, ", ")), Name: h.of.Name, Extra: map[string]any{}}
 	at := &run.State{Run: info.Run, Host: info.Host, Name: info.Name, Who: info.Who}
 	aside := map[string]int64{}
 	past := &show.Host{}
 	rests := false // it has ended, or waits, after all that is told
-	for _, e := range h.Events() {
+	all := h.Events()
+	begun := slices.ContainsFunc(all, func(e wire.Event) bool { return e.Seq > 0 })
+	for _, e := range all {
+		if e.Seq == 0 && e.Kind == wire.End && begun {
+			if e = attempt(e); e.Kind == "" {
+				continue
+			}
+		}
 		each(e)
 		past.Event(e)
 		if info.Began.IsZero() {
 			info.Began = e.Time
+		}
+		if e.Stage == "state" && e.Index < 0 { // where it stood when a task went on with it
+			var then run.State
+			if decode(e.Data, &then) && then.Run == info.Run {
+				info.Name, info.Who, info.Began, at.Aside = cmp.Or(then.Name, info.Name), cmp.Or(then.Who, info.Who), then.Began, max(0, then.Aside)
+			}
 		}
 		at.Seen = max(at.Seen, e.Seq)
 		for len(info.Steps) <= e.Index {
@@ -328,7 +346,7 @@ func (h *recordedHost) report(each func(wire.Event)) (*run.Report, error) {
 			rests = rests || e.Index < 0
 		}
 	}
-	at.Began, at.Stages = info.Began, len(info.Steps)
+	at.Name, at.Who, at.Began, at.Stages = info.Name, info.Who, info.Began, len(info.Steps)
 	if !rests {
 		return nil, &untold{show.Failed, fmt.Errorf("what was imported of it ends before the run did, %s", endsWith(past)), "it goes on there by itself: spoolsweep attach " + info.Run}
 	}
@@ -348,6 +366,21 @@ func (h *recordedHost) report(each func(wire.Event)) (*run.Report, error) {
 	}
 	at.Down = at.Down && at.Phase == run.Failed
 	return &run.Report{Info: info, State: at}, nil
+}
+
+// attempt is what the end of a task says that did not get the run to go on: it is not how
+// the run has ended.
+func attempt(e wire.Event) wire.Event {
+	var end run.Ended
+	if !decode(e.Data, &end) || end.Error == "" {
+		return wire.Event{}
+	}
+	text, err := json.Marshal(map[string]string{"message": "it did not go on: " + end.Error})
+	if err != nil {
+		return wire.Event{}
+	}
+	e.Kind, e.Data = wire.Warn, text
+	return e
 }
 
 func endsWith(h *show.Host) string {

@@ -109,7 +109,7 @@ p = subprocess.Popen(sys.argv[3:])
 if sys.argv[2] == "memory":
     while p.poll() is None:
         most = max(most, memory())
-        time.sleep(0.05)
+        time.sleep(0.1)
 p.wait()
 seconds = time.monotonic() - began
 for pid in [pid for pid, parent in parents().items() if parent == os.getpid()]:
@@ -353,7 +353,7 @@ func (e *engine) health(b *testing.B) {
 func (e *engine) memory(forks int) {
 	most := func(n int) float64 {
 		home := filepath.Join(e.dir, "ansible")
-		argv := e.measured("memory", "memory", "ansible-playbook", "-i", e.inventory, "-f", strconv.Itoa(n), filepath.Join(e.dir, "site.yml"))
+		argv := e.measured("memory", "memory", "ansible-playbook", "-i", e.inventory, "-f", strconv.Itoa(n), "-l", fmt.Sprintf("all[0:%d]", n-1), filepath.Join(e.dir, "site.yml"))
 		cmd := exec.CommandContext(e.b.Context(), argv[0], argv[1:]...)
 		cmd.Env = append(e.runnerEnv(home), "PATH="+os.Getenv("PATH"), "HOME="+home, "LANG=C.UTF-8")
 		var out bytes.Buffer

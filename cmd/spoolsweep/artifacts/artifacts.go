@@ -52,9 +52,14 @@ type Run struct {
 	Name   string   // of the role that had it done, else of the play
 	Idents []string // of the jobs
 	Hosts  []*Host  // by label
-	// Unreachable are hosts that a job of this run could not reach, and of which nothing
-	// else is told, and why.
-	Unreachable map[string]string
+	// Silent are hosts of its jobs that tell nothing of it.
+	Silent map[string]Silence
+}
+
+// Silence is why a host tells nothing of a run.
+type Silence struct {
+	Unreachable bool   `json:"unreachable"` // else what was to be done there has failed before
+	Why         string `json:"why"`
 }
 
 // Read reads the artifacts of jobs: each folder is that of one job, which holds
@@ -168,7 +173,7 @@ func (r *reader) job(dir string) error {
 		return err
 	}
 	defer root.Close()
-	j := &job{reader: r, runs: map[*Run]bool{}, unreachable: map[string]string{}}
+	j := &job{reader: r, runs: map[*Run]bool{}, silent: map[string]Silence{}}
 	for _, e := range entries {
 		name := e.Name()
 		// A partial one is what ansible-runner had not finished: the host's own record
@@ -185,7 +190,7 @@ func (r *reader) job(dir string) error {
 		}
 	}
 	for of := range j.runs {
-		maps.Copy(of.Unreachable, j.unreachable)
+		maps.Copy(of.Silent, j.silent)
 	}
 	return nil
 }
@@ -245,8 +250,8 @@ func lineOf(text []byte, err error) int {
 // job is what one job has told so far.
 type job struct {
 	*reader
-	runs        map[*Run]bool
-	unreachable map[string]string
+	runs   map[*Run]bool
+	silent map[string]Silence
 }
 
 // file takes in one event of a job.
@@ -275,14 +280,42 @@ func (j *job) file(text []byte) error {
 	}
 	if unreachable {
 		var of result
-		var why string
-		if json.Unmarshal(d.Result, &of) == nil {
-			_ = json.Unmarshal(of.Message, &why) // else it tells no reason
-		}
-		j.unreachable[d.Host] = why[:min(len(why), maxWhy)]
+		_ = json.Unmarshal(d.Result, &of) // else it tells no reason
+		j.silent[d.Host] = Silence{true, of.why()}
 		return nil
 	}
 	return j.result(&e, d.Result, true)
+}
+
+// why is the message of a result.
+func (r *result) why() string {
+	var why string
+	_ = json.Unmarshal(r.Message, &why) // else it tells no reason
+	return why[:min(len(why), maxWhy)]
+}
+
+// tells says whether a result tells of a run that there is, or that has failed before
+// there was one. The others are of a check, or found nothing to do.
+func (r *result) tells() bool {
+	for _, raw := range r.Events {
+		var e struct {
+			Seq  json.RawMessage `json:"seq"`
+			Kind string          `json:"event"`
+			Data json.RawMessage `json:"data"`
+		}
+		var end struct{ Status string }
+		switch {
+		case json.Unmarshal(raw, &e) != nil:
+			return true // which is refused then
+		case e.Kind == wire.Would:
+			return false
+		case string(e.Seq) != "0":
+			return true
+		case e.Kind == wire.End && json.Unmarshal(e.Data, &end) == nil && end.Status == show.Failed:
+			return true
+		}
+	}
+	return false
 }
 
 // result takes in what a module returned. loop says that it may be those of a loop.
@@ -305,7 +338,12 @@ func (j *job) result(e *jobEvent, text []byte, loop bool) error {
 	case of.Run == "" && len(of.Censored) > 0:
 		j.hidden = append(j.hidden, e.Data.Host+": "+e.Data.Task)
 		return nil
-	case of.Run == "": // it only looks
+	case of.Run == "":
+		if strings.HasSuffix(e.Event, "_failed") {
+			j.silent[e.Data.Host] = Silence{Why: of.why()}
+		}
+		return nil
+	case !of.tells():
 		return nil
 	}
 	h, err := j.host(e, &of)
@@ -327,7 +365,7 @@ func (j *job) host(e *jobEvent, of *result) (*Host, error) {
 	}
 	to := j.reader.runs[of.Run]
 	if to == nil {
-		to = &Run{ID: of.Run, Name: cmp.Or(e.Data.Role, e.Data.Play), Unreachable: map[string]string{}}
+		to = &Run{ID: of.Run, Name: cmp.Or(e.Data.Role, e.Data.Play), Silent: map[string]Silence{}}
 		j.reader.runs[of.Run], j.hosts[of.Run] = to, map[string]*Host{}
 	}
 	if !j.runs[to] && e.Ident != "" && !slices.Contains(to.Idents, e.Ident) {
@@ -355,7 +393,7 @@ func (r *reader) found(jobs int) *Found {
 		for _, label := range slices.Sorted(maps.Keys(r.hosts[id])) {
 			h := r.hosts[id][label]
 			of.Hosts = append(of.Hosts, h)
-			delete(of.Unreachable, h.Name) // at one task, and reached at another
+			delete(of.Silent, h.Name) // at one task, and reached at another
 		}
 		f.Runs = append(f.Runs, of)
 	}

@@ -19,7 +19,7 @@ const id = "20261123T231500Z-ab12"
 // fileJob takes in one event of a job by itself.
 func fileJob(text string) (*Found, error) {
 	r := &reader{runs: map[string]*Run{}, hosts: map[string]map[string]*Host{}}
-	j := &job{reader: r, runs: map[*Run]bool{}, unreachable: map[string]string{}}
+	j := &job{reader: r, runs: map[*Run]bool{}, silent: map[string]Silence{}}
 	if err := j.file([]byte(text)); err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func TestRead(t *testing.T) {
 		t.Fatalf("got %+v", found)
 	}
 	r := found.Runs[0]
-	if r.ID != id || r.Name != "backscatter" || !slices.Equal(r.Idents, []string{"east", "west"}) || len(r.Unreachable) != 1 || !strings.HasPrefix(r.Unreachable["mx3"], "Failed to connect") {
+	if r.ID != id || r.Name != "backscatter" || !slices.Equal(r.Idents, []string{"east", "west"}) || len(r.Silent) != 2 || !r.Silent["mx3"].Unreachable || !strings.HasPrefix(r.Silent["mx3"].Why, "Failed to connect") || r.Silent["mx4"] != (Silence{Why: "there is no Postfix"}) {
 		t.Errorf("got %+v", r)
 	}
 	var labels []string
@@ -81,6 +81,25 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// A check, and what found nothing to do, is no run.
+func TestNoRun(t *testing.T) {
+	would := strings.Replace(seq("0", ""), `"begin"`, `"would"`, 1)
+	ended := strings.Replace(seq("0", `, "data": {"status": "ok"}`), `"begin"`, `"end"`, 1)
+	for name, events := range map[string][]string{
+		"nothing": nil, "a check": {seq("0", ""), would, ended}, "a check of a run": {would, seq("1", "")}, "nothing to do": {seq("0", ""), ended},
+	} {
+		if found, err := fileJob(event("mx1", returned(events...))); err != nil || len(found.Runs) != 0 {
+			t.Errorf("%s: %+v, %v", name, found, err)
+		}
+	}
+	// It has failed before it began, when it had no id yet.
+	failed := strings.NewReplacer(`"begin"`, `"end"`, id, "").Replace(seq("0", `, "data": {"status": "failed"}`))
+	found, err := fileJob(event("mx1", returned(failed)))
+	if err != nil || len(found.Runs) != 1 || len(found.Runs[0].Hosts[0].Events()) != 1 {
+		t.Errorf("a failed one: %+v, %v", found, err)
+	}
+}
+
 // What no host can have told is refused, and where it stands is said.
 func TestRefused(t *testing.T) {
 	for name, row := range map[string]struct{ text, says string }{
@@ -89,8 +108,8 @@ func TestRefused(t *testing.T) {
 		"a list":          {`[]`, "cannot unmarshal array"},
 		"a host's name":   {event("mx\\u001b[1m", returned(seq("1", ""))), "host "},
 		"no host":         {event("", returned(seq("1", ""))), "without a name"},
-		"a run's id":      {event("mx1", `{"run": "../../etc", "events": []}`), "is no id of a run"},
-		"an instance":     {event("mx1", `{"run": "`+id+`", "instance": "../x", "events": []}`), "instance"},
+		"a run's id":      {event("mx1", `{"run": "../../etc", "events": [`+seq("1", "")+`]}`), "is no id of a run"},
+		"an instance":     {event("mx1", `{"run": "`+id+`", "instance": "../x", "events": [`+seq("1", "")+`]}`), "instance"},
 		"another run":     {event("mx1", returned(strings.Replace(seq("1", ""), "ab12", "ab13", 1))), "it is of run"},
 		"another Postfix": {event("mx1", returned(strings.Replace(seq("1", ""), `"-"`, `"out"`, 1))), "it is of instance"},
 		"a stage":         {event("mx1", returned(seq("1", `, "index": 1000`))), "no plan has it"},

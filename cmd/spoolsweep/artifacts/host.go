@@ -52,6 +52,9 @@ func (h *Host) take(id string, raw []byte) error {
 	if err := json.Unmarshal(raw, &e); err != nil {
 		return err
 	}
+	if e.Run == "" && e.Seq == 0 { // said before there was one
+		e.Run = id
+	}
 	if e.Run != id {
 		return fmt.Errorf("it is of run %.60q", e.Run)
 	}
