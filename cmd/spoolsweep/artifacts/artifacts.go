@@ -157,7 +157,7 @@ type result struct {
 	Run      string            `json:"run"`
 	Instance string            `json:"instance"`
 	Events   []json.RawMessage `json:"events"`
-	Results  []json.RawMessage `json:"results"` // of a loop
+	Results  json.RawMessage   `json:"results"` // of a loop a list; else of each stage
 	Message  json.RawMessage   `json:"msg"`
 	Censored json.RawMessage   `json:"censored"`
 }
@@ -328,8 +328,12 @@ func (j *job) result(e *jobEvent, text []byte, loop bool) error {
 		return &at{fmt.Errorf("the result of %s on %s: %w", show.Clean(e.Data.Task), e.Data.Host, err), text}
 	}
 	switch {
-	case loop && of.Results != nil:
-		for _, one := range of.Results {
+	case loop && len(of.Results) > 0 && of.Results[0] == '[':
+		var each []json.RawMessage
+		if err := json.Unmarshal(of.Results, &each); err != nil {
+			return &at{err, of.Results}
+		}
+		for _, one := range each {
 			if err := j.result(e, one, false); err != nil {
 				return err
 			}
