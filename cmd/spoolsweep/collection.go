@@ -18,11 +18,13 @@ func collectionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "collection", Usage: "write the Ansible collection spoolsweep.postfix",
 		UsageText: `spoolsweep collection --output dist`,
-		Description: `Modules for ansible-core 2.14 and newer that look, and change nothing: queue_info,
-suspects and classify, with an agent for each architecture. The folder is one that
-Ansible finds collections in:
+		Description: `For ansible-core 2.14 and newer, with an agent for each architecture: modules that
+look, and change nothing (queue_info, suspects, classify), modules that do what run,
+putback and delete do (set_aside, restore, putback, delete), and the role backscatter,
+which is the shipped playbook. The folder is one that Ansible finds collections in:
 
-  ANSIBLE_COLLECTIONS_PATH=dist ansible-doc spoolsweep.postfix.classify
+  ANSIBLE_COLLECTIONS_PATH=dist ansible-doc -t role spoolsweep.postfix.backscatter
+  ANSIBLE_COLLECTIONS_PATH=dist ansible-playbook spoolsweep.postfix.backscatter -e @rules.yaml
   ansible-galaxy collection build dist/` + ansible.Folder + ` --output-path dist`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write below the folder `DIR`, where there is none yet"},

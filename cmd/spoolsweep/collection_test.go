@@ -40,7 +40,7 @@ func TestCollection(t *testing.T) {
 			}
 		}
 	}
-	if modules != 3 {
+	if modules != 7 {
 		t.Errorf("%d modules", modules)
 	}
 	code := string(files["plugins/plugin_utils/agent.py"])

@@ -1,6 +1,6 @@
 // Package ansible makes the Ansible collection spoolsweep.postfix: what stands in the
-// folder collection, and from the table of stages a module for each stage that only
-// looks, with its documentation and the specification of its arguments.
+// folder collection, and from the table of stages and the shipped playbook its modules
+// and its role, with their documentation and the specification of their arguments.
 package ansible
 
 import (
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -24,7 +25,10 @@ import (
 var own embed.FS
 
 // Version is the collection's.
-const Version = "0.1.0"
+const Version = "1.0.0"
+
+// Repository is where it comes from, which Ansible's format asks for.
+const Repository = "https://example.org/spoolsweep"
 
 // Folder is where a collection lies below a folder of them, as Ansible looks for it.
 const Folder = "ansible_collections/spoolsweep/postfix"
@@ -59,7 +63,7 @@ func Files(vars reflect.Type) (map[string][]byte, error) {
 	}
 	galaxy, err := yaml.Marshal(map[string]any{
 		"namespace": "spoolsweep", "name": "postfix", "version": Version, "readme": "README.md", "authors": []string{"spoolsweep"},
-		"description": "clear flooded Postfix queues without losing mail",
+		"description": "Clear flooded Postfix queues without losing mail", "tags": []string{"infrastructure", "mail", "postfix"}, "repository": Repository,
 	})
 	if err != nil {
 		return nil, err
@@ -78,6 +82,13 @@ func Files(vars reflect.Type) (map[string][]byte, error) {
 		if files["plugins/action/"+m.name+".py"], err = m.action(row, vars); err != nil {
 			return nil, err
 		}
+	}
+	s, err := readSweep()
+	if err != nil {
+		return nil, err
+	}
+	if err := changing(files, s, vars); err != nil {
+		return nil, err
 	}
 	return files, nil
 }
@@ -111,7 +122,16 @@ func Write(dir string, vars reflect.Type) (string, error) {
 type option struct {
 	Description []string `yaml:"description"`
 	Type        string   `yaml:"type"`
+	Choices     []string `yaml:"choices,omitempty"`
+	Required    bool     `yaml:"required,omitempty"`
 	Default     any      `yaml:"default,omitempty"`
+}
+
+// fallback takes in what an argument is where nobody gives it.
+func (o *option) fallback(value reflect.Value) {
+	if text, err := json.Marshal(value.Interface()); err == nil && !value.IsZero() {
+		_ = json.Unmarshal(text, &o.Default) // what was just written
+	}
 }
 
 // options are a stage's arguments, and those of every module.
@@ -123,12 +143,15 @@ func options(row *stage.Row) map[string]option {
 	for _, name := range row.Keys() {
 		value := reflect.ValueOf(stage.Field(args, name)).Elem()
 		o := option{Description: []string{sentence(docOf(row, name))}, Type: kindOf(value.Type())}
-		if text, err := json.Marshal(value.Interface()); err == nil && !value.IsZero() {
-			_ = json.Unmarshal(text, &o.Default) // what was just written
-		}
+		o.fallback(value)
 		all[name] = o
 	}
 	return all
+}
+
+// wordsOf are those that an argument may be; nil: any.
+func wordsOf(row *stage.Row, name string) []string {
+	return strings.Fields(fieldOf(row, name).Tag.Get("one"))
 }
 
 // kindOf is what Ansible calls a type of arguments.
@@ -149,12 +172,18 @@ func kindOf(t reflect.Type) string {
 }
 
 // spec is the same for whoever checks arguments.
-func spec(row *stage.Row) map[string]map[string]any {
+func spec(options map[string]option) map[string]map[string]any {
 	all := map[string]map[string]any{}
-	for name, o := range options(row) {
+	for name, o := range options {
 		all[name] = map[string]any{"type": o.Type}
 		if o.Default != nil {
 			all[name]["default"] = o.Default
+		}
+		if len(o.Choices) > 0 {
+			all[name]["choices"] = o.Choices
+		}
+		if o.Required {
+			all[name]["required"] = true
 		}
 	}
 	return all
@@ -190,8 +219,13 @@ func (m module) doc(row *stage.Row) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []byte("# Made by 'spoolsweep collection' from its table of stages.\n\nDOCUMENTATION = r\"\"\"\n" + string(documentation) +
-		"\"\"\"\n\nEXAMPLES = r\"\"\"\n" + example(m, row) + "\"\"\"\n\nRETURN = r\"\"\"\n" + string(returns) + "\"\"\"\n"), nil
+	return documented(string(documentation), example(m, row), string(returns)), nil
+}
+
+// documented is the file of a module: what it does is in its action.
+func documented(documentation, examples, returns string) []byte {
+	return []byte("# Made by 'spoolsweep collection' from its table of stages.\n\nDOCUMENTATION = r\"\"\"\n" + documentation +
+		"\"\"\"\n\nEXAMPLES = r\"\"\"\n" + examples + "\"\"\"\n\nRETURN = r\"\"\"\n" + returns + "\"\"\"\n")
 }
 
 func example(m module, row *stage.Row) string {
@@ -211,7 +245,10 @@ func results(row *stage.Row) (map[string]any, error) {
 		if name == "" || name == "-" {
 			continue
 		}
-		doc, ok := resultDocs[name]
+		doc, ok := resultDocs[row.Name+"."+name]
+		if !ok {
+			doc, ok = resultDocs[name]
+		}
 		if !ok {
 			return nil, fmt.Errorf("%s: nothing explains %s of its result", row.Name, name)
 		}
@@ -224,6 +261,9 @@ func results(row *stage.Row) (map[string]any, error) {
 }
 
 func resultKind(t reflect.Type) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	if t == reflect.TypeFor[time.Time]() {
 		return "str"
 	}
@@ -243,23 +283,24 @@ func resultKind(t reflect.Type) string {
 }
 
 func (m module) action(row *stage.Row, vars reflect.Type) ([]byte, error) {
-	times := map[string]bool{}
+	return class("agent", "LookAction", map[string]any{"STAGE": row.Name, "SPEC": spec(options(row)), "VARS": times(vars)})
+}
+
+// times are the host variables, and whether they are times.
+func times(vars reflect.Type) map[string]bool {
+	all := map[string]bool{}
 	for i := range vars.NumField() {
 		f := vars.Field(i)
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); f.Tag.Get("inventory") != "-" {
-			times[name] = f.Type == reflect.TypeFor[time.Duration]()
+			all[name] = f.Type == reflect.TypeFor[time.Duration]()
 		}
 	}
-	// JSON in a text: true and null are other words in Python.
-	arguments, err := json.Marshal(spec(row))
-	if err != nil {
-		return nil, err
-	}
-	known, err := json.Marshal(times)
-	if err != nil {
-		return nil, err
-	}
-	return fmt.Appendf(nil, `# Made by 'spoolsweep collection' from its table of stages.
+	return all
+}
+
+// class is the action of a module: one of plugin_utils, with values of its own.
+func class(file, parent string, values map[string]any) ([]byte, error) {
+	text := fmt.Appendf(nil, `# Made by 'spoolsweep collection' from its table of stages.
 
 from __future__ import absolute_import, division, print_function
 
@@ -267,23 +308,32 @@ __metaclass__ = type
 
 import json
 
-from ansible_collections.spoolsweep.postfix.plugins.plugin_utils.agent import AgentAction
+from ansible_collections.spoolsweep.postfix.plugins.plugin_utils.%s import %s
 
 
-class ActionModule(AgentAction):
-    STAGE = %q
-    SPEC = json.loads(r"""%s""")
-    VARS = json.loads(r"""%s""")
-`, row.Name, arguments, known), nil
+class ActionModule(%[2]s):
+`, file, parent)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		// JSON in a text: true and null are other words in Python.
+		value, err := json.Marshal(values[name])
+		if err != nil {
+			return nil, err
+		}
+		text = fmt.Appendf(text, "    %s = json.loads(r\"\"\" %s \"\"\")\n", name, value)
+	}
+	return text, nil
 }
 
-func docOf(row *stage.Row, name string) string {
+func docOf(row *stage.Row, name string) string { return fieldOf(row, name).Tag.Get("doc") }
+
+// fieldOf is the field of an argument.
+func fieldOf(row *stage.Row, name string) (field reflect.StructField) {
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(row.New()).Elem()) {
 		if key, _, _ := strings.Cut(f.Tag.Get("json"), ","); key == name {
-			return f.Tag.Get("doc")
+			return f
 		}
 	}
-	return ""
+	return field
 }
 
 // sentence begins with a capital and ends with a full stop.

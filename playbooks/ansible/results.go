@@ -1,7 +1,7 @@
 package ansible
 
-// resultDocs explain the fields of results. One with no words is never there where a
-// module looks.
+// resultDocs explain the fields of results, by name, or by stage and name. One with no
+// words is never there where a module looks.
 var resultDocs = map[string]string{
 	// count
 	"postfix":         "running, stopped, or unknown to who is not root",
@@ -58,4 +58,54 @@ var resultDocs = map[string]string{
 	"slow_rules":         "patterns that have to try every line",
 	"list":               "",
 	"bytes":              "how much was read",
+	// command and restart
+	"name":        "the stage's name in the playbook",
+	"exit":        "the first exit status that is not 0; -1: it did not end by itself",
+	"output_tail": "the end of what was printed",
+	"skipped":     "it was not done",
+	"command.why": "why it was skipped",
+	"restart.why": "why it was skipped",
+	"accounts":    "the accounts that it was for, with what was found of them",
+	"refused":     "accounts that it was not done for, since their address is only forged",
+	// stop, set-aside and start
+	"ended_pids":       "processes that outlived the stop, and were ended",
+	"may_double":       "deliveries that were cut, so that their mail may arrive twice",
+	"was_running":      "Postfix was running before",
+	"set-aside.queues": "for each queue that was set aside where it is, and how many messages are in it",
+	"downtime_seconds": "how long Postfix was down",
+	"proved_seconds":   "how long its queue manager was watched",
+	"master":           "the process id of its master",
+	"manager":          "the process id of its queue manager",
+	"at":               "when it was started",
+	"accepting":        "whether new mail is accepted; null where there is no smtpd to ask",
+	"start.why":        "why it is not accepted",
+	// watch
+	"sent":      "new messages of the source since Postfix was started",
+	"sources":   "from where they came",
+	"source":    "quiet, sending or unknown",
+	"watch.why": "why it is unknown",
+	// confirm
+	"answer":       "yes",
+	"by":           "who answered",
+	"confirm.list": "the hash of the list of verdicts that was confirmed",
+	// restore and putback
+	"restored":           "how many messages of this list were moved back, earlier tries with it included",
+	"collisions":         "how many went to *.name-collisions, since their id is taken",
+	"failed":             "how many were not moved, or deleted",
+	"sent_meanwhile":     "how many left meanwhile, not by this run",
+	"restore.by_queue":   "how many went to each queue",
+	"putback.by_queue":   "how many went to each queue",
+	"failures":           "the first that failed, and why",
+	"left":               "how many messages are still aside",
+	"restore.unreadable": "how many are no whole queue files, and stay aside",
+	"putback.unreadable": "how many are no whole queue files",
+	"expired":            "how many are past their lifetime, and were left aside",
+	"expired_samples":    "the first of them",
+	"kept_directories":   "directories that still hold something",
+	"canary":             "what is asked, since too much of what went first was refused",
+	// delete
+	"matched": "how many messages the rules took",
+	"deleted": "how many were deleted",
+	"gone":    "how many were gone after a try that died",
+	"stays":   "how many stay, by kind",
 }

@@ -72,7 +72,7 @@ var arrows = map[string][]string{
 	"cmd/lab":                  {"remote/lab"},
 	"cmd/release":              {"remote/push"},
 	"playbooks":                {"playbooks/strict", "spool/stage", "spool/pattern"},
-	"playbooks/ansible":        {"spool/stage"},
+	"playbooks/ansible":        {"playbooks", "spool/stage"},
 	"playbooks/strict":         {},
 	"remote":                   {"remote/clean", "remote/inventory", "remote/push", "remote/wire"},
 	"remote/agent":             {"remote/wire", "spool", "spool/run", "spool/stage"},

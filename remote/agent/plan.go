@@ -169,6 +169,9 @@ func (p *planned) do(ctx context.Context, do string) (int, error) {
 	case err != nil:
 	case do == planCheck:
 		nothing = true
+		if before == nil {
+			p.Run = "" // there is none, and none is begun
+		}
 		err = p.check(ctx, before)
 	case nothing:
 	case p.goesOn():

@@ -536,19 +536,24 @@ func (i *Info) Behind(steps []stage.Step) []stage.Step {
 		}
 		steps = slices.Concat(i.Steps[:kept], steps)
 	}
-	return i.answered(steps)
+	return i.kept(steps)
 }
 
-// answered keeps the answer to a confirm that was given beforehand, where it is left
-// out now and all else is the run's own plan: that makes no other plan of it.
-func (i *Info) answered(steps []stage.Step) []stage.Step {
-	all := slices.Clone(steps)
-	for k := range min(len(all), len(i.Steps)) {
-		var now, before stage.ConfirmArgs
-		if all[k].Stage != "confirm" || json.Unmarshal(orEmpty(all[k].Args), &now) != nil || json.Unmarshal(orEmpty(i.Steps[k].Args), &before) != nil {
-			continue
+// kept keeps what is left out now: the rules, since nothing is judged without any; and
+// the answer to a confirm that was given beforehand, where all else is the run's own
+// plan, so that the answer alone makes no other plan of it.
+func (i *Info) kept(steps []stage.Step) []stage.Step {
+	steps = slices.Clone(steps)
+	both := min(len(steps), len(i.Steps))
+	for k := range both {
+		if steps[k].Stage == "classify" && i.Steps[k].Stage == "classify" && ruleless(steps[k]) {
+			steps[k].Args = i.Steps[k].Args
 		}
-		if now.Expect == nil && before.Expect != nil {
+	}
+	all := slices.Clone(steps)
+	for k := range both {
+		var now stage.ConfirmArgs
+		if all[k].Stage == "confirm" && i.Steps[k].Stage == "confirm" && json.Unmarshal(orEmpty(all[k].Args), &now) == nil && now.Expect == nil {
 			all[k].Args = i.Steps[k].Args
 		}
 	}
@@ -556,6 +561,34 @@ func (i *Info) answered(steps []stage.Step) []stage.Step {
 		return all
 	}
 	return steps
+}
+
+// ruleless says that a classify is given no rules.
+func ruleless(s stage.Step) bool {
+	var args struct{ Spam, Ham any }
+	if json.Unmarshal(orEmpty(s.Args), &args) != nil {
+		return false
+	}
+	for _, rules := range []any{args.Spam, args.Ham} {
+		switch v := rules.(type) {
+		case nil:
+		case string:
+			if v != "" {
+				return false
+			}
+		case map[string]any:
+			if len(v) > 0 {
+				return false
+			}
+		case []any:
+			if len(v) > 0 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 func orEmpty(text json.RawMessage) []byte {

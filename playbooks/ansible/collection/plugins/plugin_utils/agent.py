@@ -39,12 +39,16 @@ def nanoseconds(name, text):
     return sum(int(number) * UNITS[unit] for number, unit in parts) * 10**9
 
 
+def given(args):
+    """Those of the arguments that have a value."""
+    return {name: value for name, value in args.items() if value is not None}
+
+
 class AgentAction(ActionBase):
-    """An action that has the agent do one stage, which only looks."""
+    """An action that gives the agent plans."""
 
     TRANSFERS_FILES = True
 
-    STAGE = None  # its name
     SPEC = {}  # its arguments
     VARS = {}  # host variables that spoolsweep reads, and whether they are times
 
@@ -52,22 +56,26 @@ class AgentAction(ActionBase):
         task_vars = task_vars or {}
         result = super(AgentAction, self).run(tmp, task_vars)
         unused, args = self.validate_argument_spec(argument_spec=self.SPEC)
-        run = args.pop("run", None)
+        try:
+            result.update(self.act(args, task_vars))
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result
+
+    def act(self, args, task_vars):
+        """What it does, and returns."""
+        raise NotImplementedError()
+
+    def plan(self, task_vars, **more):
+        """A plan for this host."""
         plan = {
             "spoolsweep_plan": PLAN_VERSION,
             "host": task_vars.get("inventory_hostname", "localhost"),
             "name": self._task.action,
             "vars": self.host_vars(task_vars),
-            "steps": [{"stage": self.STAGE, "args": {k: v for k, v in args.items() if v is not None}}],
         }
-        if run:
-            plan["run"] = run
-        try:
-            events, status, said = self.carry_out("check", plan)
-        finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
-        result.update(self.told(events, status, said))
-        return result
+        plan.update((name, value) for name, value in more.items() if value is not None)
+        return plan
 
     def host_vars(self, task_vars):
         """What a plan says of the host."""
@@ -91,25 +99,6 @@ class AgentAction(ActionBase):
             except ValueError:
                 raise AnsibleActionFail("the agent printed no event: %s" % line[:200])
         return events, ended["rc"], ended["stderr"].strip()
-
-    def told(self, events, status, said):
-        """What a module returns."""
-        result = {"changed": False, "failed": status != 0, "status": status}
-        for event in events:
-            data = event.get("data") or {}
-            if event["event"] == "result" and event["stage"] == self.STAGE:
-                result["result"] = data
-            elif event["event"] == "warn":
-                result.setdefault("warnings", []).append(data.get("message", ""))
-            elif event["event"] == "end" and event["index"] < 0 and data.get("error"):
-                result["msg"] = data["error"]
-                if data.get("remedy"):
-                    result["remedy"] = data["remedy"]
-        if status == 0 and "result" not in result:
-            result.update(failed=True, msg="the agent found nothing")
-        if result["failed"]:
-            result.setdefault("msg", said or "the agent ended with status %d" % status)
-        return result
 
     def agent(self):
         """The agent's path on the host, for the shell. It is sent where it is not there."""
@@ -137,3 +126,33 @@ class AgentAction(ActionBase):
         if put["rc"] != 0:
             raise AnsibleActionFail("the agent was not put into %s: %s" % (FOLDER, (put["stderr"] or put["stdout"]).strip()))
         return '"%s"' % there
+
+
+class LookAction(AgentAction):
+    """An action that has the agent do one stage, which only looks."""
+
+    STAGE = None  # its name
+
+    def act(self, args, task_vars):
+        run = args.pop("run", None)
+        steps = [{"stage": self.STAGE, "args": given(args)}]
+        return self.told(*self.carry_out("check", self.plan(task_vars, steps=steps, run=run or None)))
+
+    def told(self, events, status, said):
+        """What a module returns."""
+        result = {"changed": False, "failed": status != 0, "status": status}
+        for event in events:
+            data = event.get("data") or {}
+            if event["event"] == "result" and event["stage"] == self.STAGE:
+                result["result"] = data
+            elif event["event"] == "warn":
+                result.setdefault("warnings", []).append(data.get("message", ""))
+            elif event["event"] == "end" and event["index"] < 0 and data.get("error"):
+                result["msg"] = data["error"]
+                if data.get("remedy"):
+                    result["remedy"] = data["remedy"]
+        if status == 0 and "result" not in result:
+            result.update(failed=True, msg="the agent found nothing")
+        if result["failed"]:
+            result.setdefault("msg", said or "the agent ended with status %d" % status)
+        return result
