@@ -3,6 +3,7 @@ package lab_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -34,8 +35,8 @@ func BenchmarkEngine(b *testing.B) {
 	if os.Getenv("SPOOLSWEEP_LAB") != "require" {
 		b.Skip("needs hosts of its own: SPOOLSWEEP_LAB=require, as root")
 	}
-	e := newEngine(b)
-	b.Run("Health", e.health)
+	b.Run("Health", func(b *testing.B) { newEngine(b).health() })
+	b.Run("Sweep", func(b *testing.B) { newEngine(b).sweep() })
 }
 
 // engine is a fleet, and what measures.
@@ -165,6 +166,7 @@ type means struct {
 	// long all of it was.
 	do   func(limit string) (at map[string]spent, seconds float64)
 	wire func() int64 // bytes between control side and workers; nil for none
+	jobs []*job       // of workers
 }
 
 // cost is what one way has taken, the middle of all rounds.
@@ -300,7 +302,7 @@ func (e *engine) workers(play string, forks int) means {
 		jobs = append(jobs, j)
 	}
 	return means{
-		name: fmt.Sprintf("%d workers, --forks %d each", n, forks),
+		name: fmt.Sprintf("%d workers, --forks %d each", n, forks), jobs: jobs,
 		do: func(limit string) (map[string]spent, float64) {
 			began := time.Now()
 			var all sync.WaitGroup
@@ -336,9 +338,8 @@ func (e *engine) workers(play string, forks int) means {
 const lookPlay = "- hosts: all\n  gather_facts: false\n  tasks:\n    - spoolsweep.postfix.queue_info:\n"
 
 // health: how full the queues are, of each host.
-func (e *engine) health(b *testing.B) {
-	e.b = b
-	for b.Loop() {
+func (e *engine) health() {
+	for e.b.Loop() {
 		forks := len(e.hosts)
 		ansible := e.ansible(lookPlay, forks)
 		ansible.do("") // sends the agent
@@ -346,6 +347,89 @@ func (e *engine) health(b *testing.B) {
 		e.compare([]means{e.ours("health"), ansible})
 		// From here on the workers alone reach the hosts.
 		e.compare([]means{e.workers(lookPlay, forks / *workerCount)})
+	}
+}
+
+// sweep: the whole cleanup of a small flood, on all hosts at once.
+func (e *engine) sweep() {
+	rules := filepath.Join(e.dir, "rules.yaml")
+	must(e.b, os.WriteFile(rules, []byte(floodRules(e.hosts...)), 0o600))
+	const play = "- hosts: all\n  gather_facts: false\n  vars_files: [%s]\n  vars: {max_stopped: 0}\n  roles: [spoolsweep.postfix.backscatter]\n"
+	for e.b.Loop() {
+		forks := len(e.hosts)
+		e.ours("ping").do("")
+		e.ansible(lookPlay, forks).do("")
+		for _, m := range []func() means{
+			func() means { return e.ours("run", "backscatter", "-y", "-e", "@"+rules, "-e", "max_stopped=0") },
+			func() means { return e.ansible(fmt.Sprintf(play, rules), forks) },
+			func() means { return e.workers(fmt.Sprintf(play, rules), forks / *workerCount) },
+		} {
+			e.flood()
+			m := m()
+			c, n := e.cost(m, "", 1), float64(len(e.hosts))
+			text := fmt.Sprintf("%-28s %6.2f s for %d hosts, of each %.0f bytes on its link", m.name, c.seconds, len(e.hosts), c.crossed/n)
+			if m.wire != nil {
+				text += fmt.Sprintf(", %.0f between worker and control side", c.wire/n)
+			}
+			for _, place := range slices.Sorted(maps.Keys(c.processor)) {
+				text += fmt.Sprintf("; %.3f s of processor at the %s", c.processor[place]/n, place)
+			}
+			if whole, stopping := e.durations(m.jobs); whole > 0 {
+				text += fmt.Sprintf("; its tasks last %.1f s, %.1f s the one that stops Postfix", whole, stopping)
+			}
+			e.b.Log(text)
+		}
+	}
+}
+
+// durations are how long the tasks of a host have lasted, and the one that stops
+// Postfix, by the artifacts: of the host in the middle.
+func (e *engine) durations(jobs []*job) (whole, stopping float64) {
+	sums, stops := map[string]float64{}, []float64{}
+	for _, j := range jobs {
+		all, err := filepath.Glob(filepath.Join(j.artifacts(), "job_events", "*.json"))
+		must(e.b, err)
+		for _, file := range all {
+			var event struct {
+				Event string
+				Data  struct {
+					Host     string
+					Action   string `json:"resolved_action"`
+					Duration float64
+				} `json:"event_data"`
+			}
+			text, err := os.ReadFile(file)
+			must(e.b, err)
+			must(e.b, json.Unmarshal(text, &event))
+			if event.Event != "runner_on_ok" {
+				continue
+			}
+			sums[event.Data.Host] += event.Data.Duration
+			if event.Data.Action == "spoolsweep.postfix.set_aside" {
+				stops = append(stops, event.Data.Duration)
+			}
+		}
+	}
+	if len(stops) == 0 {
+		return 0, 0
+	}
+	return middle(slices.Collect(maps.Values(sums))), middle(stops)
+}
+
+// flood has more in deferred of each host than is well.
+func (e *engine) flood() {
+	const n = 60
+	want := make([]int, len(e.hosts))
+	errs := make([]error, len(e.hosts))
+	var all sync.WaitGroup
+	for i, h := range e.hosts {
+		want[i] = len(files(e.b, h, "deferred")) + n
+		all.Go(func() { errs[i] = h.Inject(e.b.Context(), lab.Flood(account(h), n, uint64(want[i]))) })
+	}
+	all.Wait()
+	must(e.b, errors.Join(errs...))
+	for i, h := range e.hosts {
+		eventually(e.b, 2*time.Minute, "all in deferred", func() bool { return len(files(e.b, h, "deferred")) == want[i] })
 	}
 }
 

@@ -3,6 +3,8 @@ package lab_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -12,6 +14,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/lab"
 	"spoolsweep/remote/lab/needs"
 )
@@ -141,34 +146,91 @@ func (b *lockedBuffer) String() string {
 // can be reached, they are one run with one report.
 func TestRunnerElsewhere(t *testing.T) {
 	t.Parallel()
-	two := hosts(t, 2)
-	f := newFleet(t, two, few)
+	three := hosts(t, 3)
+	two, third := newFleet(t, three[:2], few), newFleet(t, three[2:], few)
 	dist := filepath.Join(t.TempDir(), "dist")
-	alone(t, f, "collection", "--output", dist)
-	island, err := lab.NewIsland(t.Context(), two...)
+	alone(t, two, "collection", "--output", dist)
+	var messages [3][]lab.Message
+	for i, h := range three {
+		messages[i] = smallFlood(t, h)
+	}
+	rules := floodRules(three...)
+	succeeds(t, third, "run", "backscatter", "-y", "-e", rulesFile(t, rules))
+
+	island, err := lab.NewIsland(t.Context(), two.hosts...)
 	must(t, err)
 	t.Cleanup(func() { must(t, island.Close()) })
 	// The control side has no way to them, and neither has this machine.
-	for name, cmd := range map[string]*exec.Cmd{
-		"nowhere":      nowhere(t.Context(), "ssh", "-F", "none", "-o", "ConnectTimeout=2", "root@"+two[0].Address, "true"),
-		"this machine": exec.CommandContext(t.Context(), "ssh", "-F", "none", "-o", "ConnectTimeout=2", "root@"+two[0].Address, "true"),
-	} {
+	ssh := []string{"ssh", "-F", "none", "-o", "ConnectTimeout=2", "root@" + three[0].Address, "true"}
+	for name, cmd := range map[string]*exec.Cmd{"the control side": nowhere(t.Context(), ssh...), "this machine": exec.CommandContext(t.Context(), ssh[0], ssh[1:]...)} {
 		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "connect to host") {
 			t.Errorf("from %s: %v, %s", name, err, out)
 		}
 	}
-	j := newJob(t, f, island, dist, "east", lookPlay)
-	said, _, err := j.do(t.Context())
-	if err != nil {
+	j := newJob(t, two, island, dist, "east", "- hosts: all\n  gather_facts: false\n  roles: [spoolsweep.postfix.backscatter]\n")
+	must(t, os.WriteFile(filepath.Join(j.dir, "env/extravars"), []byte(rules), 0o600))
+	if said, _, err := j.do(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	for _, h := range two {
-		if !regexp.MustCompile(h.Name + ` +: ok=1 `).MatchString(said) {
-			t.Errorf("%s has not answered: %s", h.Name, said)
+	sums := regexp.MustCompile(`set aside: restored .*`)
+	want := sums.FindString(succeeds(t, third, "report", "--ledger").out)
+	ledger := there(t, 0, island.Command, two, "report", "--ledger")
+	for i, h := range three {
+		a := checkSwept(t, h, messages[i])
+		checkOnce(t, h, a, messages[i])
+	}
+	if got := sums.FindAllString(ledger.out, -1); len(got) != 2 || got[0] != want || got[1] != want || want == "" {
+		t.Errorf("run comes to %q, the role to %q", want, got)
+	}
+
+	r := there(t, 0, nowhere, two, "report", "--import", j.artifacts(), "-o", "json")
+	doc := document(t, r)
+	theirs := document(t, there(t, 0, island.Command, two, "report", doc.Run, "--ask-hosts", "-o", "json"))
+	for _, h := range two.hosts {
+		got, want := hostIn(t, doc, h), hostIn(t, theirs, h)
+		for _, stages := range [][]*show.Stage{got.Stages, want.Stages} {
+			for _, s := range stages {
+				var v any
+				must(t, json.Unmarshal(s.Result, &v))
+				s.Result, err = json.Marshal(v)
+				must(t, err)
+			}
+		}
+		if d := cmp.Diff(want.Stages, got.Stages); d != "" || len(want.Stages) == 0 {
+			t.Errorf("%s: (-the host +imported): %s", h.Name, d)
+		}
+		var at [2]struct {
+			Phase, Who, Playbook string
+			Aside                int64
+		}
+		must(t, json.Unmarshal(want.Result, &at[0]))
+		must(t, json.Unmarshal(got.Result, &at[1]))
+		if at[0] != at[1] || at[0].Phase != "finished" || at[0].Aside == 0 {
+			t.Errorf("%s: imported %+v, want %+v", h.Name, at[1], at[0])
 		}
 	}
-	// It looked, and carried out no run.
-	if r := spoolsweep(t, f, "report", "--import", j.artifacts()); r.status != 1 || !strings.Contains(r.err, "no run is in the artifacts of 1 job") {
-		t.Errorf("%v", r)
+	for _, args := range [][]string{{"report", doc.Run}, {"report", doc.Run, "-o", "html"}, {"runs", "--imported"}} {
+		if r := there(t, 0, nowhere, two, args...); !strings.Contains(r.out, two.hosts[0].Name) || !strings.Contains(r.out, two.hosts[1].Name) {
+			t.Errorf("%q: %v", args, r)
+		}
 	}
+	// The ledger is asked of the hosts, which are not reached from here.
+	there(t, 4, nowhere, two, "report", doc.Run, "--ledger", "-T", "2s")
+}
+
+// there runs the program elsewhere, where only one exit status is right.
+func there(t *testing.T, status int, where func(context.Context, ...string) *exec.Cmd, f *fleet, args ...string) result {
+	t.Helper()
+	argv, env := commandLine(t, f, args...)
+	cmd := where(t.Context(), argv...)
+	var out, stderr bytes.Buffer
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.Dir = env, &out, &stderr, t.TempDir()
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	r := result{cmd.ProcessState.ExitCode(), out.String(), stderr.String()}
+	if r.status != status {
+		t.Fatalf("spoolsweep %s: want exit status %d, got %v", strings.Join(args, " "), status, r)
+	}
+	return r
 }
