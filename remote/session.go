@@ -147,7 +147,7 @@ func (s *Session) lose(why error) {
 
 // read is the one reader.
 func (s *Session) read() {
-	events := allowance{left: eventsAtOnce, at: time.Now()}
+	events := allowance{left: EventsAtOnce, at: time.Now()}
 	for {
 		f, err := s.link.wire.Read()
 		if err != nil {
@@ -171,15 +171,22 @@ func (s *Session) read() {
 // errFlood is what a host gets whose events would fill the controller.
 var errFlood = errors.New("the agent sends more than any run has to tell: it is not listened to any more")
 
-// Bounds of what a session takes in as events, in bytes: at once, as when a long
-// run is told again, and in each second. What is not kept (progress), or comes in
+// EventsAtOnce is what is taken in of one host's events at once, as when a long run is
+// told again: in bytes, as [EventCost] counts them.
+const EventsAtOnce = 20 << 20
+
+// Beside that it is so much in each second. What is not kept (progress), or comes in
 // masses for good reason (lists of verdicts, ledgers), counts a fiftieth.
 const (
-	eventsAtOnce   = 20 << 20
 	eventsASecond  = 100 << 10
 	eventCost      = 1 << 10 // of one without data
 	eventsFraction = 50
 )
+
+// EventCost is what an event that is kept takes, in bytes.
+func EventCost(e *wire.Event) int {
+	return eventCost + len(e.Data) + len(e.Stage) + len(e.Run) + len(e.Instance)
+}
 
 // allowance is how much a host may still tell.
 type allowance struct {
@@ -192,9 +199,9 @@ func (a *allowance) take(e *wire.Event) bool {
 		return true
 	}
 	now := time.Now()
-	a.left = min(eventsAtOnce, a.left+now.Sub(a.at).Seconds()*eventsASecond)
+	a.left = min(EventsAtOnce, a.left+now.Sub(a.at).Seconds()*eventsASecond)
 	a.at = now
-	cost := float64(eventCost + len(e.Data) + len(e.Stage) + len(e.Run) + len(e.Instance))
+	cost := float64(EventCost(e))
 	switch e.Kind {
 	case wire.Progress, wire.Judged, wire.Account:
 		cost /= eventsFraction

@@ -98,6 +98,7 @@ var usedFiles = []described{
 	{"~/.cache/spoolsweep/hosts.json", "what postconf said on each host, for ping and health, which give it back to the host; it may be removed"},
 	{"~/.local/state/spoolsweep/retry/", "the hosts of the last run that failed, and that were unreachable: @failed and @unreachable behind -l"},
 	{"~/.local/state/spoolsweep/health.jsonl", "how many messages health saw on each host, for the next time; at most 1 MiB, and it may be removed"},
+	{"~/.local/state/spoolsweep/runs/", "runs that were imported here (report --import); the folder of one may be removed, and imported again"},
 	{"~/.cache/spoolsweep/ on a host", "the agent there, or in the folder that the host variable agent_directory names"},
 	{"/usr/lib/spoolsweep/, /etc/spoolsweep/agent.conf on a host", "the agent of the package spoolsweep-agent, which is taken before any other, and what it may do: spoolsweep-agent(8)"},
 	{"/var/lib/spoolsweep/ on a host", "the records of runs, for root alone; elsewhere with the host variable state_directory"},

@@ -116,6 +116,7 @@ type sweep struct {
 
 	password remote.Secret // for becoming root
 	memory   *memory       // of those who only look; nil for others
+	record   *record       // that is told of in place of the hosts' own; nil for others
 	past     *past         // of health
 	notices  *notices      // to those who do not look
 	// practising says that the hosts are for practice: nothing of them is kept.
@@ -143,7 +144,8 @@ type member struct {
 	pass   func()
 	lost   error // how the link was lost, while this one was worked on
 
-	looked  show.Look // what health saw, and under which name it is kept
+	record  *recordedHost // what is told in its place; nil for what is asked
+	looked  show.Look     // what health saw, and under which name it is kept
 	lookKey string
 
 	driven  atomic.Bool // its run is followed just now
@@ -163,8 +165,12 @@ type member struct {
 
 // begin reads everything that can be wrong on this side, before any host is
 // touched. pb is the playbook that says for which hosts it is, nil for all.
-func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
+func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) { return beginOn(c, pb, nil) }
+
+// beginOn is begin, or with a record for what needs no host and no inventory.
+func beginOn(c *cli.Context, pb *playbooks.Playbook, kept *record) (*sweep, error) {
 	s := &sweep{
+		record:  kept,
 		Printer: &show.Printer{Out: c.App.Writer, Err: c.App.ErrWriter, Quiet: c.Bool("quiet"), Verbose: c.Bool("verbose")},
 		keys:    newKeyboard(c.App.Reader),
 		doc:     &show.Document{Command: c.Command.Name, Started: time.Now().UTC()},
@@ -200,7 +206,7 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
 		return nil, err
 	}
-	hosts, err := s.hosts(c, pb)
+	hosts, err := s.hostsOf(c, pb)
 	if err != nil {
 		return nil, err
 	}
@@ -275,11 +281,23 @@ func begin(c *cli.Context, pb *playbooks.Playbook) (*sweep, error) {
 		}
 		return nil, exit(0)
 	}
+	if kept != nil {
+		s.link(s.fleet) // which dials nothing
+		s.recordMembers()
+		return s, nil
+	}
 	if s.password, err = s.becomePassword(c); err != nil {
 		return nil, err
 	}
 	s.link(s.fleet)
 	return s, nil
+}
+
+func (s *sweep) hostsOf(c *cli.Context, pb *playbooks.Playbook) ([]*inventory.Host, error) {
+	if s.record != nil {
+		return s.recordedHosts(c)
+	}
+	return s.hosts(c, pb)
 }
 
 // agentFile is the agent that is to be pushed instead of one that is built.
@@ -547,6 +565,10 @@ func (m *member) fail(err error) {
 	var on *goesOn
 	if errors.As(err, &on) {
 		m.Error.Remedy = on.remedy
+	}
+	var not *untold
+	if errors.As(err, &not) {
+		m.Status, m.Error.Remedy = not.status, not.remedy
 	}
 }
 

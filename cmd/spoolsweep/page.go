@@ -36,7 +36,9 @@ func (s *sweep) page(c *cli.Context, id string, on map[*member]*run.State) error
 		}
 	}
 	s.eachOf(membersOf(s.members, on), func(m *member) error { return s.story(ctx, m, id, stories[m]) })
-	p.Made = time.Now()
+	if p.Made = time.Now(); s.record != nil {
+		p.Made, p.Told = s.record.told(), "by artifacts of ansible-runner "+strings.Join(s.record.Idents, ", ")+"; imported by "+s.record.By
+	}
 	if ctx.Err() == nil {
 		if err := p.Write(s.Out); err != nil {
 			s.close()
@@ -53,6 +55,9 @@ func (s *sweep) story(ctx context.Context, m *member, id string, into *show.Stor
 		return err
 	}
 	m.Status, into.Report = show.OK, r
+	if m.record != nil {
+		return nil // its ledger is the host's
+	}
 	if r.State.Phase == run.Working {
 		s.Note(m.Label(), "is at work on the run: its ledger is told when that is done")
 		return nil
@@ -91,6 +96,8 @@ func (s *sweep) typed(c *cli.Context) func(hosts []string, words ...string) stri
 func checkReport(c *cli.Context) (domain string, err error) {
 	html := c.String("output") == outputHTML
 	switch {
+	case c.IsSet("run") && !c.IsSet("import"):
+		return "", errors.New("--run goes with --import: which run is told is an argument")
 	case c.IsSet("compare") && (html || c.Bool("ledger") || c.IsSet("domain")):
 		return "", errors.New("--compare goes with -o text, json and jsonl, and neither with --ledger nor --domain")
 	case html && (c.Bool("ledger") || c.IsSet("domain")):

@@ -120,6 +120,9 @@ func TestExamplesRun(t *testing.T) {
 		}
 		f.write(name+"/1", text)
 	}
+	for _, name := range []string{"east", "west"} {
+		jobOf(t, filepath.Join(f.file("artifacts"), name), happened("20261123T231505Z-ab17", name, "begin", `end={"status":"ok"}`))
+	}
 	for _, name := range []string{"secret", "notify"} {
 		if err := os.Chmod(f.file(name), 0o600); err != nil {
 			t.Fatal(err)
@@ -141,7 +144,7 @@ func TestExamplesRun(t *testing.T) {
 			of = before
 		}
 		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, " --explain ID", " --explain "+filepath.Base(held[0]), "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
-			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "/etc/spoolsweep/notify", f.file("notify"), "mailto:ops@example.org", "exec:true", "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share")).Replace(line))
+			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "/etc/spoolsweep/notify", f.file("notify"), "mailto:ops@example.org", "exec:true", "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share"), " artifacts/", " "+f.file("artifacts")+"/").Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue
 		}

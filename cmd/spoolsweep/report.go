@@ -28,7 +28,8 @@ spoolsweep report 20261123T231500Z-ab12 -o html
 spoolsweep report 20261123T231500Z-ab12 --ledger
 spoolsweep report 20261123T231500Z-ab12 --domain members.example.org
 spoolsweep report --compare 20261123T231500Z-ab12
-spoolsweep report 20261124T101500Z-cd34 --compare 20261123T231500Z-ab12 -o json`,
+spoolsweep report 20261124T101500Z-cd34 --compare 20261123T231500Z-ab12 -o json
+spoolsweep report --import artifacts/east artifacts/west`,
 		Description: `Without RUN: the newest. The account is the hosts' own, and the same from every
 laptop. No mail is quoted in it but the sources that classify names.
 
@@ -58,11 +59,27 @@ A missing message makes its exit status 2, too.
 
 --compare RUN sets two runs side by side, the older one first: what was set aside,
 how it was judged and by which rules, what became of it, how long Postfix was down
-and how long the stages took. Hosts that have both are summed up.`,
+and how long the stages took. Hosts that have both are summed up.
+
+--import DIR is for runs of the Ansible collection spoolsweep.postfix under
+ansible-runner, as AWX has it, or its transmit, worker and process: it reads the
+artifacts, with job_events in them, of one job or of several, and keeps the run that
+they tell of on this controller. From then on report RUN tells it without reaching any
+host or reading an inventory, in every format, as far as the artifacts have it; -l
+takes names of its hosts. --ledger, --domain, --compare and --ask-hosts ask the
+hosts as ever. Artifacts with the same run's id are one run, whether they come
+together or one after the other; to import them again changes nothing. Those of
+several runs are named, and --run chooses. A file that is broken, or a run that is
+recorded otherwise already, is an error, and nothing is kept. A host that Ansible could
+not reach, or whose artifacts end before its run did, is told as one that did not
+answer (exit status 4), or has not told (2): its run goes on there by itself.`,
 		Flags: commonFlags(
 			&cli.BoolFlag{Name: "ledger", Usage: "account for every message of the run"},
 			&cli.StringFlag{Name: "domain", Usage: "what of the mail of `NAME` was held, for how long, and where it went"},
 			&cli.StringFlag{Name: "compare", Usage: "set this run beside `RUN`"},
+			&cli.StringSliceFlag{Name: "import", Usage: "keep the run that ansible-runner's artifacts in `DIR` tell of, and tell it (repeatable, and arguments are further ones)"},
+			&cli.StringFlag{Name: "run", Usage: "with --import: the `ID` of the run, where the artifacts are of several"},
+			&cli.BoolFlag{Name: "ask-hosts", Usage: "ask the hosts, also of a run that was imported"},
 			&cli.BoolFlag{Name: "no-redact", Usage: "with -o html: addresses, logins and clients as they are"},
 		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
@@ -70,7 +87,7 @@ and how long the stages took. Hosts that have both are summed up.`,
 			if err != nil {
 				return err
 			}
-			s, id, on, err := theRun(c)
+			s, id, on, err := theRunOrRecord(c)
 			if err != nil || id == "" {
 				return err
 			}
@@ -90,6 +107,23 @@ and how long the stages took. Hosts that have both are summed up.`,
 			return s.end(ctx)
 		},
 	}
+}
+
+// theRunOrRecord is the run that is imported, or of which a record is kept here, or else
+// theRun.
+func theRunOrRecord(c *cli.Context) (s *sweep, id string, on map[*member]*run.State, err error) {
+	if c.IsSet("import") {
+		id, err = imported(c)
+	} else if c.NArg() == 1 {
+		id = c.Args().First()
+	}
+	if err == nil && id != "" {
+		s, on, err = theRecord(c, id)
+	}
+	if err != nil || s != nil {
+		return s, id, on, err
+	}
+	return theRun(c)
 }
 
 // told is what report has as a host's result: what was asked for, without the
@@ -147,6 +181,9 @@ func (s *sweep) report(c *cli.Context, m *member, id string) (print func(), err 
 
 // recorded is what a host has recorded of a run; take is given its events.
 func (m *member) recorded(ctx context.Context, id string, take func(wire.Event)) (*run.Report, error) {
+	if m.record != nil {
+		return m.record.report(take)
+	}
 	var r run.Report
 	if err := m.link.CallEvents(ctx, "report", agent.RunCall{Vars: m.vars, Run: id}, &r, take); err != nil {
 		return nil, err

@@ -20,15 +20,20 @@ func runsCommand() *cli.Command {
 		Name: "runs", Usage: "list the runs that the hosts have records of",
 		UsageText: `spoolsweep runs
 spoolsweep runs --since 7d
-spoolsweep runs --since 2026-11-23 -l chavez -o json`,
+spoolsweep runs --since 2026-11-23 -l chavez -o json
+spoolsweep runs --imported`,
 		Description: `The newest first: when it began and who began it, where it stands, and what it
 has aside. 'spoolsweep report RUN' tells one of them from its beginning.
 
 --since takes an age, such as 12h, 7d or 2w, or a day of your time zone. Runs that
 are not over or have mail aside are listed however old they are, and so are records
-that cannot be read, which tell no time.`,
+that cannot be read, which tell no time.
+
+--imported lists the runs that were imported here (report --import), each host as the
+artifacts have it, and asks no host.`,
 		Flags: commonFlags(
 			&cli.StringFlag{Name: "since", Usage: "list runs begun in the last `TIME`, or since a day, such as 2026-11-23"},
+			&cli.BoolFlag{Name: "imported", Usage: "list the runs that were imported here, and ask no host"},
 		), OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -37,6 +42,9 @@ that cannot be read, which tell no time.`,
 			since, err := sinceOf(c.String("since"), c.IsSet("since"))
 			if err != nil {
 				return err
+			}
+			if c.Bool("imported") {
+				return listRecords(c, since)
 			}
 			s, err := begin(c, nil)
 			if err != nil {
@@ -48,28 +56,37 @@ that cannot be read, which tell no time.`,
 				if err := m.link.Call(c.Context, "history", agent.HostCall{Vars: m.vars}, &runs); err != nil {
 					return nil, err
 				}
-				runs = slices.DeleteFunc(runs, func(r *run.State) bool {
-					over := r.Phase == run.Finished || r.Phase == run.Failed
-					return r.Stages > 0 && over && r.Aside == 0 && r.Began.Before(since)
-				})
-				if runs == nil {
-					runs = []*run.State{}
-				}
-				m.Status = show.OK
-				var err error
-				m.Result, err = json.Marshal(runs)
-				return func() {
-					for _, r := range runs {
-						s.Line(m.Label(), "%s", runLine(r))
-					}
-					if len(runs) == 0 {
-						s.Line(m.Label(), "no runs")
-					}
-				}, err
+				return s.listRuns(m, slices.DeleteFunc(runs, func(r *run.State) bool { return forgotten(r, since) }))
 			})
+			if ids, err := recordedRuns(); err == nil && len(ids) > 0 {
+				s.Note("", "of runs that were imported here: spoolsweep runs --imported")
+			}
 			return s.end(c.Context)
 		},
 	}
+}
+
+// forgotten says that a run is over, has nothing aside, and was begun before since.
+func forgotten(r *run.State, since time.Time) bool {
+	over := r.Phase == run.Finished || r.Phase == run.Failed
+	return r.Stages > 0 && over && r.Aside == 0 && r.Began.Before(since)
+}
+
+// listRuns makes the runs of a host its result.
+func (s *sweep) listRuns(m *member, runs []*run.State) (print func(), err error) {
+	if runs == nil {
+		runs = []*run.State{}
+	}
+	m.Status = show.OK
+	m.Result, err = json.Marshal(runs)
+	return func() {
+		for _, r := range runs {
+			s.Line(m.Label(), "%s", runLine(r))
+		}
+		if len(runs) == 0 {
+			s.Line(m.Label(), "no runs")
+		}
+	}, err
 }
 
 // sinceOf is the moment that --since means.

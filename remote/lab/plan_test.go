@@ -67,7 +67,7 @@ func planOf(t *testing.T, f *fleet, h *lab.Host, args ...string) (text, id strin
 }
 
 // alone runs a command of the program that reaches no host.
-func alone(t *testing.T, f *fleet, args ...string) string {
+func alone(t testing.TB, f *fleet, args ...string) string {
 	t.Helper()
 	argv, env := commandLine(t, f)
 	cmd := exec.CommandContext(t.Context(), argv[0], args...)

@@ -22,6 +22,7 @@ type Page struct {
 	Run   string
 	Made  time.Time      // when the hosts had told
 	By    string         // who asked them
+	Told  string         // by whom this was told, where the hosts were not asked
 	Zone  *time.Location // in which its times are
 	Build string
 	// Named has addresses, logins and clients stand as they are; else they are
@@ -233,7 +234,11 @@ func (m *pageMaker) meta() []figure {
 	if elsewhere := m.elsewhere(); len(elsewhere) > 0 {
 		add("Not asked", m.names(elsewhere)+": of this run too, and left out of this page")
 	}
-	add("As of", m.stamp(m.Made)+", asked by "+Clean(m.By))
+	if m.Told != "" {
+		add("As of", m.stamp(m.Made)+", "+Clean(m.Told)+"; no host was asked")
+	} else {
+		add("As of", m.stamp(m.Made)+", asked by "+Clean(m.By))
+	}
 	add("Times", m.Made.In(m.Zone).Format("MST (UTC-07:00)"))
 	return all
 }

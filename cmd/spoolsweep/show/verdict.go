@@ -305,6 +305,8 @@ func (m *pageMaker) mailLead(v *pageView) {
 	add := func(name, text string, bad bool) { v.Figures = append(v.Figures, figure{name, text, bad}) }
 	doomed := sum.Deleted + sum.Gone + sum.Stayed
 	switch {
+	case !known && m.Told != "":
+		m.toldLead(v)
 	case !known:
 	case sum.SetAside > 0:
 		add("set aside", comma(sum.SetAside), false)
@@ -349,6 +351,21 @@ func (m *pageMaker) mailLead(v *pageView) {
 	if len(unknown) > 0 && known {
 		v.Lead = append(v.Lead, "What "+m.names(unknown)+" would add to these sums is not known.")
 	}
+}
+
+// toldLead is what the events alone tell of the mail.
+func (m *pageMaker) toldLead(v *pageView) {
+	var set, left int64
+	for _, s := range m.told {
+		set += m.facts[s].known()
+		left += s.left()
+	}
+	if set == 0 {
+		v.Lead = append(v.Lead, "No mail was set aside.")
+		return
+	}
+	v.Figures = append(v.Figures, figure{"set aside", comma(set), false}, figure{"still aside", comma(left), false})
+	v.Lead = append(v.Lead, "Of "+many(set, "message")+" that"+was(set)+" set aside, "+comma(left)+is(left)+" still aside. What became of each stands in the ledgers of the hosts.")
 }
 
 // sums adds up the ledgers; unknown are the hosts that did not tell theirs.
