@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"spoolsweep/remote/lab/needs"
 	"spoolsweep/spool/practice"
@@ -140,7 +142,8 @@ define hostgroup {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, filepath.Join(dir, "nagios.cfg"))
 	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its workers
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends its workers, and who has begun us may ignore an interrupt
+	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
