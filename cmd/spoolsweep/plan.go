@@ -31,7 +31,7 @@ spoolsweep plan backscatter --host chavez -e @rules.yaml -y > plan.json
 spoolsweep plan backscatter --host chavez -e @rules.yaml --expect 386 > plan.json
 spoolsweep plan backscatter --host chavez/postfix-out -e queues=deferred
 spoolsweep plan backscatter --host chavez -l 'chavez,peltier' --run new
-spoolsweep plan backscatter --host chavez --run 20261123T231500Z-ab12 --resume -e @better.yaml -y`,
+spoolsweep plan backscatter --host chavez --run 20261123T231500Z-ab12 --resume -e @rules.yaml -y`,
 		Description: `For what can run a command on a host by itself: Salt, Rundeck, cron, a unit of
 systemd. Reaches no host. The plan is JSON (schema plan describes it), and the
 agent of that host takes it on standard input, as root:

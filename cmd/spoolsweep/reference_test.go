@@ -104,7 +104,7 @@ func TestExamplesRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	grouped := strings.Replace(string(inventory), "all:\n", "all:\n  children: {relays: {hosts: {relay01: }}}\n", 1)
-	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules, "more.ini": "[lists]\nrelay01\n", "secret": "x\n", "notify": "exec:true\n"} {
+	for name, text := range map[string]string{fleetInventory: grouped, "hosts.yaml": grouped, "rules.yaml": demoRules, "better.yaml": demoRules, "more.ini": "[lists]\nrelay01\n", "secret": "x\n", "notify": "exec:true\n"} {
 		f.write(name, text)
 	}
 	if err := os.Mkdir(f.file("production"), 0o755); err != nil {
@@ -143,7 +143,7 @@ func TestExamplesRun(t *testing.T) {
 		if strings.Contains(line, "--compare") {
 			of = before
 		}
-		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, " --explain ID", " --explain "+filepath.Base(held[0]), "@rules.yaml", "@"+f.file("rules.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
+		args := shellWords(strings.NewReplacer("20261123T231500Z-ab12", of, "20261124T101500Z-cd34", run, " RUN", " "+run, " --explain ID", " --explain "+filepath.Base(held[0]), "@rules.yaml", "@"+f.file("rules.yaml"), "@better.yaml", "@"+f.file("better.yaml"), "hosts.yaml", f.file("hosts.yaml"), " samples", " "+f.file("samples"), "4cRkQb2jLBz1xd", ids[0],
 			"/var/lib/prometheus/node-exporter", t.TempDir(), "localhost:9108", "127.0.0.1:0", "10.0.0.5:9108", "127.0.0.1:0", "production/", f.file("production"), "~/Maildir/.newsletters", f.file("newsletters"), "~/Maildir/.Junk", f.file("junk"), "more.ini", f.file("more.ini"), "/etc/spoolsweep/notify", f.file("notify"), "mailto:ops@example.org", "exec:true", "password-file secret", "password-file "+f.file("secret"), "~/.local/share", f.file("share"), " artifacts/", " "+f.file("artifacts")+"/").Replace(line))
 		if !slices.Contains(reading, args[0]) {
 			continue

@@ -211,11 +211,16 @@ func (m module) doc(row *stage.Row) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	returns, err := yaml.Marshal(map[string]any{
+	returned := map[string]any{
 		"result": map[string]any{"description": "What was found, as spoolsweep prints it with -o json.", "returned": "success", "type": "dict", "contains": contains},
 		"status": map[string]any{"description": "The agent's exit status.", "returned": "always", "type": "int", "sample": 0},
 		"remedy": map[string]any{"description": "What to do about a failure.", "returned": "failure", "type": "str"},
-	})
+	}
+	if m.stage == "suspects" {
+		returned["who"] = map[string]any{"description": "The largest of it, a line each.", "returned": "success", "type": "list", "elements": "str",
+			"sample": []string{"148 messages of login spam-account@example.org", "76 bounces to spam-account@example.org: hacked"}}
+	}
+	returns, err := yaml.Marshal(returned)
 	if err != nil {
 		return nil, err
 	}

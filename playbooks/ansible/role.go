@@ -30,7 +30,7 @@ func role(files map[string][]byte, s *sweep) error {
 	options := map[string]option{
 		"max_stopped": {Type: "int"},
 		sweepName + "_run": {
-			Type:        "str",
+			Type: "str",
 			Description: []string{
 				"The id of the run, such as 20261128T120000Z-ab12.",
 				"Without it one is made for all hosts of the play, and a host where no queue is full goes on with the newest run that has mail aside.",

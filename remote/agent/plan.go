@@ -316,7 +316,7 @@ func (p *planned) choose(ctx context.Context) error {
 		return err
 	}
 	if len(chosen) > 1 {
-		return spool.Remedied(errSeveral, "a plan is for one of them: spoolsweep plan --host HOST/INSTANCE")
+		return spool.Remedied(errSeveral, "a plan is for one of them: name it in postfix_instances, or spoolsweep plan --host HOST/INSTANCE")
 	}
 	if in := chosen[0]; in.Directory != "" {
 		v.Instances, v.Instance, v.ConfigDirectory = nil, in.Name, in.Directory

@@ -105,6 +105,11 @@ func TestAnsibleRole(t *testing.T) {
 	if len(ids) != 2 || ids[0] != ids[1] {
 		t.Fatalf("runs %q: %v", ids, r)
 	}
+	for _, h := range f.hosts {
+		if !strings.Contains(r.out, `"148 messages of login `+account(h)+`"`) || !strings.Contains(r.out, `"76 bounces to `+account(h)+`: hacked"`) {
+			t.Errorf("%s: nothing tells who it is: %v", h.Name, r)
+		}
+	}
 	if next := "spoolsweep resume " + ids[0] + " -e @rules.yaml"; r.status != 2 || strings.Count(r.out, "("+next+"); rules of what is spam are wanted") != 2 {
 		t.Errorf("want %q twice: %v", next, r)
 	}
@@ -204,9 +209,10 @@ func TestAnsibleChanges(t *testing.T) {
 
 	// The connection is lost between stop and start.
 	const id = "20261128T120000Z-ab12"
-	slow := newFleet(t, []*lab.Host{h}, few, slowStop)
+	slow := newFleet(t, []*lab.Host{h}, few, slowStop, `disable_account: "echo >> /root/disabled"`)
 	lost := make(chan map[string]returned)
-	go func() { lost <- ansible(t, slow, dist, "set_aside", `{"run": "`+id+`"}`) }()
+	setAside := `{"run": "` + id + `", "account": "` + account(h) + `"}`
+	go func() { lost <- ansible(t, slow, dist, "set_aside", setAside) }()
 	inStop(t, h, id)
 	kill9(t, h, `^sshd: root@notty`)
 	if r := (<-lost)[h.Name]; !r.Failed || r.Changed || !strings.Contains(r.Msg, "spoolsweep attach "+id) {
@@ -221,12 +227,16 @@ func TestAnsibleChanges(t *testing.T) {
 	}
 	// Called again it tells how it went; and with no id, where nothing is full, that
 	// the run has mail aside.
-	for _, args := range []string{`{"run": "` + id + `"}`, ""} {
+	for _, args := range []string{setAside, "account=" + account(h)} {
 		for _, check := range [][]string{nil, {"--check"}} {
-			if r := module("set_aside", args, check...); r.Failed || r.Changed || r.Run != id || r.Instance != "-" {
+			if r := ansible(t, slow, dist, "set_aside", args, check...)[h.Name]; r.Failed || r.Changed || r.Run != id || r.Instance != "-" {
 				t.Errorf("called again with %s, %q: %+v", args, check, r)
 			}
 		}
+	}
+
+	if said, err := h.Run(t.Context(), "cat", "/root/disabled"); err != nil || strings.TrimSpace(said) != account(h) {
+		t.Errorf("disabled: %q, %v", said, err)
 	}
 
 	// Without rules it waits; with them it goes on, once.

@@ -35,7 +35,8 @@ const modules = "spoolsweep.postfix."
 const (
 	maxFile = 64 << 20 // of one job event
 	maxJobs = 10_000
-	maxWhy  = 500 // bytes of why a host was unreachable
+	maxWhy  = 500 // bytes of why a host tells nothing
+	maxName = 200 // bytes of a name
 )
 
 // Found is what the artifacts tell.
@@ -291,8 +292,10 @@ func (j *job) file(text []byte) error {
 func (r *result) why() string {
 	var why string
 	_ = json.Unmarshal(r.Message, &why) // else it tells no reason
-	return why[:min(len(why), maxWhy)]
+	return short(why, maxWhy)
 }
+
+func short(text string, max int) string { return strings.ToValidUTF8(text[:min(len(text), max)], "") }
 
 // tells says whether a result tells of a run that there is, or that has failed before
 // there was one. The others are of a check, or found nothing to do.
@@ -369,11 +372,11 @@ func (j *job) host(e *jobEvent, of *result) (*Host, error) {
 	}
 	to := j.reader.runs[of.Run]
 	if to == nil {
-		to = &Run{ID: of.Run, Name: cmp.Or(e.Data.Role, e.Data.Play), Silent: map[string]Silence{}}
+		to = &Run{ID: of.Run, Name: short(cmp.Or(e.Data.Role, e.Data.Play), maxName), Silent: map[string]Silence{}}
 		j.reader.runs[of.Run], j.hosts[of.Run] = to, map[string]*Host{}
 	}
-	if !j.runs[to] && e.Ident != "" && !slices.Contains(to.Idents, e.Ident) {
-		to.Idents = append(to.Idents, e.Ident)
+	if ident := short(e.Ident, maxName); !j.runs[to] && ident != "" && !slices.Contains(to.Idents, ident) {
+		to.Idents = append(to.Idents, ident)
 	}
 	j.runs[to] = true
 	h, err := NewHost(e.Data.Host, of.Instance)

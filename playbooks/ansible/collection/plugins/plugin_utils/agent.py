@@ -44,6 +44,16 @@ def given(args):
     return {name: value for name, value in args.items() if value is not None}
 
 
+def who(found):
+    """The largest of what suspects finds, a line each."""
+    lines = []
+    for kind, word in (("sasl_users", "login"), ("senders", "sender"), ("scripts", "script")):
+        lines += ["%d messages of %s %s" % (one["count"], word, one["value"]) for one in (found.get(kind) or [])[:3]]
+    for one in (found.get("backscatter") or [])[:3]:
+        lines.append("%d bounces to %s: %s" % (one["count"], one["value"], one.get("finding") or "nothing found"))
+    return lines
+
+
 class AgentAction(ActionBase):
     """An action that gives the agent plans."""
 
@@ -151,6 +161,8 @@ class LookAction(AgentAction):
                 result["msg"] = data["error"]
                 if data.get("remedy"):
                     result["remedy"] = data["remedy"]
+        if self.STAGE == "suspects" and "result" in result:
+            result["who"] = who(result["result"])
         if status == 0 and "result" not in result:
             result.update(failed=True, msg="the agent found nothing")
         if result["failed"]:
