@@ -288,7 +288,7 @@ func resultKind(t reflect.Type) string {
 }
 
 func (m module) action(row *stage.Row, vars reflect.Type) ([]byte, error) {
-	return class("agent", "LookAction", map[string]any{"STAGE": row.Name, "SPEC": spec(options(row)), "VARS": times(vars)})
+	return class("agent", "LookAction", map[string]any{"STAGE": row.Name, "SPEC": spec(options(row)), "VARS": times(vars), "FEW_BOUNCES": stage.FewBounces})
 }
 
 // times are the host variables, and whether they are times.

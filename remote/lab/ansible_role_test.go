@@ -106,7 +106,7 @@ func TestAnsibleRole(t *testing.T) {
 		t.Fatalf("runs %q: %v", ids, r)
 	}
 	for _, h := range f.hosts {
-		if !strings.Contains(r.out, `"148 messages of login `+account(h)+`"`) || !strings.Contains(r.out, `"76 bounces to `+account(h)+`: hacked"`) {
+		if !strings.Contains(r.out, `"148 messages of login `+account(h)+`"`) || !strings.Contains(r.out, `"76 bounces to `+account(h)+`: hacked"`) || !strings.Contains(r.out, `"2 bounces to celia@`+h.Name+`.lab.test: hacked, or a member with a few bounces of his own"`) {
 			t.Errorf("%s: nothing tells who it is: %v", h.Name, r)
 		}
 	}

@@ -299,9 +299,9 @@ func domainOf(address string) string {
 // with each other.
 const recipientsCompared = 64
 
-// fewBounces are what the usual mail of an honest member brings back in a day: who
+// FewBounces are what the usual mail of an honest member brings back in a day: who
 // reads a list of findings in a hurry is not to disable him.
-const fewBounces = 10
+const FewBounces = 10
 
 // Findings about an address to which bounces come back.
 const (
@@ -388,7 +388,7 @@ func (s *Suspects) Lines() []Line {
 		switch {
 		case finding == "":
 			finding = "not known whether it sent"
-		case finding == Hacked && t.Count < fewBounces:
+		case finding == Hacked && t.Count < FewBounces:
 			finding = "hacked, or a member with a few bounces of his own"
 		}
 		lines = append(lines, Line{Label: "bounces to", Number: t.Count, Unit: "messages", Text: t.Value + " - " + finding + ": " + strings.Join(t.Evidence, "; ")})

@@ -44,13 +44,18 @@ def given(args):
     return {name: value for name, value in args.items() if value is not None}
 
 
-def who(found):
-    """The largest of what suspects finds, a line each."""
+def who(found, few):
+    """The largest of what suspects finds, a line each. Nobody is called hacked for a few
+    bounces of his own.
+    """
     lines = []
     for kind, word in (("sasl_users", "login"), ("senders", "sender"), ("scripts", "script")):
         lines += ["%d messages of %s %s" % (one["count"], word, one["value"]) for one in (found.get(kind) or [])[:3]]
     for one in (found.get("backscatter") or [])[:3]:
-        lines.append("%d bounces to %s: %s" % (one["count"], one["value"], one.get("finding") or "nothing found"))
+        finding = one.get("finding") or "not known whether it sent"
+        if finding == "hacked" and one["count"] < few:
+            finding = "hacked, or a member with a few bounces of his own"
+        lines.append("%d bounces to %s: %s" % (one["count"], one["value"], finding))
     return lines
 
 
@@ -142,6 +147,7 @@ class LookAction(AgentAction):
     """An action that has the agent do one stage, which only looks."""
 
     STAGE = None  # its name
+    FEW_BOUNCES = 0  # of fewer than so many nobody is called hacked
 
     def act(self, args, task_vars):
         run = args.pop("run", None)
@@ -162,7 +168,7 @@ class LookAction(AgentAction):
                 if data.get("remedy"):
                     result["remedy"] = data["remedy"]
         if self.STAGE == "suspects" and "result" in result:
-            result["who"] = who(result["result"])
+            result["who"] = who(result["result"], self.FEW_BOUNCES)
         if status == 0 and "result" not in result:
             result.update(failed=True, msg="the agent found nothing")
         if result["failed"]:
