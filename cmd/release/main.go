@@ -133,7 +133,7 @@ func newest(file string) (version string, date time.Time, err error) {
 	}
 	found := heading.FindSubmatch(text)
 	if found == nil {
-		return "", date, fmt.Errorf(`%s: no heading such as "## 0.1.0 - 2026-11-29"`, file)
+		return "", date, fmt.Errorf(`%s: no heading such as "## 1.0.0 - 2026-11-29"`, file)
 	}
 	date, err = time.Parse(time.DateOnly, string(found[2]))
 	if err != nil {
