@@ -58,6 +58,21 @@ func (p *Postfix) Holds(q Queue, id string) bool {
 	return err == nil
 }
 
+// Waits says whether the queue manager, or pickup, is still to do something with a
+// message of that id: it is on its way, or in deferred and due.
+func (p *Postfix) Waits(id string, now time.Time) bool {
+	for _, q := range []Queue{Maildrop, Incoming, Active} {
+		if p.Holds(q, id) {
+			return true
+		}
+	}
+	if !queuefile.ValidID(id) {
+		return false
+	}
+	s, err := os.Lstat(filepath.Join(p.QueueDirectory, string(Deferred), p.hashDir(Deferred, id), id))
+	return err == nil && !s.ModTime().After(now)
+}
+
 // HoldsFile is the live queue that has that very file, "" if none has.
 func (p *Postfix) HoldsFile(id string, inode uint64) Queue {
 	if !queuefile.ValidID(id) {
