@@ -24,14 +24,21 @@ func (m *Moved) asDone() Done {
 	return Done{Done: m.moved, Gone: m.gone, Failed: m.Failed, Failures: m.Failures}
 }
 
-// Hold has postsuper(1) put messages of some live queues on hold, as they come.
-// One that has gone on from queue to queue since it was listed, or was tried again,
-// is held all the same, wherever it is by then. See super.
+// Hold has postsuper(1) put messages of incoming and deferred on hold, as they come.
+// One that has gone on from the one to the other since it was listed, or was tried
+// again, is held all the same. See super.
 //
-// A delivery that is under way goes on, and notes in the file what it has done: of a
-// message that was delivered so there is nothing left to send when it is released,
-// and the queue manager leaves one alone that is still being delivered (qmgr_message.c).
+// Never from active: what is there the queue manager has in its memory too. If it
+// gets the message once more while it has, as when it is released soon, a delivery
+// agent that it still sends to the old place finds no file, which counts as done
+// (deliver_request.c), and then it removes the new one, which nobody has got: mail is
+// lost (TestHoldUnderArrivingMail of remote/lab has seen it).
 func (w *Work) Hold(ctx context.Context, in []Queue, batches func(yield func([]Mail) error) error, o Removal, progress func(Done)) (Done, error) {
+	for _, q := range in {
+		if q != Incoming && q != Deferred {
+			return Done{}, fmt.Errorf("hold: not from %s", q)
+		}
+	}
 	s, err := w.newSuper("hold", Options{Token: o.Token})
 	if err != nil {
 		return Done{}, err

@@ -15,7 +15,7 @@ import (
 )
 
 // flows are the queues that mail is held from.
-var flows = []Queue{Incoming, Active, Deferred}
+var flows = []Queue{Incoming, Deferred}
 
 func (h *host) hold(w *Work, all ...Mail) Done {
 	h.t.Helper()
@@ -48,7 +48,7 @@ func (h *host) where(m Mail) string {
 func TestHoldAndRelease(t *testing.T) {
 	for _, depth := range []int{0, 1, 2} {
 		h, w := queued(t, []string{"deferred", "defer"}, depth)
-		all := h.live(Incoming, Active, Deferred)
+		all := h.live(Incoming, Deferred)
 		on := len(h.live(Hold))
 		for range 2 {
 			if done := h.hold(w, all...); int(done.Done) != len(all) || done.Failed+done.Gone != 0 {
@@ -88,13 +88,15 @@ func TestHoldAndRelease(t *testing.T) {
 func TestHoldFollows(t *testing.T) {
 	h, w := queued(t, []string{"deferred", "defer"}, 1)
 	all := h.live(Deferred)
-	moved, tried, left := all[0], all[1], all[2]
-	h.must(os.Rename(filepath.Join(h.at(moved.path()), moved.ID), h.at("active/"+moved.ID)))
+	moved, tried, left, taken := all[0], all[1], all[2], h.live(Incoming)[0]
+	h.must(os.Rename(filepath.Join(h.at(moved.path()), moved.ID), h.at("incoming/"+moved.ID)))
+	// The queue manager has it in its memory: it is not touched any more.
+	h.must(os.Rename(h.at("incoming/"+taken.ID), h.at("active/"+taken.ID)))
 	h.must(os.Chtimes(filepath.Join(h.at(tried.path()), tried.ID), hourAgo, hourAgo))
 	h.must(os.Remove(filepath.Join(h.at(left.path()), left.ID)))
-	done := h.hold(w, all...)
-	if done.Done != 2 || done.Gone != 1 || done.Failed != 0 {
-		t.Errorf("done %+v", done)
+	done := h.hold(w, append(slices.Clone(all), taken)...)
+	if done.Done != 2 || done.Gone != 2 || done.Failed != 0 || h.where(taken) != "active" {
+		t.Errorf("done %+v, and one is in %q", done, h.where(taken))
 	}
 	for _, m := range all[:2] {
 		if at := h.where(m); at != "hold" {
@@ -200,8 +202,10 @@ func TestLiveRefuses(t *testing.T) {
 	before := h.account()
 	all, held := h.live(Deferred), h.live(Hold)
 	yield := func(yield func([]Mail) error) error { return yield(all) }
-	if _, err := w.Hold(t.Context(), []Queue{"corrupt"}, yield, Removal{}, func(Done) {}); err == nil {
-		t.Error("from corrupt")
+	for _, q := range []Queue{"corrupt", Active, Maildrop, Hold} {
+		if _, err := w.Hold(t.Context(), []Queue{Deferred, q}, yield, Removal{}, func(Done) {}); err == nil {
+			t.Errorf("from %s", q)
+		}
 	}
 	if _, err := w.Hold(t.Context(), flows, yield, Removal{Cancelled: func() bool { return true }}, func(Done) {}); !errors.Is(err, ErrCancelled) {
 		t.Errorf("got %v", err)
@@ -260,7 +264,7 @@ func TestLiveCrashWalk(t *testing.T) {
 						h, _ := queued(t, []string{"deferred", "defer"}, 1)
 						h.super("sleep 0.05") // so that a death is before it
 						before := h.account()
-						all, to := h.live(Deferred, Active), "hold"
+						all, to := h.live(Deferred, Incoming), "hold"
 						switch act {
 						case "release":
 							all, to = h.live(Hold), "deferred"

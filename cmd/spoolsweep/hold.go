@@ -28,24 +28,26 @@ func holdCommand() *cli.Command {
 		UsageText: `spoolsweep hold -l chavez -m 'sasl_user:spam-account@chavez.example.org'
 spoolsweep hold -l chavez -e @rules.yaml --for 1h -y
 spoolsweep hold --queue deferred -m 'body:/https?:\S+\/media\.php/' --check`,
-		Description: `In incoming, active and deferred, unless --queue names others. First it is shown
-how many messages match, in which queues, with a sample; on a terminal that number
-is typed. -y needs no --expect: what is on hold is lost to nobody, and
+		Description: `In incoming and deferred, unless --queue names one of them. First it is shown how
+many messages match, in which queues, with a sample; on a terminal that number is
+typed. -y needs no --expect: what is on hold is lost to nobody, and
 'spoolsweep release RUN' takes it back.
 
 The messages are put on hold by Postfix's own postsuper, and each is looked at just
-before. One that has gone on from queue to queue meanwhile is held where it is by
-then; one that has left is told as gone. A delivery that is under way ends first:
-what it has sent is not sent again by a release.
+before. What has been taken up for delivery by then is told as gone. Never from
+active: mail that is taken away there and given back may be lost, since the queue
+manager still has it in its memory. For a flood that is there already
+'spoolsweep run backscatter' is the way.
 
---for goes on for that long with what still arrives: the host does so by itself, and
-looks every second. Mail that is delivered within a second of its arrival it does not
-catch: stop the source too. Ctrl-C asks, and cancel ends it.`,
+--for goes on for that long with what still arrives, and with what is deferred: the
+host does so by itself, and looks every second. Mail that is taken up for delivery
+within a second it does not catch: stop the source too. Ctrl-C asks, and cancel ends
+it; until then no other run can change this host's queues.`,
 		Flags: commonFlags(extraVars(), notifyFlag(atEnd), liveCheck(),
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "ask nothing"},
 			&cli.Int64Flag{Name: "expect", Usage: "`N` messages match just now, or nothing is done"},
 			&cli.StringFlag{Name: "for", Usage: "go on for `TIME` with what still arrives: 30m, 1h"},
-			&cli.StringSliceFlag{Name: "queue", Usage: "hold what is in the live queue `NAME` (repeatable; default incoming, active, deferred)"},
+			&cli.StringSliceFlag{Name: "queue", Usage: "hold what is in the live queue `NAME` (repeatable; default incoming, deferred)"},
 			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "hold what matches `FIELD:PATTERN` (repeatable)"},
 		),
 		OnUsageError: usageError,

@@ -20,12 +20,12 @@ import (
 type HoldArgs struct {
 	Spam   any      `json:"spam" doc:"rules: what is put on hold"`
 	Ham    any      `json:"ham" doc:"rules: what is left all the same"`
-	Queues Queues   `json:"queues" doc:"names of live queues: incoming, active, deferred"`
+	Queues Queues   `json:"queues" doc:"names of live queues: incoming, deferred"`
 	For    Duration `json:"for,omitempty" doc:"how long what still arrives is put on hold too; 0: only what is there"`
 }
 
-// heldFrom are the queues that postsuper puts mail on hold from (hold_one).
-var heldFrom = Queues{string(spool.Incoming), string(spool.Active), string(spool.Deferred)}
+// heldFrom are the queues whose mail can be put on hold: see spool.Work.Hold.
+var heldFrom = Queues{string(spool.Incoming), string(spool.Deferred)}
 
 // Check compiles the rules. That there are some is looked at by the stage.
 func (a *HoldArgs) Check() error {
@@ -105,8 +105,8 @@ type keeper struct {
 	emit  Emit
 
 	lock  sync.Mutex // guards what follows
-	known []int64   // what was judged before, sorted: hashes of ids
-	now   []int64   // of those, and of what is judged just now
+	known []int64    // what was judged before, sorted: hashes of ids
+	now   []int64    // of those, and of what is judged just now
 }
 
 // How often hold looks for what has arrived. A look at a large queue takes long: it
@@ -283,7 +283,7 @@ func (r *Acted) Lines() []Line {
 		lines = append(lines, Line{Label: "were to be " + r.verb, Number: r.Matched, Unit: "messages"})
 	}
 	if r.Gone > 0 {
-		lines = append(lines, Line{Label: "gone before", Number: r.Gone, Unit: "messages", Text: "delivered, or moved on by somebody else, when their turn came"})
+		lines = append(lines, Line{Label: "gone before", Number: r.Gone, Unit: "messages", Text: "taken up for delivery, or moved on by somebody else, when their turn came"})
 	}
 	if r.Failed > 0 {
 		lines = append(lines, Line{Label: "not " + r.verb, Number: r.Failed, Unit: "messages", Text: fmt.Sprintf("%q", r.Failures)})
