@@ -132,7 +132,9 @@ postsuper puts them into deferred, oldest first, destinations in turn, at no mor
 --rate and --live-max. The first 50 are waited for: where more than a fifth of them
 are refused for good, it asks. Mail that Postfix would try later anyway keeps its time.
 Mail past its lifetime stays on hold, named, unless --expired says otherwise. Nothing
-is released whose id another message has in any live queue.`,
+is released whose id another message has in any live queue. What somebody has put on
+hold from active, by hand and a short while ago, is safe to release only after
+'postfix reload': see hold.`,
 		Flags: sendFlags(
 			&cli.StringFlag{Name: "expired", Value: "leave", Usage: "mail past its lifetime: `WAY` leave, requeue (with a new lifetime) or send (Postfix returns it after one try)"},
 		),
