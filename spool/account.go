@@ -15,7 +15,7 @@ import (
 
 // Move is what a run did with one message, as its journal has it.
 type Move struct {
-	From  string // incoming.spamfull or deferred.spamfull/A; of a delete a live queue
+	From  string // incoming.spamfull or deferred.spamfull/A; of what postsuper does a live queue
 	To    string // incoming, deferred/B, incoming.name-collisions; "": it was removed
 	ID    string
 	Inode uint64
@@ -35,6 +35,21 @@ type Move struct {
 func (m Move) Collided() bool {
 	queue, _, _ := strings.Cut(m.To, "/")
 	return strings.HasSuffix(queue, collisions)
+}
+
+// Held says that it was put on hold.
+func (m Move) Held() bool { return m.super(Hold) }
+
+// Released says that it was released from hold.
+func (m Move) Released() bool { return m.super(Deferred) }
+
+// Requeued says that it was given to pickup.
+func (m Move) Requeued() bool { return m.super(Maildrop) }
+
+// super says whether postsuper has moved it there, from another live queue.
+func (m Move) super(to Queue) bool {
+	queue, _, _ := strings.Cut(m.To, "/")
+	return queue == string(to) && intention{From: m.From}.fromLive() && !m.Gone
 }
 
 // Moves reads the journal in dir without lock or change, one record at a time:

@@ -17,24 +17,40 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// idleSuper is "postsuper -d - QUEUE" as far as it is used here: the queue
-// directory is $0, and what is put into its first line is done first.
+// idleSuper is postsuper(1) as far as it is used here, with -d, -h, -H and -r: the
+// queue directory is $0, what is put into its first line is done first, and behind
+// that stands how deferred is hashed.
 const idleSuper = `%s
+depth=%d
 cd "$0" || exit 1
-n=0
+n=0 s= op=$1; shift 2
+put() { # as it is: over what is there, without a word
+	d=$1 rest=$2 k=0
+	while [ "$1" = deferred ] && [ $k -lt $depth ]; do d=$d/${rest%%"${rest#?}"} rest=${rest#?} k=$((k+1)); done
+	mkdir -p "$d" && mv -f "$f" "$d/$2"
+}
 while read -r id; do
-	for f in "$3/$id" "$3"/?/"$id" "$3"/?/?/"$id"; do
+	for q; do for f in "$q/$id" "$q"/?/"$id" "$q"/?/?/"$id"; do
 		[ -f "$f" ] || continue
-		rm -f defer/"$id" defer/?/"$id" defer/?/?/"$id" bounce/"$id" trace/"$id" "$f" && echo "postsuper: $id: removed" >&2 && n=$((n+1))
-	done
+		case $op in
+		-d) what=removed all=Deleted; rm -f defer/"$id" defer/?/"$id" defer/?/?/"$id" bounce/"$id" trace/"$id" "$f";;
+		-h) what='placed on hold' all='Placed on hold'; put hold "$id";;
+		-H) what='released from hold' all='Released from hold'; put deferred "$id";;
+		-r) what=requeued all=Requeued; touch "$f"; put maildrop "$id";;
+		esac && echo "postsuper: $id: $what" >&2 && n=$((n+1)) && break 2
+	done; done
 done
+case $op in -d) all=Deleted;; -h) all='Placed on hold';; -H) all='Released from hold';; -r) all=Requeued;; esac
 [ $n = 1 ] || s=s
-echo "postsuper: Deleted: $n message$s" >&2`
+echo "postsuper: $all: $n message$s" >&2`
 
 // super makes the host's postsuper.
 func (h *host) super(first string) {
-	h.p.Super = []string{"sh", "-c", fmt.Sprintf(idleSuper, first), h.p.QueueDirectory}
+	h.p.Super = []string{"sh", "-c", fmt.Sprintf(idleSuper, first, h.depth()), h.p.QueueDirectory}
 }
+
+// depth is how deep deferred is hashed.
+func (h *host) depth() int { return h.p.depth(Deferred) }
 
 // queued is a running host with messages and logs in live queues.
 func queued(t *testing.T, hashed []string, depth int) (*host, *Work) {
@@ -98,7 +114,7 @@ func TestDelete(t *testing.T) {
 // More messages than one postsuper is given, in the order of their queues.
 func TestDeleteBatches(t *testing.T) {
 	h := newHost(t, nil, 0)
-	const n = deleteMax + 7
+	const n = superMax + 7
 	for i := range n {
 		h.write("deferred", testID(i), fmt.Sprint("message ", i), 0o700)
 	}
@@ -108,7 +124,7 @@ func TestDeleteBatches(t *testing.T) {
 	var steps []int64
 	w := h.open()
 	done, err := w.Delete(t.Context(), list(h.live(Deferred, Hold)...), Removal{}, func(r Removed) { steps = append(steps, r.Deleted) })
-	if h.must(err); done.Deleted != n+1 || !slices.Equal(steps, []int64{deleteMax, n, n + 1}) {
+	if h.must(err); done.Deleted != n+1 || !slices.Equal(steps, []int64{superMax, n, n + 1}) {
 		t.Errorf("done %+v by %v", done, steps)
 	}
 	if text, err := os.ReadFile(h.at("pid/calls")); err != nil || strings.Count(string(text), "x") != 3 {
@@ -392,7 +408,7 @@ func TestParseDeleted(t *testing.T) {
 		{"postsuper: Requeued: 1 message", nil, -1},
 		{"postsuper: fatal: Deleted: 4 messages", nil, -1},
 	} {
-		ids, n, err := parseDeleted(test.text)
+		ids, n, err := deleting.parse(test.text)
 		if got := slices.Sorted(maps.Keys(ids)); !slices.Equal(got, test.ids) || n != test.n || (err != nil) != (test.n < 0) {
 			t.Errorf("%q: got %v, %d, %v", test.text, got, n, err)
 		}
@@ -405,7 +421,7 @@ func FuzzParseDeleted(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		ids, n, err := parseDeleted(text)
+		ids, n, err := deleting.parse(text)
 		if (err != nil) != (n < 0) {
 			t.Errorf("%d, %v", n, err)
 		}

@@ -85,6 +85,9 @@
 //	  postsuper, which waits for that       TestDeleteEndsWhatIsLeft,         is looked at; what no queue has is
 //	                                        TestDeliveredWhileADeleteIsOpen   "gone": deleted, or delivered
 //	directories synced; "outcome"           TestDeleteCrashWalk
+//	hold, release, requeue: the same, and   some moved by postsuper, some     each is looked for in all live
+//	  where a name is taken in any live     delivered by now                  queues: in hold, in maildrop, or
+//	  queue nothing is moved                TestLiveCrashWalk, TestNameTaken  out of hold: done; in none: "gone"
 //	a journal written anew without its      the old one or the new            Forget, by the next run that
 //	  messages: the new one, then renamed                                     changes anything
 //

@@ -55,12 +55,13 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 			}
 			o = outcomeRecord{Intent: b.seq}
 			for i, m := range b.Moves {
-				stands, err := w.stands(m)
+				at, err := w.stands(m)
 				if err != nil {
 					return sum, err
 				}
 				switch {
-				case stands:
+				case m.fromLive() && m.To != "" && m.reached(at):
+				case at != "":
 					o.Not = append(o.Not, i)
 				case m.fromLive():
 					o.Gone = append(o.Gone, i)
@@ -92,10 +93,10 @@ func (w *Work) settleMoves(token string) (Moved, error) {
 	return sum, nil
 }
 
-// stands says that a move or a removal was not done: the file is where it was.
-// A message that was to be removed from a live queue may have gone on into
-// another, which is no removal either.
-func (w *Work) stands(m intention) (bool, error) {
+// stands is the directory that still has the file of a move or a removal, "" where
+// it was moved away or removed. A message of a live queue may have gone on into
+// another one by itself.
+func (w *Work) stands(m intention) (string, error) {
 	paths := []string{m.From}
 	if m.fromLive() {
 		for _, q := range live {
@@ -108,21 +109,32 @@ func (w *Work) stands(m intention) (bool, error) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return "", err
 		}
 		inode, err := inodeAt(dir, m.ID)
 		dir.Close()
-		if err != nil || inode == m.Inode {
-			return err == nil, err
+		if err != nil {
+			return "", err
+		}
+		if inode == m.Inode {
+			return path, nil
 		}
 	}
-	return false, nil
+	return "", nil
 }
 
-// fromLive tells what a delete is to remove from what a purge is.
+// fromLive tells what postsuper is to do from what is done with what was set aside.
 func (i intention) fromLive() bool {
 	queue, _, _ := strings.Cut(i.From, "/")
-	return i.To == "" && slices.Contains(live, Queue(queue))
+	return slices.Contains(live, Queue(queue))
+}
+
+// reached says of a message of a live queue, by where it stands, whether postsuper
+// has moved it: what was released may have gone on.
+func (i intention) reached(at string) bool {
+	to, _, _ := strings.Cut(i.To, "/")
+	queue, _, _ := strings.Cut(at, "/")
+	return queue == to || to == string(Deferred) && queue != "" && queue != string(Hold)
 }
 
 func (m *Moved) count(i intention) {
@@ -131,6 +143,8 @@ func (m *Moved) count(i intention) {
 	case i.isLog():
 	case i.To == "":
 		m.removed++
+	case i.fromLive():
+		m.moved++
 	case strings.HasSuffix(queue, collisions):
 		m.Collisions++
 	default:

@@ -58,6 +58,21 @@ func (p *Postfix) Holds(q Queue, id string) bool {
 	return err == nil
 }
 
+// Waits says whether the queue manager, or pickup, is still to do something with a
+// message of that id: it is on its way, or in deferred and due.
+func (p *Postfix) Waits(id string, now time.Time) bool {
+	for _, q := range []Queue{Maildrop, Incoming, Active} {
+		if p.Holds(q, id) {
+			return true
+		}
+	}
+	if !queuefile.ValidID(id) {
+		return false
+	}
+	s, err := os.Lstat(filepath.Join(p.QueueDirectory, string(Deferred), p.hashDir(Deferred, id), id))
+	return err == nil && !s.ModTime().After(now)
+}
+
 // HoldsFile is the live queue that has that very file, "" if none has.
 func (p *Postfix) HoldsFile(id string, inode uint64) Queue {
 	if !queuefile.ValidID(id) {
@@ -105,8 +120,9 @@ type Moved struct {
 	ByQueue       map[string]int64 `json:"by_queue"`
 	Failures      []string         `json:"failures,omitempty"` // the first few, with their reasons
 
-	// Of a purge or a delete, whose result is a Removed.
-	removed, gone int64
+	// Of a purge or a delete, whose result is a Removed, and of what moves live
+	// mail, whose result is a Done.
+	removed, moved, gone int64
 }
 
 const lookIntoLog = "look into the mail log for why it ended, then spoolsweep resume"
@@ -143,25 +159,33 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 		return done, err
 	}
 	defer r.close()
-	baseline, err := r.liveCount()
-	if err != nil {
-		return r.done, err
-	}
 	if err := r.strayLogs(); err != nil {
 		return r.done, err
 	}
 	interleave(list)
+	err = r.paced(ctx, "restore", manager, list, batchMax, r.batch, func() { progress(r.done) })
+	return r.done, err
+}
+
+// paced works through a list at the pace that its options ask for, at most so many
+// messages at a time.
+func (r *restorer) paced(ctx context.Context, what string, manager process, list []Mail, most int, batch func([]Mail) error, progress func()) error {
+	o := &r.opt
+	baseline, err := r.liveCount()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	var paused time.Time // since when LiveMax keeps it from going on
 	var sent int
 	for len(list) > 0 {
 		if err := ctx.Err(); err != nil {
-			return r.done, err
+			return err
 		}
 		if o.Cancelled != nil && o.Cancelled() {
-			return r.done, ErrCancelled
+			return ErrCancelled
 		}
-		n := min(batchMax, len(list))
+		n := min(most, len(list))
 		if sent < o.First {
 			n = min(n, o.First-sent)
 		}
@@ -169,17 +193,17 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 			n = min(n, max(1, int(o.Rate/batchesASec)))
 			due := began.Add(time.Duration(float64(sent) / o.Rate * float64(time.Second)))
 			if !sleep(ctx, time.Until(due)) {
-				return r.done, ctx.Err()
+				return ctx.Err()
 			}
 		}
 		if o.LiveMax > 0 {
 			now, err := r.liveCount()
 			if err != nil {
-				return r.done, err
+				return err
 			}
 			room := baseline + o.LiveMax - now
 			if room <= 0 {
-				progress(r.done)
+				progress()
 				switch {
 				case paused.IsZero():
 					paused = time.Now()
@@ -188,27 +212,27 @@ func (w *Work) Restore(ctx context.Context, list []Mail, o Options, progress fun
 					o.Slow = nil
 				}
 				if !sleep(ctx, waitLive) {
-					return r.done, ctx.Err()
+					return ctx.Err()
 				}
 				continue
 			}
 			n, paused = min(n, int(room)), time.Time{}
 		}
 		if !manager.lives() {
-			return r.done, Remedied(fmt.Errorf("restore: the queue manager (process %d) is not there any more", manager.pid), lookIntoLog)
+			return Remedied(fmt.Errorf("%s: the queue manager (process %d) is not there any more", what, manager.pid), lookIntoLog)
 		}
-		if err := r.batch(list[:n]); err != nil {
-			return r.done, err
+		if err := batch(list[:n]); err != nil {
+			return err
 		}
 		list, sent = list[n:], sent+n
-		progress(r.done)
+		progress()
 		if o.After != nil {
 			if err := o.After(r.moved, len(list)); err != nil {
-				return r.done, err
+				return err
 			}
 		}
 	}
-	return r.done, nil
+	return nil
 }
 
 // interleave sorts messages by age, so that each destination's next oldest one

@@ -29,6 +29,7 @@ type restorer struct {
 	pending []intention        // see later
 	moved   []string           // ids that the last batch moved into live queues
 	refused map[string]bool    // ids of it whose name was taken at the rename
+	late    []intention        // released, and not taken by the queue manager or by pickup yet
 	buf     []byte             // of list
 }
 
@@ -121,7 +122,10 @@ func (r *restorer) target(path string) (*os.File, error) {
 
 // liveCount counts what the queue manager has before it.
 func (r *restorer) liveCount() (int64, error) {
-	var sum int64
+	if err := r.look(); err != nil {
+		return 0, err
+	}
+	sum := int64(len(r.late))
 	for _, q := range []Queue{Incoming, Active} {
 		d, err := r.dir(string(q))
 		if err != nil {
@@ -134,6 +138,25 @@ func (r *restorer) liveCount() (int64, error) {
 		sum += n
 	}
 	return sum, nil
+}
+
+// look forgets what was late and is not any more. What is due later the queue
+// manager leaves in deferred by itself.
+func (r *restorer) look() error {
+	var err error
+	r.late = slices.DeleteFunc(r.late, func(m intention) bool {
+		r.spare()
+		dir, e := r.dir(m.To)
+		var s Stat
+		if e == nil {
+			s, e = statAt(dir, m.ID)
+		}
+		if e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = e
+		}
+		return e != nil || s.Inode != m.Inode || s.Mtime > time.Now().UnixNano()
+	})
+	return err
 }
 
 // batch moves some messages, each after its log.

@@ -130,24 +130,36 @@ func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
 	if err := checkWhichMail(c); err != nil {
 		return nil, err
 	}
-	if m := c.StringSlice("match"); len(m) > 0 {
+	match, err := matchRules(c)
+	if err != nil {
+		return nil, err
+	}
+	if match != nil {
 		if args.Spam != nil {
 			return nil, errors.New("rules come from -m or from -e, not from both")
 		}
-		var rules []any
-		for _, text := range m {
-			rule, err := pattern.ParseFlag(text)
-			if err != nil {
-				return nil, fmt.Errorf("-m %s: %w", text, err)
-			}
-			rules = append(rules, rule)
-		}
-		args.Spam = map[string]any{"any": rules}
+		args.Spam = match
 	}
 	if err := args.Check(); err != nil {
 		return nil, playbooks.Locate(s.extra, err)
 	}
 	return args, nil
+}
+
+// matchRules are the rules of -m, nil where there are none.
+func matchRules(c *cli.Context) (any, error) {
+	var rules []any
+	for _, text := range c.StringSlice("match") {
+		rule, err := pattern.ParseFlag(text)
+		if err != nil {
+			return nil, fmt.Errorf("-m %s: %w", text, err)
+		}
+		rules = append(rules, rule)
+	}
+	if rules == nil {
+		return nil, nil
+	}
+	return map[string]any{"any": rules}, nil
 }
 
 // look has a host do one stage that changes nothing, and takes in and prints its

@@ -35,7 +35,7 @@ The messages are deleted by Postfix's own postsuper. Just before its turn each i
 looked at once more: one that was replaced, or tried again, since it was counted
 is left, and said. Postfix must run. For a flood 'spoolsweep run backscatter' is
 the way: it lets mail flow first, and nothing needs to be decided in a hurry.`,
-		Flags: commonFlags(extraVars(), notifyFlag(atEnd), removalYes(), removalExpect(),
+		Flags: commonFlags(extraVars(), notifyFlag(atEnd), removalYes(), removalExpect(), liveCheck(),
 			&cli.StringSliceFlag{Name: "queue", Usage: "delete from the live queue `NAME` (repeatable; default deferred)"},
 			&cli.StringSliceFlag{Name: "match", Aliases: []string{"m"}, Usage: "delete what matches `FIELD:PATTERN` (repeatable)"},
 		),
@@ -76,10 +76,8 @@ func deleteAction(c *cli.Context) error {
 		return err
 	}
 	args := &stage.DeleteArgs{Spam: rules.Spam, Ham: rules.Ham, Queues: rules.Live}
-	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
-		if name != "spam" && name != "ham" { // a ham rule under a mistyped name would delete more
-			return fmt.Errorf("-e %s: delete takes only spam and ham", show.Clean(name))
-		}
+	if err := s.onlyRules(c); err != nil {
+		return err
 	}
 	if _, err := args.Rules(); err != nil {
 		return err
@@ -90,13 +88,17 @@ func deleteAction(c *cli.Context) error {
 	if err := args.Check(); err != nil {
 		return err
 	}
-	if err := s.mayRemove(c); err != nil {
+	check := c.Bool("check")
+	if err := s.mayRemove(c); err != nil && !check {
 		return err
 	}
 	ctx := c.Context
 	s.Note("", "the live queues %s:", strings.Join(args.Queues, ", "))
 	s.reach(ctx)
 	found := s.removal(ctx, s.members, "delete", "", args)
+	if check {
+		return s.checked(ctx, found)
+	}
 	going, err := s.agreeRemoval(ctx, c, found)
 	if err != nil {
 		s.close()
@@ -119,18 +121,34 @@ func deleteAction(c *cli.Context) error {
 	return s.end(ctx)
 }
 
+// onlyRules refuses other variables: a ham rule under a mistyped name would take
+// more than was meant.
+func (s *sweep) onlyRules(c *cli.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
+		if name != "spam" && name != "ham" {
+			return fmt.Errorf("-e %s: %s takes only spam and ham", show.Clean(name), c.Command.Name)
+		}
+	}
+	return nil
+}
+
 // delete begins a run of one stage, and follows it.
 func (d *driver) delete(ctx context.Context, m *member, on []*member, args stage.DeleteArgs, expect int64) error {
 	n := stage.Number(expect)
 	args.Expect = &n
+	return d.alone(ctx, m, on, "delete", &args, deletePlaybook(args), map[string]any{"spam": args.Spam, "ham": args.Ham})
+}
+
+// alone begins a run of one stage, and follows it. The playbook is that of the record.
+func (d *driver) alone(ctx context.Context, m *member, on []*member, name string, args stage.Args, playbook string, extra map[string]any) error {
 	text, err := json.Marshal(args)
 	if err != nil {
 		return err
 	}
 	info := run.Info{
-		Run: d.run, Host: m.Label(), Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: "delete",
-		Playbook: deletePlaybook(args), Extra: map[string]any{"spam": args.Spam, "ham": args.Ham},
-		Vars: m.vars, Yes: d.yes, Steps: []stage.Step{{Stage: "delete", Args: text}},
+		Run: d.run, Host: m.Label(), Began: time.Now().UTC(), Who: me(), Controller: d.controller, Name: name,
+		Playbook: playbook, Extra: extra,
+		Vars: m.vars, Yes: d.yes, Steps: []stage.Step{{Stage: name, Args: text}},
 	}
 	for _, other := range on {
 		info.Hosts = append(info.Hosts, other.Label())
@@ -171,14 +189,17 @@ func (s *sweep) removal(ctx context.Context, members []*member, name, id string,
 		mu.Lock()
 		defer mu.Unlock()
 		found[m] = r
-		s.showRemoval(m.Label(), r)
+		s.showRemoval(m.Label(), name, r)
 		return nil
 	})
 	return found
 }
 
-func (s *sweep) showRemoval(host string, r *stage.Removal) {
-	s.Note(host, "would be deleted: %s", messages(r.Matched))
+// doneBy is what those stages do with messages, as is told before.
+var doneBy = map[string]string{"delete": "deleted", "purge": "deleted", "hold": "put on hold", "release": "released, and sent", "requeue": "requeued, and sent"}
+
+func (s *sweep) showRemoval(host, name string, r *stage.Removal) {
+	s.Note(host, "would be %s: %s", doneBy[name], messages(r.Matched))
 	for _, kind := range slices.Sorted(maps.Keys(r.Goes)) {
 		s.Note(host, "  %s: %s", show.Clean(kind), humanize.Comma(r.Goes[kind]))
 	}
@@ -186,14 +207,35 @@ func (s *sweep) showRemoval(host string, r *stage.Removal) {
 		e := &m.Envelope
 		s.Note(host, "  such as %s of %s, %s bytes, %s", show.Clean(m.Message), e.Arrived.Format(time.DateTime), humanize.Comma(e.Bytes), show.Clean(e.String()))
 	}
+	stays := "stays aside"
+	if name != "purge" {
+		stays = "stays"
+	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Stays)) {
-		s.Note(host, "stays aside: %s: %s", show.Clean(kind), humanize.Comma(r.Stays[kind]))
+		s.Note(host, "%s: %s: %s", stays, show.Clean(kind), humanize.Comma(r.Stays[kind]))
+	}
+	for _, why := range r.Reasons {
+		s.Alert(host, "look again: %s", show.Clean(why))
 	}
 }
 
 // agreeRemoval has the number typed, or compares it with --expect, and returns
 // the hosts where anything is to be done.
 func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*member]*stage.Removal) ([]*member, error) {
+	going, sum, err := s.going(found)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	if sum == 0 && !c.IsSet("expect") {
+		s.nothing("nothing to delete")
+		return nil, nil
+	}
+	return going, s.agree(ctx, c, "delete", sum)
+}
+
+// going are the hosts where anything is to be done, and with how many messages over
+// all of them. What is wrong on others is told before.
+func (s *sweep) going(found map[*member]*stage.Removal) ([]*member, int64, error) {
 	var sum int64
 	var going []*member
 	for _, m := range s.members {
@@ -208,7 +250,7 @@ func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*mem
 		}
 		nothing, err := json.Marshal(&stage.Removed{Stays: r.Stays})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		m.Result = nothing
 	}
@@ -222,12 +264,5 @@ func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*mem
 			m.Error.Told = true
 		}
 	}
-	if len(found) == 0 {
-		return nil, nil
-	}
-	if sum == 0 && !c.IsSet("expect") {
-		s.nothing("nothing to delete")
-		return nil, nil
-	}
-	return going, s.agree(ctx, c, "delete", sum)
+	return going, sum, nil
 }

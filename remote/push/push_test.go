@@ -253,14 +253,6 @@ func module(t *testing.T, name string) string {
 	return root
 }
 
-// The size that CI looks at is that of the agent that is built.
-func TestBuiltAsMeasured(t *testing.T) {
-	ci, err := os.ReadFile("../../.ci/run")
-	if err != nil || !bytes.Contains(ci, []byte("go build -trimpath "+strings.Join(smaller, " ")+" -ldflags")) {
-		t.Errorf(".ci/run builds the agent without %q, or is not there: %v", smaller, err)
-	}
-}
-
 func TestBuildOnce(t *testing.T) {
 	root := module(t, "spoolsweep")
 	s := testSource(t, module(t, "other"), "/does/not/exist", root)

@@ -29,7 +29,7 @@ const (
 )
 
 // Main is the practice Postfix: 'practice start DIR' and 'practice stop DIR' are
-// what postfix(1) does, and 'practice super DIR -d - QUEUE' is postsuper(1); start
+// what postfix(1) does, and 'practice super DIR -d - QUEUE' is postsuper(1), also with -h, -H and -r; start
 // runs 'practice master DIR', and that 'practice
 // qmgr DIR'. args are the arguments without the program's name. mine is false,
 // and nothing was done, where they do not begin with "practice"; else the caller
@@ -39,7 +39,7 @@ func Main(args []string) (code int, mine bool) {
 		return 0, false
 	}
 	if len(args) < 3 || len(args) > 3 && args[1] != "super" {
-		fmt.Fprintln(os.Stderr, "usage: practice start|stop DIR, practice super DIR -d - QUEUE")
+		fmt.Fprintln(os.Stderr, "usage: practice start|stop DIR, practice super DIR -d|-h|-H|-r - QUEUE...")
 		return 1, true
 	}
 	h, err := Open(args[2])

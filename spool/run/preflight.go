@@ -304,18 +304,19 @@ func (e *Env) Preview(ctx context.Context, v stage.Vars, id string) (*stage.Prev
 	return stage.PreviewPutback(ctx, p, id, dir, c.List)
 }
 
-// Removal is what a stage that removes mail would remove: from live queues, or,
-// where the stage is added to a run, of what that has aside.
+// Removal is what a stage that removes mail, or works on live queues, would do: with
+// mail there, or, where the stage is added to a run, with what that has aside.
 func (e *Env) Removal(ctx context.Context, v stage.Vars, id string, step stage.Step) (*stage.Removal, error) {
 	row, ok := stage.Find(step.Stage)
 	if !ok || row.Preview == nil {
-		return nil, fmt.Errorf("stage %q is none that removes mail", step.Stage)
+		return nil, fmt.Errorf("stage %q is none that tells before what it would do", step.Stage)
 	}
 	args, p, err := parsed(ctx, v, row, step, e.Postfix)
 	if err != nil {
 		return nil, err
 	}
 	h := &stage.Host{Postfix: p, Vars: v, Run: id, Last: func(string, any) bool { return false }}
+	h.Records = func() ([]stage.Record, error) { return e.records(p, v) }
 	if id != "" {
 		if h.Dir, err = e.dir(v, id); err != nil {
 			return nil, err

@@ -16,7 +16,7 @@ import (
 // flood that goes out as ham shows itself by servers that refuse it. What the
 // queue manager made of a message is looked up in two places only. The queue
 // tells when it is done with it: the message is neither in incoming nor in
-// active. The mail log tells how: a recipient with "dsn=5..., status=bounced" was
+// active, nor due in deferred. The mail log tells how: a recipient with "dsn=5..., status=bounced" was
 // refused. Where there is no log, nobody can tell, and that is said.
 
 // canarySize is how many messages go first.
@@ -111,17 +111,14 @@ func (c *canary) wait(ctx context.Context) error {
 	seen := -1
 	for {
 		c.look(ctx)
-		waiting := 0
+		waiting, now := 0, time.Now()
 		for _, id := range c.sent {
-			for _, q := range []spool.Queue{spool.Maildrop, spool.Incoming, spool.Active} {
-				if c.h.Postfix.Holds(q, id) {
-					waiting++
-					break
-				}
+			if c.h.Postfix.Waits(id, now) {
+				waiting++
 			}
 		}
-		if now := waiting - len(c.refused); now != seen {
-			seen, news = now, time.Now()
+		if left := waiting - len(c.refused); left != seen {
+			seen, news = left, time.Now()
 		}
 		switch {
 		case waiting == 0 || c.tooMany() || time.Since(news) >= canaryQuiet || time.Since(began) >= canaryLimit:

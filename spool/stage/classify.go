@@ -178,7 +178,7 @@ func (c *classification) countSources(ctx context.Context, places []place) error
 	}
 	var counted int64
 	p := &pass[reading]{
-		postfix: c.host.Postfix, dirs: dirs(places),
+		postfix: c.host.Postfix, dirs: dirs(places), only: c.host.only,
 		read: func(w int, m *mail, r *reading) error {
 			r.read(judges[w], m, c.message(&places[m.Place]), func(f *pattern.Finding) { tallies[w].add("", "", f.Envelope) })
 			return nil
@@ -223,9 +223,9 @@ func (c *classification) judgeAll(ctx context.Context, places []place) (*Classif
 	}
 	kept := list != nil || c.host.seen != nil
 	var again templates // among what would be sent: nothing, where others only want to see
-	sends := !c.rules.Empty() && c.host.seen == nil
+	sends := c.host.sends || !c.rules.Empty() && c.host.seen == nil
 	p := &pass[reading]{
-		postfix: c.host.Postfix, dirs: dirs(places),
+		postfix: c.host.Postfix, dirs: dirs(places), only: c.host.only,
 		read: func(w int, m *mail, one *reading) error {
 			one.read(c.judges[w], m, c.message(&places[m.Place]), func(f *pattern.Finding) {
 				if f.Verdict == pattern.Ham {

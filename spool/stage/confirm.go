@@ -97,6 +97,12 @@ func (a *ConfirmArgs) reasons(c *Classified) []string {
 		}
 		why = append(why, fmt.Sprintf("a ham rule keeps %d messages that spam rules take%s", c.Rescued, most))
 	}
+	return append(why, a.floods(c)...)
+}
+
+// floods are the sources of what would be sent that look like a flood.
+func (a *ConfirmArgs) floods(c *Classified) []string {
+	var why []string
 	sources := slices.Clone(c.Left) // of more than maxSource; max_source may be lower
 	for _, s := range c.Largest {
 		if !slices.ContainsFunc(sources, func(o Source) bool { return o.Kind == s.Kind && o.Value == s.Value }) {

@@ -77,54 +77,82 @@ func (a *DeleteArgs) Rules() (*pattern.Rules, error) {
 // mistake, is gone for good: with Postfix down nothing is.
 func (a *DeleteArgs) judge(ctx context.Context, h *Host, emit Emit, each func(*judged) error) error {
 	rules, err := a.Rules()
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = judgeLive(ctx, h, "delete", rules, a.Queues, emit, func(j *judged) error {
+			if j.Verdict != pattern.Spam {
+				return nil
+			}
+			return each(j)
+		})
 	}
+	return err
+}
+
+// judgeLive shows each message of live queues, with its verdict, where postsuper may
+// work on them.
+func judgeLive(ctx context.Context, h *Host, stage string, rules *pattern.Rules, queues []string, emit Emit, each func(*judged) error) (*Classified, error) {
 	if _, running := h.Postfix.Running(); !running {
-		return fmt.Errorf("delete: %w", spool.ErrDown)
+		return nil, fmt.Errorf("%s: %w", stage, spool.ErrDown)
 	}
 	var failed error
 	look := *h
 	look.Work = nil // classify's own list is of what was set aside
 	look.seen = func(j *judged) {
-		if failed == nil && j.Verdict == pattern.Spam {
+		if failed == nil {
 			failed = each(j)
 		}
 	}
-	places, err := look.places(a.Queues)
+	places, err := look.places(queues)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := newClassification(&look, &ClassifyArgs{}, rules, emit)
 	if rules.NeedsSources() {
 		if err := c.countSources(ctx, places); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	_, err = c.judgeAll(ctx, places)
-	return errors.Join(failed, err)
+	r, err := c.judgeAll(ctx, places)
+	return r, errors.Join(failed, err)
 }
 
 // list is the list of what is to be deleted: the one that was agreed to, or that
 // was asked about, else a new one. Mail that came since is in none of them.
 func (a *DeleteArgs) list(ctx context.Context, h *Host, emit Emit) (name string, n int64, err error) {
-	if h.Agreed != nil || h.Answer != nil {
-		name, err = readListAs(h.Dir, doomedName, func(*judged) { n++ })
-		if err != nil || name != "" && (h.Agreed != nil || h.Answer.Value == name) {
-			return name, n, err
-		}
-		n = 0
+	name, n, err = agreedList(h)
+	if err != nil || name != "" {
+		return name, n, err
 	}
 	rules, err := a.Rules()
 	if err != nil {
 		return "", 0, err
 	}
+	return chooseMail(h, rules, func(add func(*judged) error) error {
+		return a.judge(ctx, h, emit, add)
+	})
+}
+
+// agreedList is the list that was agreed to, or that was asked about, and how many
+// messages it has; "" where there is none.
+func agreedList(h *Host) (name string, n int64, err error) {
+	if h.Agreed == nil && h.Answer == nil {
+		return "", 0, nil
+	}
+	name, err = readListAs(h.Dir, doomedName, func(*judged) { n++ })
+	if err == nil && h.Agreed == nil && h.Answer.Value != name {
+		return "", 0, nil
+	}
+	return name, n, err
+}
+
+// chooseMail makes a new list of what is to be done with messages of live queues.
+func chooseMail(h *Host, rules *pattern.Rules, judge func(add func(*judged) error) error) (name string, n int64, err error) {
 	l, err := newListAs(h.Dir, doomedName, rules.Spam(), h.Work.Batches())
 	if err != nil {
 		return "", 0, err
 	}
 	defer l.drop()
-	err = a.judge(ctx, h, emit, func(j *judged) error {
+	err = judge(func(j *judged) error {
 		n++
 		return l.add(j)
 	})

@@ -153,7 +153,7 @@ func (m *FoundMail) text() string {
 		text += ", restored to " + m.To
 	case FateCollision:
 		text += ", its id was taken: moved to " + m.To
-	case FatePurged, FateDeleted:
+	case FatePurged, FateDeleted, FateHeld, FateReleased, FateRequeued:
 		text += ", " + m.Fate
 	case FateGone:
 		text += ", deleted, or delivered before that, as its id in the mail log tells,"
@@ -431,10 +431,10 @@ func (s *searching) search(ctx context.Context, r *Record) error {
 			m.Time = time.Unix(v.At, 0).UTC()
 		}
 		switch {
-		case v.To == "" && live(v.From) && (v.Gone || v.Open):
+		case live(v.From) && (v.Gone || v.Open):
 			m.Fate = FateGone
-		case v.To == "" && live(v.From):
-			m.Fate = FateDeleted
+		case live(v.From):
+			m.Fate = liveFate(v.To)
 		case v.To == "":
 			m.Fate = FatePurged
 		case v.Collided():

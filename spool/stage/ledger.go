@@ -27,8 +27,11 @@ const (
 	FateSent      = "sent_meanwhile" // found in a live queue, where this run did not move it
 	FateMissing   = "missing"        // neither aside nor live, and this run did nothing to it
 	FateDeleted   = "deleted"        // by delete, from a live queue
-	FateGone      = "gone"           // deleted by a delete that died, or delivered by Postfix before: the mail log tells
-	FateStayed    = "stayed"         // was to be deleted, and was not
+	FateGone      = "gone"           // by a delete, hold, release or requeue that died, or delivered by Postfix before: the mail log tells
+	FateStayed    = "stayed"         // was to be deleted, held, released or requeued, and was not
+	FateHeld      = "held"           // by hold, from a live queue
+	FateReleased  = "released"       // by release, from hold
+	FateRequeued  = "requeued"       // by requeue
 )
 
 // Entry is the account of one message of a run.
@@ -66,27 +69,58 @@ type Sums struct {
 	SentMeanwhile int64 `json:"sent_meanwhile"`
 	Missing       int64 `json:"missing"`
 	// Of a delete: what it deleted, what of its list stayed, and what was deleted or
-	// delivered, which nobody knows.
-	Deleted int64 `json:"deleted"`
-	Gone    int64 `json:"gone,omitempty"`
-	Stayed  int64 `json:"stayed"`
+	// delivered, which nobody knows; and the same of what is done otherwise with mail
+	// of live queues.
+	Deleted  int64 `json:"deleted"`
+	Gone     int64 `json:"gone,omitempty"`
+	Stayed   int64 `json:"stayed"`
+	Held     int64 `json:"held,omitempty"`
+	Released int64 `json:"released,omitempty"`
+	Requeued int64 `json:"requeued,omitempty"`
+}
+
+// Live is how many messages of live queues something was to be done with.
+func (s *Sums) Live() int64 {
+	return s.Deleted + s.Gone + s.Stayed + s.Held + s.Released + s.Requeued
+}
+
+// Acts tells what was done with messages of live queues.
+func (s *Sums) Acts() []Line {
+	var all []Line
+	for _, of := range []Line{{Label: FateDeleted, Number: s.Deleted}, {Label: FateHeld, Number: s.Held}, {Label: FateReleased, Number: s.Released}, {Label: FateRequeued, Number: s.Requeued}} {
+		if of.Number > 0 {
+			all = append(all, of)
+		}
+	}
+	return all
 }
 
 // Lines tells the balance.
 func (s *Sums) Lines() []Line {
 	var lines []Line
-	doomed := s.Deleted + s.Gone + s.Stayed
+	doomed := s.Live()
 	if s.SetAside > 0 || doomed == 0 {
 		lines = append(lines, Line{Label: "set aside", Number: s.SetAside, Unit: "messages", Text: fmt.Sprintf(
 			"restored %d + collisions %d + left %d + purged %d + sent meanwhile %d + missing %d",
 			s.Restored, s.Collisions, s.Left, s.Purged, s.SentMeanwhile, s.Missing)})
 	}
 	if doomed > 0 {
-		text := fmt.Sprintf("deleted %d + stayed %d", s.Deleted, s.Stayed)
-		if s.Gone > 0 {
-			text += fmt.Sprintf(" + gone %d, deleted or delivered", s.Gone)
+		label, text, gone := "were to be deleted", "", "deleted or delivered"
+		acts := s.Acts()
+		if len(acts) == 0 {
+			acts = []Line{{Label: FateDeleted}}
 		}
-		lines = append(lines, Line{Label: "were to be deleted", Number: doomed, Unit: "messages", Text: text})
+		for _, a := range acts {
+			text += fmt.Sprintf("%s %d + ", a.Label, a.Number)
+		}
+		if len(acts) > 1 || acts[0].Label != FateDeleted {
+			label, gone = "of live queues", "done or delivered"
+		}
+		text += fmt.Sprintf("stayed %d", s.Stayed)
+		if s.Gone > 0 {
+			text += fmt.Sprintf(" + gone %d, %s", s.Gone, gone)
+		}
+		lines = append(lines, Line{Label: label, Number: doomed, Unit: "messages", Text: text})
 	}
 	return lines
 }
@@ -101,6 +135,15 @@ func (s *Sums) add(fate string) {
 		return
 	case FateStayed:
 		s.Stayed++
+		return
+	case FateHeld:
+		s.Held++
+		return
+	case FateReleased:
+		s.Released++
+		return
+	case FateRequeued:
+		s.Requeued++
 		return
 	case FateRestored:
 		s.Restored++
@@ -204,7 +247,7 @@ type ledger struct {
 	names  []string // of directories, of which many messages have one
 	number map[string]int32
 	moves  map[file]slot // of what was set aside
-	gone   map[file]slot // of what was deleted from a live queue
+	gone   map[file]slot // of what postsuper has deleted from a live queue, or moved
 }
 
 // file is one message's: an inode alone is given out again.
@@ -381,7 +424,7 @@ func (l *ledger) aside(e *Entry, f file, s slot) {
 	}
 }
 
-// live says what became of a message that was to be deleted from a live queue.
+// live says what became of a message of a live queue that something was to be done with.
 func (l *ledger) live(e *Entry, f file, s slot) {
 	switch {
 	case !s.moved || s.open && l.postfix.HoldsFile(f.id, f.inode) != "":
@@ -390,9 +433,24 @@ func (l *ledger) live(e *Entry, f file, s slot) {
 	case s.open, s.gone:
 		e.Fate = FateGone
 	default:
-		e.Fate = FateDeleted
+		e.Fate = liveFate(l.names[s.to])
 	}
 	l.done(e, s)
+}
+
+// liveFate is what postsuper has done with a message that it has put into that
+// directory.
+func liveFate(to string) string {
+	queue, _, _ := strings.Cut(to, "/")
+	switch spool.Queue(queue) {
+	case spool.Hold:
+		return FateHeld
+	case spool.Deferred:
+		return FateReleased
+	case spool.Maildrop:
+		return FateRequeued
+	}
+	return FateDeleted
 }
 
 func (l *ledger) done(e *Entry, s slot) {

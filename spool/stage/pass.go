@@ -42,6 +42,9 @@ const (
 type pass[R any] struct {
 	postfix *spool.Postfix
 	dirs    []string // such as incoming.spamfull
+	// only, if set, passes over what it says no to, without opening it. It is asked by
+	// several workers at a time.
+	only func(id string) bool
 	// read looks at one message, for one of workers workers: it has its own
 	// state there, and is alone with it. What r points at is an earlier
 	// message's, for its buffers.
@@ -169,6 +172,9 @@ func (p *pass[R]) list(ctx context.Context, free <-chan *batch[R], full chan<- *
 // readBatch reads the messages of a batch.
 func (p *pass[R]) readBatch(w int, b *batch[R], m *mail) error {
 	for _, id := range b.ids {
+		if p.only != nil && !p.only(id) {
+			continue
+		}
 		m.Place = b.place
 		gone, err := m.open(b.dir, p.dirs[b.place], b.sub, id)
 		if err != nil {

@@ -13,13 +13,16 @@ import (
 	"spoolsweep/spool/queuefile"
 )
 
-// Removal is what a delete or a purge would remove.
+// Removal is what a delete or a purge would remove, or what hold, release and requeue
+// would do.
 type Removal struct {
 	Matched int64 `json:"matched"`
 	// Goes is what would be removed, by queue or by kind, and Stays what of the
 	// rest a purge looked at.
 	Goes  map[string]int64 `json:"goes"`
 	Stays map[string]int64 `json:"stays,omitempty"`
+	// Reasons are why to look again before it is sent.
+	Reasons []string `json:"reasons,omitempty"`
 	// Samples are some of it, chosen at random; they are shown, and kept nowhere.
 	Samples []Sample `json:"samples,omitempty"`
 	// Before is the moment that an age was counted from.
@@ -72,16 +75,21 @@ func (s *picker) read(p *spool.Postfix) ([]Sample, error) {
 // agree asks, unless the number that was expected is the number found, or what
 // is asked was answered. list names what would be removed.
 func agree(h *Host, stage string, expect *Number, n int64, list string) error {
+	return agreeTo(h, stage, "deleted", expect, n, &Confirm{Delete: true, Reasons: []string{"what " + stage + " deletes cannot be taken back"}, Ham: n, List: list})
+}
+
+// agreeTo is agree for what is done otherwise with messages, and is asked so.
+func agreeTo(h *Host, stage, done string, expect *Number, n int64, ask *Confirm) error {
 	switch {
 	case n == 0 && expect == nil:
 	case h.Agreed != nil && n <= *h.Agreed: // the rest of what went before a death
 	case expect != nil && int64(*expect) == n:
 	case expect != nil:
-		return spool.Remedied(fmt.Errorf("%s: %d messages would be deleted, not the %d that were expected: nothing was deleted", stage, n, *expect),
+		return spool.Remedied(fmt.Errorf("%s: %d messages would be %s, not the %d that were expected: nothing was %[3]s", stage, n, done, *expect),
 			"see whether that number is right, and begin again with it")
-	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == list:
+	case h.Answer != nil && h.Answer.Kind == "confirm" && h.Answer.Value == ask.List:
 	default:
-		return &Ask{Kind: "confirm", Data: &Confirm{Delete: true, Reasons: []string{"what " + stage + " deletes cannot be taken back"}, Ham: n, List: list}}
+		return &Ask{Kind: "confirm", Data: ask}
 	}
 	if h.Agreed != nil {
 		return nil

@@ -60,8 +60,8 @@ type Row struct {
 	Read    bool     // later stages read its result, which no_log would keep from them
 	Run     func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error)
 	Result  func() Result // an empty one, to decode into
-	// Preview, of a stage that removes mail, is what it would remove. It changes
-	// nothing, and h has no Work.
+	// Preview, of a stage that removes mail or works on live queues, is what it would
+	// do. It changes nothing, and h has no Work.
 	Preview func(ctx context.Context, h *Host, a Args) (*Removal, error)
 	// Finished says that it is added only to a run that has come to its end.
 	Finished bool
@@ -71,7 +71,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove}
+var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -407,7 +407,9 @@ type Host struct {
 	Agree  func(messages int64) error
 
 	stopped *spool.Stopped
-	seen    func(*judged) // is shown every message that is judged
+	seen    func(*judged)        // is shown every message that is judged
+	only    func(id string) bool // says which are; nil: all
+	sends   bool                 // what is judged ham would be sent: its texts are compared
 }
 
 // Down says that Postfix was stopped by this section and not started yet.

@@ -27,7 +27,8 @@ import (
 // line, gzip. What restore moves is read from it, and from nothing else.
 const verdictsName = "verdicts.gz"
 
-// doomedName is the list that delete was agreed to delete, in the same form.
+// doomedName is the list of what delete was agreed to delete, or hold, release and
+// requeue work on, in the same form.
 const doomedName = "doomed.gz"
 
 // A list that takes the place of another one does not take its account away: see

@@ -72,6 +72,9 @@ func (c *Compared) Add(of *Compared) {
 		to.Deleted += from.Deleted
 		to.Gone += from.Gone
 		to.Stayed += from.Stayed
+		to.Held += from.Held
+		to.Released += from.Released
+		to.Requeued += from.Requeued
 		to.Spam += from.Spam
 		to.Ham += from.Ham
 		to.Downtime += from.Downtime
@@ -116,6 +119,9 @@ func (c *Compared) Lines() []stage.Line {
 	number("sent meanwhile", a.SentMeanwhile, b.SentMeanwhile, false)
 	number("missing", a.Missing, b.Missing, false)
 	number("deleted", a.Deleted, b.Deleted, false)
+	number("held", a.Held, b.Held, false)
+	number("released", a.Released, b.Released, false)
+	number("requeued", a.Requeued, b.Requeued, false)
 	lines = append(lines, stage.Line{Label: "without Postfix", Text: fmt.Sprintf("%.1f s, then %.1f s", a.Downtime, b.Downtime)},
 		stage.Line{Label: "at work", Text: fmt.Sprintf("%.1f s, then %.1f s", a.Seconds, b.Seconds)})
 	both := maps.Clone(a.ByRule)

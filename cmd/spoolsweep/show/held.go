@@ -85,8 +85,16 @@ func (x *Extract) Take(e *stage.Entry, since map[string]time.Time, now time.Time
 		x.Gone++
 	case stage.FateStayed:
 		x.Stayed++
+	case stage.FateHeld:
+		x.Held++
+	case stage.FateReleased:
+		x.Released++
+	case stage.FateRequeued:
+		x.Requeued++
 	}
-	if e.Fate != stage.FateDeleted && e.Fate != stage.FateGone && e.Fate != stage.FateStayed {
+	switch e.Fate {
+	case stage.FateDeleted, stage.FateGone, stage.FateStayed, stage.FateHeld, stage.FateReleased, stage.FateRequeued:
+	default:
 		x.SetAside++
 	}
 	if !h.Since.IsZero() && !end.IsZero() {
@@ -105,6 +113,7 @@ func (x *Extract) Add(o *Extract) {
 	}{
 		{&s.SetAside, o.SetAside}, {&s.Restored, o.Restored}, {&s.Collisions, o.Collisions}, {&s.Left, o.Left}, {&s.Purged, o.Purged},
 		{&s.SentMeanwhile, o.SentMeanwhile}, {&s.Missing, o.Missing}, {&s.Deleted, o.Deleted}, {&s.Gone, o.Gone}, {&s.Stayed, o.Stayed},
+		{&s.Held, o.Held}, {&s.Released, o.Released}, {&s.Requeued, o.Requeued},
 	} {
 		*of.to += of.n
 	}
@@ -113,7 +122,7 @@ func (x *Extract) Add(o *Extract) {
 
 // Lines tells the sums.
 func (x *Extract) Lines() []stage.Line {
-	n := x.SetAside + x.Deleted + x.Gone + x.Stayed
+	n := x.SetAside + x.Live()
 	lines := []stage.Line{{Label: "of " + x.Domain, Number: n, Unit: "messages"}}
 	if x.SetAside > 0 {
 		lines = append(lines, x.Sums.Lines()[0], stage.Line{Label: "held the longest", Text: stage.Age(x.Longest)})

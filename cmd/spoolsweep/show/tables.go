@@ -126,7 +126,8 @@ func ledgerCells(s stage.Sums, deletes bool) []figure {
 		{Text: comma(s.Purged)}, {Text: comma(s.SentMeanwhile)}, {Text: comma(s.Missing), Bad: s.Missing > 0},
 	}
 	if deletes {
-		cells = append(cells, figure{Text: comma(s.Deleted)}, figure{Text: comma(s.Gone)}, figure{Text: comma(s.Stayed)})
+		cells = append(cells, figure{Text: comma(s.Deleted)}, figure{Text: comma(s.Gone)}, figure{Text: comma(s.Stayed)},
+			figure{Text: comma(s.Held)}, figure{Text: comma(s.Released)}, figure{Text: comma(s.Requeued)})
 	}
 	return cells
 }
@@ -137,7 +138,7 @@ func (m *pageMaker) ledger() *ledgerView {
 	if !known {
 		return nil
 	}
-	v := &ledgerView{Deletes: sum.Deleted+sum.Gone+sum.Stayed > 0, Unknown: m.names(unknown)}
+	v := &ledgerView{Deletes: sum.Live() > 0, Unknown: m.names(unknown)}
 	for _, s := range m.Hosts {
 		if s.Account == nil {
 			continue

@@ -184,8 +184,8 @@ func (m *pageMaker) moved(s *Story) string {
 		}
 		return "No mail was moved"
 	}
-	if doomed := a.Deleted + a.Gone + a.Stayed; doomed > 0 && a.SetAside == 0 {
-		return comma(a.Deleted) + " of " + many(doomed, "message") + was(doomed) + " deleted from the live queues"
+	if doomed := a.Live(); doomed > 0 && a.SetAside == 0 {
+		return acted(&a.Sums)
 	}
 	if a.SetAside <= 0 {
 		if f.skipped {
@@ -303,7 +303,7 @@ func (m *pageMaker) mailLead(v *pageView) {
 		longest = max(longest, seconds)
 	}
 	add := func(name, text string, bad bool) { v.Figures = append(v.Figures, figure{name, text, bad}) }
-	doomed := sum.Deleted + sum.Gone + sum.Stayed
+	doomed := sum.Live()
 	switch {
 	case !known && m.Told != "":
 		m.toldLead(v)
@@ -329,9 +329,14 @@ func (m *pageMaker) mailLead(v *pageView) {
 		}
 		v.Lead = append(v.Lead, text+".")
 	case doomed > 0:
-		add("deleted", comma(sum.Deleted), false)
+		for _, of := range sum.Acts() {
+			add(of.Label, comma(of.Number), false)
+		}
+		if len(sum.Acts()) == 0 {
+			add("deleted", "0", false)
+		}
 		add("stayed", comma(sum.Stayed), false)
-		v.Lead = append(v.Lead, comma(sum.Deleted)+" of "+many(doomed, "message")+was(doomed)+" deleted from the live queues.")
+		v.Lead = append(v.Lead, acted(&sum)+".")
 	default:
 		v.Lead = append(v.Lead, "No mail was moved.")
 	}
@@ -385,8 +390,33 @@ func (m *pageMaker) sums() (sum stage.Sums, known bool, unknown []string) {
 		sum.SentMeanwhile += a.SentMeanwhile
 		sum.Missing += a.Missing
 		sum.Deleted += a.Deleted
+		sum.Held += a.Held
+		sum.Released += a.Released
+		sum.Requeued += a.Requeued
 		sum.Gone += a.Gone
 		sum.Stayed += a.Stayed
 	}
 	return sum, known, unknown
+}
+
+// acted tells what was done with messages of live queues.
+func acted(s *stage.Sums) string {
+	did := s.Acts()
+	if len(did) == 0 {
+		did = []stage.Line{{Label: stage.FateDeleted}}
+	}
+	var all []string
+	for _, of := range did {
+		text := " deleted from the live queues"
+		switch of.Label {
+		case stage.FateHeld:
+			text = " put on hold"
+		case stage.FateReleased:
+			text = " released from hold"
+		case stage.FateRequeued:
+			text = " requeued"
+		}
+		all = append(all, comma(of.Number)+" of "+many(s.Live(), "message")+was(s.Live())+text)
+	}
+	return strings.Join(all, ", ")
 }

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool/practice"
+	"spoolsweep/spool/stage"
+)
+
+// actedOn is what a command did with mail of live queues, over all hosts.
+func actedOn(t *testing.T, doc *show.Document) (sum stage.Acted) {
+	t.Helper()
+	for _, h := range doc.Hosts {
+		var a stage.Acted
+		if err := json.Unmarshal(h.Result, &a); err != nil {
+			t.Fatalf("%s: %v in %s", h.Host, err, h.Result)
+		}
+		sum.Matched += a.Matched
+		sum.Done.Done += a.Done.Done
+		sum.Gone += a.Gone
+		sum.Failed += a.Failed
+	}
+	return sum
+}
+
+// What a hold takes is released by its run, which has a ledger of it; a flood is not
+// released by accident, and nothing is lost.
+func TestHoldAndReleaseCommands(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(1200)
+	onHold := func(p practice.Place) bool { return p.Directory == "hold" }
+	rules := f.write("rules.yaml", demoRules)
+	spam := f.counted(t, func(p practice.Place) bool { return p.Directory == "deferred" })
+	before := f.counted(t, onHold)
+	f.spoolsweep("hold", "-e", "@"+rules, "--check").want(t, 0, "would be put on hold: ", "such as ")
+	f.spoolsweep("hold", "-e", "@"+rules, "-y", "--expect", "1").want(t, statusUsage, "nothing was done")
+	f.spoolsweep("hold", "-e", "@"+rules).want(t, statusUsage, "no terminal")
+	f.spoolsweep("hold", "-y").want(t, statusUsage, "say what is to be held")
+	f.spoolsweep("hold", "-m", "sender:x", "--queue", "active", "-y").want(t, statusUsage, "nothing is put on hold")
+	if n := f.counted(t, onHold); n != before {
+		t.Fatalf("%d on hold, and nothing was agreed to", n)
+	}
+	doc := f.spoolsweep("hold", "-e", "@"+rules, "--queue", "deferred", "-y", "-o", "json").document(t)
+	if a := actedOn(t, doc); int(a.Done.Done+a.Gone) != spam || a.Failed != 0 || a.Matched != int64(spam) {
+		t.Errorf("held %+v of %d", a, spam)
+	}
+	held := int(actedOn(t, doc).Done.Done)
+	if n := f.counted(t, onHold); n != before+held {
+		t.Errorf("%d on hold, want %d more than %d", n, held, before)
+	}
+	f.spoolsweep("report", doc.Run).want(t, 0, fmt.Sprint(held)+" messages  put on hold")
+
+	// The same rules leave it where it is; and without them it looks like a flood.
+	f.spoolsweep("release", doc.Run, "-e", "@"+rules, "-y", "--expect", "0").want(t, 0)
+	f.spoolsweep("release", doc.Run, "-y", "--expect", fmt.Sprint(held)).want(t, statusUsage, "look again", "looks like a flood", "nothing was done")
+	f.spoolsweep("release", doc.Run, "-y").want(t, statusUsage, "wants --expect")
+	f.spoolsweep("release", "-y", "--expect", "1").want(t, statusUsage, "say what goes")
+	if n := f.counted(t, onHold); n != before+held {
+		t.Fatalf("%d on hold, and nothing was agreed to", n)
+	}
+	back := f.spoolsweep("release", doc.Run, "--include-spam", "-y", "--expect", fmt.Sprint(held), "--rate", "0", "--live-max", "0", "-o", "json").document(t)
+	if a := actedOn(t, back); int(a.Done.Done) != held || a.Failed+a.Gone != 0 {
+		t.Errorf("released %+v of %d", a, held)
+	}
+	if n := f.counted(t, onHold); n != before {
+		t.Errorf("%d on hold, want %d", n, before)
+	}
+	f.spoolsweep("requeue", "--queue", "active", "--all", "-y", "--expect", "1").want(t, statusUsage, "nothing is requeued")
+	if n := f.gone(t); len(n) > 0 {
+		t.Errorf("gone %v", n)
+	}
+}
