@@ -112,7 +112,9 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		{"purge", evilName, "-y", "--expect", "1"}, {"putback", evilName, "-y", "--expect", "1"}, {"ping", "-l", evilName}, {"run", evilName, "-y"},
 		{"classify", "-m", "subject:" + evilName}, {"run", "backscatter", "--check", "-e", evilName + "=1"}, {"delete", "-m", evilName + ":x", "-y", "--expect", "1"}, {"stages", evilName}, {"version", evilName}, {"uninstall", evilName},
 		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName}, {"manual", evilName}, {"completion", evilName},
-		{"plan", evilName, "--host", "chavez"}, {"plan", "health", "--host", evilName}, {"plan", "health", "--host", "chavez", "--run", evilName}, {"agent", evilName, "--output", "x"}, {"collection", evilName}, {"schema", evilName},
+		{"plan", evilName, "--host", "chavez"}, {"plan", "health", "--host", evilName}, {"plan", "health", "--host", "chavez", "--run", evilName},
+		{"hold", "-m", evilName + ":x", "-y"}, {"hold", "-m", "body:x", "--queue", evilName, "-y"}, {"hold", "-m", "body:x", "--for", evilName, "-y"}, {"release", evilName, "-y", "--expect", "1"}, {"requeue", "-m", evilName + ":x", "-y", "--expect", "1"},
+		{"report", "--import", evilName}, {"agent", evilName, "--output", "x"}, {"collection", evilName}, {"schema", evilName},
 	}
 	here := []string{"demo", "manual", "completion", "plan", "agent", "collection", "schema"}
 	typed := map[string]bool{}
@@ -169,6 +171,21 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 	run(row{"sample", "-n", "12", "--save", save})
 	run(row{"sample", "--forget", save})
 
+	// What is shown of live queues before it is done, and done.
+	for _, output := range []string{"text", "json", "jsonl"} {
+		for _, args := range []row{{"hold", "-e", good, "--check"}, {"requeue", "--all", "-e", good, "--check"}, {"requeue", "--all", "-y", "--expect", "100000"}} {
+			f.spoolsweep(append(args, "-o", output)...).harmless(t)
+		}
+	}
+	held := f.spoolsweep("hold", "-m", "body:\u202e", "-y", "--queue", "deferred")
+	held.harmless(t)
+	held.want(t, 0, "put on hold")
+	for _, output := range []string{"text", "json", "jsonl"} {
+		for _, args := range []row{{"release", "--all", "-e", good, "--check"}, {"release", runID.FindString(held.err), "-y", "--expect", "100000"}} {
+			f.spoolsweep(append(args, "-o", output)...).harmless(t)
+		}
+	}
+
 	// A whole incident, in each of the three forms.
 	swept := f.spoolsweep("run", "backscatter", "-y", "-v", "-e", "queues=[incoming, active]")
 	swept.harmless(t)
@@ -184,7 +201,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		f.spoolsweep("delete", "-e", good, "-y", "--queue", "active", "--expect", "100000", "-o", output).harmless(t)
 		f.spoolsweep("uninstall", "--state", "-o", output).harmless(t)
 	}
-	for _, name := range []string{"putback", "purge", "delete", "uninstall"} {
+	for _, name := range []string{"putback", "purge", "delete", "uninstall", "hold", "release", "requeue"} {
 		typed[name] = true
 	}
 	for _, c := range visible(newApp(nil, nil, nil)) {

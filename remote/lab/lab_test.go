@@ -172,9 +172,10 @@ func TestLinkDown(t *testing.T) {
 		t.Errorf("ssh over a cut link: %q", out)
 	}
 	must(t, h.LinkUp())
-	if _, err := ssh(t.Context(), h, "root", "true"); err != nil {
-		t.Errorf("ssh after the link came back: %v", err)
-	}
+	eventually(t, 10*time.Second, "ssh after the link came back", func() bool {
+		_, err := ssh(t.Context(), h, "root", "true")
+		return err == nil
+	})
 }
 
 func TestPowerCut(t *testing.T) {
