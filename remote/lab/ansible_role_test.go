@@ -110,7 +110,7 @@ func TestAnsibleRole(t *testing.T) {
 			t.Errorf("%s: nothing tells who it is: %v", h.Name, r)
 		}
 	}
-	if next := "spoolsweep resume " + ids[0] + " -e @rules.yaml"; r.status != 2 || strings.Count(r.out, "("+next+"); rules of what is spam are wanted") != 2 {
+	if next := "spoolsweep resume " + ids[0] + " -e @rules.yaml"; r.status != 2 || strings.Count(r.out, "("+next+"); rules of what is spam are wanted\"") != 2 {
 		t.Errorf("want %q twice: %v", next, r)
 	}
 	from0, to0 := stops(t, f.hosts[0], ids[0])
