@@ -1,11 +1,13 @@
 package run
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -99,21 +101,19 @@ func TestLedger(t *testing.T) {
 	if err != nil || left.Sums != sums.Sums || left.Removed == nil || time.Since(*left.Removed) > time.Minute {
 		t.Errorf("what is left: %+v, %v, want %+v", left, err, sums.Sums)
 	}
-	if text, err := os.ReadFile(filepath.Join(dir, "journal")); err != nil || strings.Contains(string(text), all[slices.Sorted(keys(all))[0]].ID) {
-		t.Errorf("the journal still names messages: %v", err)
+	text, err := os.ReadFile(filepath.Join(dir, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The results that it keeps name a few samples.
+	text = regexp.MustCompile(`"samples":\[[^\]]*\]`).ReplaceAll(text, nil)
+	for id, e := range all {
+		if bytes.Contains(text, []byte(e.ID)) {
+			t.Errorf("the journal still names %s", id)
+		}
 	}
 	if s, err := h.StateOf(h.postfix(), h.vars, runID); err != nil || s.Phase != Finished || s.Aside != 0 {
 		t.Errorf("state %+v, %v", s, err)
-	}
-}
-
-func keys(all map[string]stage.Entry) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range all {
-			if !yield(k) {
-				return
-			}
-		}
 	}
 }
 
