@@ -205,6 +205,32 @@ func TestDiesAgain(t *testing.T) {
 	}
 }
 
+// disturbed does something whose nth step is disturbed. It says whether there is such
+// a step, and which.
+func disturbed(mode walkMode, n int, do func() error) (reached bool, at string, err error) {
+	now := 0
+	step = func(what string) error {
+		if now++; now == n {
+			at = what
+		}
+		err := mode.at(n, now, what)
+		reached = reached || err != nil
+		return err
+	}
+	defer func() {
+		step = func(string) error { return nil }
+		switch k := recover().(type) {
+		case nil:
+		case killed:
+			reached, err = true, fmt.Errorf("killed at %s", k.at)
+		default:
+			panic(k)
+		}
+	}()
+	err = do()
+	return reached, at, err
+}
+
 func crashAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (reached bool) {
 	var at string
 	t.Run(fmt.Sprint(n), func(t *testing.T) {

@@ -290,24 +290,8 @@ func TestLiveCrashWalk(t *testing.T) {
 							}
 							return err
 						}
-						now, at := 0, ""
-						step = func(what string) error {
-							if now++; now == n {
-								at = what
-							}
-							err := mode.at(n, now, what)
-							reached = reached || err != nil
-							return err
-						}
-						err := func() (err error) {
-							defer func() {
-								if k, is := recover().(killed); is {
-									reached, err = true, fmt.Errorf("killed at %s", k.at)
-								}
-							}()
-							return try()
-						}()
-						step = func(string) error { return nil }
+						is, at, err := disturbed(mode, n, try)
+						reached = is
 						if err != nil {
 							err = try()
 						}

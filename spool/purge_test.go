@@ -506,25 +506,8 @@ func purgeAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (re
 			}
 			return nil
 		}
-		var now int
-		var at string
-		step = func(what string) error {
-			if now++; now == n {
-				at = what
-			}
-			err := mode.at(n, now, what)
-			reached = reached || err != nil
-			return err
-		}
-		err := func() (err error) {
-			defer func() {
-				if k, is := recover().(killed); is {
-					reached, err = true, fmt.Errorf("killed at %s", k.at)
-				}
-			}()
-			return try("undisturbed")
-		}()
-		step = func(string) error { return nil }
+		is, at, err := disturbed(mode, n, func() error { return try("undisturbed") })
+		reached = is
 		whole(fmt.Sprintf("after %v at step %d (%s)", err, n, at))
 		if err := try(fmt.Sprintf("after step %d (%s)", n, at)); err != nil {
 			t.Errorf("step %d (%s), carried on: %v", n, at, err)

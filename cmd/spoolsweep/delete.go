@@ -88,37 +88,15 @@ func deleteAction(c *cli.Context) error {
 	if err := args.Check(); err != nil {
 		return err
 	}
-	check := c.Bool("check")
-	if err := s.mayRemove(c); err != nil && !check {
+	if err := s.mayRemove(c); err != nil && !c.Bool("check") {
 		return err
 	}
-	ctx := c.Context
-	s.Note("", "the live queues %s:", strings.Join(args.Queues, ", "))
-	s.reach(ctx)
-	found := s.removal(ctx, s.members, "delete", "", args)
-	if check {
-		return s.checked(ctx, found)
-	}
-	going, err := s.agreeRemoval(ctx, c, found)
-	if err != nil {
-		s.close()
-		return err
-	}
-	if len(going) == 0 {
-		return s.end(ctx)
-	}
-	s.doc.Run = run.NewID(time.Now())
-	s.Note("", "run %s", s.doc.Run)
-	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
-	ctx, stop := d.attend(ctx)
-	defer stop()
-	s.inTurn(ctx, going, func(m *member) error {
-		err := d.delete(ctx, m, going, *args, found[m].Matched)
-		m.Result = resultOf(m)
-		return err
+	return s.live(c, &liveAct{
+		name: "delete", queues: args.Queues, args: args,
+		begin: func(ctx context.Context, d *driver, m *member, on []*member, expect int64) error {
+			return d.delete(ctx, m, on, *args, expect)
+		},
 	})
-	d.detached()
-	return s.end(ctx)
 }
 
 // onlyRules refuses other variables: a ham rule under a mistyped name would take
