@@ -176,6 +176,11 @@ func eachRecord(f io.Reader, fn func(Record) error) (version int, whole int64, e
 	}
 }
 
+// ErrNewer is that of a journal which only a newer agent understands: whose mail is
+// aside, and whether Postfix was left between stop and start, is known to that one
+// alone.
+var ErrNewer = errors.New("was written by a newer agent")
+
 // versionOf reads the first line of a journal.
 func versionOf(head []byte) (int, error) {
 	number, build, _ := strings.Cut(strings.TrimPrefix(string(head), journalMagic), " ")
@@ -184,7 +189,7 @@ func versionOf(head []byte) (int, error) {
 		return 0, fmt.Errorf("begins with %.40q: no journal", head)
 	}
 	if version > journalVersion {
-		return 0, fmt.Errorf("was written by a newer agent (%.40q, version %d; this one knows 1 to %d): resume with that one", build, version, journalVersion)
+		return 0, fmt.Errorf("%w (%.40q, version %d; this one knows 1 to %d): resume with that one", ErrNewer, build, version, journalVersion)
 	}
 	return version, nil
 }

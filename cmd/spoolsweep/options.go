@@ -531,6 +531,9 @@ func (s *sweep) eachInOrder(members []*member, do func(m *member) (print func(),
 	}
 }
 
+// failed says whether what went before on this host did not go well.
+func (m *member) failed() bool { return m.Status == show.Failed || m.Status == show.Unreachable }
+
 // fail gives a host the status that an error means.
 func (m *member) fail(err error) {
 	if !m.further {

@@ -99,10 +99,13 @@ func putbackAction(c *cli.Context) error {
 		return s.end(ctx)
 	}
 	s.doc.Run = id
-	members := membersOf(s.members, on)
+	members := slices.DeleteFunc(membersOf(s.members, on), (*member).failed)
 	going, err := s.preview(ctx, id, members, args)
 	if err != nil {
 		return err
+	}
+	if len(going) == 0 {
+		return s.end(ctx) // each host has told why not
 	}
 	var sum int64
 	for _, n := range going {
@@ -176,6 +179,9 @@ func (s *sweep) adopt(ctx context.Context, args *stage.AdoptArgs) (id string, er
 		}
 	}
 	s.eachAll(going, func(m *member) error { return d.adopt(ctx, m, names, on[m]) })
+	if !slices.ContainsFunc(going, func(m *member) bool { return !m.failed() }) {
+		return "", nil // each has told why
+	}
 	return id, nil
 }
 

@@ -19,9 +19,9 @@ import (
 // checkLedger looks that the ledger of a run accounts for every message, against
 // an audit that only uses postcat: what it calls left stands aside, and what it
 // calls anything else does not.
-func checkLedger(t *testing.T, h *lab.Host, f *fleet, id string) ([]stage.Entry, stage.Sums) {
+func checkLedger(t *testing.T, h *lab.Host, f *fleet, id string, flags ...string) ([]stage.Entry, stage.Sums) {
 	t.Helper()
-	r := spoolsweep(t, f, "report", id, "--ledger", "-o", "json")
+	r := spoolsweep(t, f, append([]string{"report", id, "--ledger", "-o", "json"}, flags...)...)
 	if r.status != 0 {
 		t.Fatal(r)
 	}

@@ -56,10 +56,8 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 		return err
 	}
 	defer lock.Close()
-	if left, err := e.leftDown(ctx, info.Vars); err != nil {
+	if err := e.leftDown(ctx, info.Vars); err != nil {
 		return err
-	} else if left != "" {
-		return spool.Remedied(fmt.Errorf("run %s was left between stop and start", left), "first spoolsweep resume "+left)
 	}
 	if err := e.makeRuns(info.Vars); err != nil {
 		return err
@@ -134,18 +132,30 @@ func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars) (*os.Fil
 	return nil, err
 }
 
-// leftDown finds a run whose section died with nobody to end it.
-func (e *Env) leftDown(ctx context.Context, v stage.Vars) (string, error) {
+// leftDown is the error of a run whose section died with nobody to end it, if there
+// is one.
+func (e *Env) leftDown(ctx context.Context, v stage.Vars) error {
 	runs, err := e.Runs(ctx, v)
 	if err != nil {
-		return "", err
+		return err
 	}
 	for _, s := range runs {
-		if s.Down && s.Phase != Working {
-			return s.Run, nil
+		if err := s.left(); err != nil {
+			return err
 		}
 	}
-	return "", nil
+	return nil
+}
+
+// left is why no other run may begin, nil if one may.
+func (s *State) left() error {
+	switch {
+	case !s.Down || s.Phase == Working:
+		return nil
+	case s.Stages == 0:
+		return spool.Remedied(fmt.Errorf("run %s may have been left between stop and start: %s", s.Run, s.Error), s.Remedy)
+	}
+	return spool.Remedied(fmt.Errorf("run %s was left between stop and start", s.Run), "spoolsweep resume "+s.Run)
 }
 
 // Handles that a worker and its section inherit.

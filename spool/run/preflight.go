@@ -147,7 +147,11 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		}
 		f.Runs = append(f.Runs, s)
 		if s.Stages == 0 {
-			f.Notes = append(f.Notes, fmt.Sprintf("run %s: %s", s.Run, s.Error))
+			if err := s.left(); err != nil {
+				problem(err.Error(), spool.RemedyOf(err))
+			} else {
+				f.Notes = append(f.Notes, fmt.Sprintf("run %s: %s", s.Run, s.Error))
+			}
 			continue
 		}
 		dir, err := e.dir(v, s.Run)
@@ -161,8 +165,8 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 		for _, set := range sets {
 			owned[set.Aside] = true
 		}
-		if s.Down && s.Phase != Working {
-			problem(fmt.Sprintf("run %s was left between stop and start", s.Run), "spoolsweep resume "+s.Run)
+		if err := s.left(); err != nil {
+			problem(err.Error(), spool.RemedyOf(err))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Counts.SetAside)) {

@@ -217,6 +217,19 @@ func last(dir, stage string, into any) bool {
 	return found != nil && json.Unmarshal(found, into) == nil
 }
 
+// endedWell says whether the last of a run's events is its end, or that it waits: no
+// section of it is left. Events are read by any version, as a controller reads them.
+func endedWell(dir string) (well bool) {
+	err := eachEvent(dir, func(line []byte) error {
+		var e Event
+		var end Ended
+		well = json.Unmarshal(line, &e) == nil && e.Kind == evEnd && e.Index < 0 &&
+			json.Unmarshal(e.Data, &end) == nil && (end.Status == "ok" || end.Status == "waiting")
+		return nil
+	})
+	return well && err == nil
+}
+
 // tailEvery is how often a tail looks for news.
 const tailEvery = 50 * time.Millisecond
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
 	"spoolsweep/spool/stage"
@@ -163,6 +165,73 @@ func TestDamagedRecord(t *testing.T) {
 	}
 	if runs, err := e.Runs(t.Context(), v); err != nil || len(runs) != 0 {
 		t.Errorf("an empty folder: %+v, %v", runs, err)
+	}
+}
+
+// What a newer agent's run has aside is that one's to give back, and nobody else's.
+// Where it has ended, or waits, another may begin; where it may have been left between
+// stop and start, not.
+func TestNewerRun(t *testing.T) {
+	h := newHost(t, 200)
+	h.begin(plan(`{}`))
+	h.rest(Waiting)
+	dir := filepath.Join(h.State(), "runs", runID)
+	text, err := os.ReadFile(dir + "/journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\n")
+	if err := os.WriteFile(dir+"/journal", []byte("spoolsweep-journal 9 later\n"+rest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := h.audited()
+	const newer = "written by a newer agent"
+	look := func() (*State, *Preflight) {
+		t.Helper()
+		runs, err := h.Runs(t.Context(), h.vars)
+		if err != nil || len(runs) != 1 || runs[0].Began.IsZero() || !strings.Contains(runs[0].Error, newer) {
+			t.Fatalf("runs %+v, %v", runs, err)
+		}
+		f, err := h.Preflight(t.Context(), h.vars, plan(rules))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runs[0], f
+	}
+	if s, f := look(); s.Down || len(f.Problems) > 0 || !strings.Contains(strings.Join(f.Notes, "\n"), newer) {
+		t.Errorf("it waits: %+v, %+v", s, f)
+	}
+	counted, err := h.Look(t.Context(), h.vars, stage.Step{Stage: "count"}, "", func(string, any) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, l := range counted.Lines() {
+		told = append(told, l.Text)
+	}
+	if all := strings.Join(told, "\n"); !strings.Contains(all, newer) || strings.Contains(all, "--adopt") || strings.Contains(all, "106") {
+		t.Errorf("count tells\n%s", all)
+	}
+
+	events, err := os.ReadFile(dir + "/events.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(strings.TrimSuffix(string(events), "\n"), "\n")
+	if err := os.WriteFile(dir+"/events.jsonl", []byte(strings.Join(lines[:len(lines)-1], "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, f := look()
+	if !s.Down || len(f.Problems) != 1 || !strings.Contains(f.Problems[0].Message, "may have been left between stop and start") || !strings.Contains(f.Problems[0].Remedy, "up to that version") {
+		t.Errorf("it was cut off: %+v, %+v", s, f)
+	}
+	other := h.info(plan(rules))
+	other.Run = "20990101T000000Z-abcd"
+	if err := h.Begin(t.Context(), other); err == nil || !strings.Contains(err.Error(), runID) || spool.RemedyOf(err) != f.Problems[0].Remedy {
+		t.Errorf("another begins: %v", err)
+	}
+	if now := h.audited(); !cmp.Equal(now, before) {
+		t.Errorf("mail was moved: %s", cmp.Diff(before, now))
 	}
 }
 

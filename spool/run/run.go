@@ -451,11 +451,28 @@ func (e *Env) Runs(ctx context.Context, v stage.Vars) ([]*State, error) {
 			continue // died before its first file was written: nothing was done
 		}
 		if err != nil {
-			s = &State{Run: entry.Name(), Phase: Broken, Error: "its record cannot be read: " + err.Error()}
+			s = unread(filepath.Join(e.state(v), "runs", entry.Name()), err)
 		}
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// unread is what can be told of a run whose record cannot be read; its Stages are 0.
+// Of a newer agent's, Down says that Postfix may have been left between stop and start.
+func unread(dir string, err error) *State {
+	s := &State{Run: filepath.Base(dir), Phase: Broken, Error: "its record cannot be read: " + err.Error()}
+	if info, err := readInfo(dir); err == nil {
+		s.Host, s.Name, s.Began, s.Who = info.Host, info.Name, info.Began, info.Who
+	}
+	if alive(dir) {
+		s.Phase = Working
+	}
+	if errors.Is(err, spool.ErrNewer) {
+		s.Remedy = "bring spoolsweep on this machine up to that version"
+		s.Down = !endedWell(dir)
+	}
+	return s
 }
 
 // historyLimit is how long a history may look for the oldest messages.
@@ -551,7 +568,7 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 			continue
 		}
 		dir := filepath.Join(e.state(v), "runs", entry.Name())
-		r := stage.Record{Run: entry.Name(), Dir: dir, Phase: Broken, Last: func(name string, into any) bool { return last(dir, name, into) }}
+		r := stage.Record{Run: entry.Name(), Dir: dir, Last: func(name string, into any) bool { return last(dir, name, into) }}
 		if err == nil {
 			r.Phase, r.Began, r.Finished = s.Phase, s.Began, s.Phase == Finished
 			r.Hands = func() ([]stage.Hand, error) { return hands(dir, s.Who) }
@@ -561,7 +578,8 @@ func (e *Env) records(p *spool.Postfix, v stage.Vars) ([]stage.Record, error) {
 			r.Sets, err = spool.AsideOf(p, dir)
 		}
 		if err != nil {
-			r.Phase = Broken
+			s := unread(dir, err)
+			r.Phase, r.Began, r.Unread = s.Phase, s.Began, err
 		}
 		all = append(all, r)
 	}

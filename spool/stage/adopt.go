@@ -61,6 +61,9 @@ var adopt = Row{
 			}
 		}
 		for _, r := range others {
+			if errors.Is(r.Unread, spool.ErrNewer) {
+				return nil, spool.Remedied(fmt.Errorf("adopt %s: it may be of run %s, which %w", names[0], r.Run, spool.ErrNewer), "bring spoolsweep on this machine up to that version, and putback "+r.Run)
+			}
 			for _, set := range r.Sets {
 				if r.Run != h.Run && slices.Contains(names, set.Aside) {
 					return nil, fmt.Errorf("adopt %s: it is what run %s has set aside: 'spoolsweep putback %s'", set.Aside, r.Run, r.Run)

@@ -93,6 +93,9 @@ type Waiting struct {
 	Messages int64  `json:"messages"`       // that it has aside
 	Age      int64  `json:"age_seconds"`    // since it began
 	Oldest   int64  `json:"oldest_seconds"` // of its messages
+	// Unread says why more is not known of it, "" where it is: what it has aside is
+	// then told as of no run.
+	Unread string `json:"unread,omitempty"`
 }
 
 // own says whose each set-aside directory is. The run that counts does not tell
@@ -115,6 +118,9 @@ func (c *Counts) own(records []Record, self string, now time.Time) {
 			if left.Contents != nil {
 				w.Oldest = max(w.Oldest, left.Oldest)
 			}
+		}
+		if r.Unread != nil {
+			w.Unread = r.Unread.Error()
 		}
 		if r.Run != self && (w.Messages > 0 || !r.Finished) {
 			c.Runs = append(c.Runs, w)
@@ -169,6 +175,7 @@ func (c *Counts) Lines() []Line {
 	if len(lines) == 0 || c.Level != "" && len(lines) == 1 {
 		lines = append(lines, Line{Label: "all queues", Text: "are empty"})
 	}
+	unread := slices.ContainsFunc(c.Runs, func(r Waiting) bool { return r.Unread != "" })
 	for _, name := range slices.Sorted(maps.Keys(c.SetAside)) {
 		left := c.SetAside[name]
 		more := "of no run that this host knows"
@@ -179,7 +186,7 @@ func (c *Counts) Lines() []Line {
 			more = ""
 		} else {
 			more += ", since " + Age(left.Age)
-			if _, err := spool.ParseAside(name); err == nil && left.Run == "" {
+			if _, err := spool.ParseAside(name); err == nil && left.Run == "" && !unread {
 				more += " ('spoolsweep putback --adopt " + name + "' takes it on)"
 			}
 		}
@@ -191,6 +198,9 @@ func (c *Counts) Lines() []Line {
 			text = "waits for " + Asked(r.Asks)
 		}
 		text = r.Run + " " + text + ", begun " + Age(r.Age) + " ago"
+		if r.Unread != "" {
+			text = r.Run + ": its record cannot be read: " + r.Unread
+		}
 		if r.Messages > 0 {
 			text += ", the oldest of them " + Age(r.Oldest)
 		}

@@ -370,6 +370,7 @@ type Record struct {
 	Dir      string // its folder
 	Began    time.Time
 	Phase    string // see package run
+	Unread   error  // why more than this is not known of it
 	Finished bool
 	Asks     string      // what it waits for
 	Sets     []spool.Set // what it has aside
