@@ -1,9 +1,11 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"spoolsweep/playbooks/ansible"
+	"spoolsweep/remote/lab/needs"
 	"spoolsweep/remote/push"
 )
 
@@ -95,6 +98,9 @@ func TestRelease(t *testing.T) {
 		verify(t, filepath.Join(at, "out"), key)
 		if first == "" {
 			first = string(sums)
+			if runtime.GOOS == "linux" {
+				t.Run("by rpm", func(t *testing.T) { installs(t, filepath.Join(at, "out")) })
+			}
 		} else if string(sums) != first {
 			t.Errorf("built in another place: %s, first %s", sums, first)
 		}
@@ -150,6 +156,99 @@ func verify(t *testing.T, out, key string) {
 		if said, err := check.CombinedOutput(); (err == nil) != good {
 			t.Errorf("verify %q: %v\n%s", text, err, said)
 		}
+	}
+}
+
+// installs has the real rpm install, check and remove the packages below a root of
+// their own, where they have the files that dpkg would bring.
+func installs(t *testing.T, out string) {
+	t.Helper()
+	needs.Program(t, "rpm")
+	needs.Program(t, "dpkg-deb")
+	root := t.TempDir()
+	tool := func(argv ...string) string {
+		t.Helper()
+		if os.Geteuid() != 0 { // rpm changes its root
+			argv = append([]string{"unshare", "--map-root-user"}, argv...)
+		}
+		cmd := exec.Command(argv[0], argv[1:]...)
+		var complaint strings.Builder
+		cmd.Stderr = &complaint
+		said, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s%s", argv, err, said, complaint.String())
+		}
+		return string(said)
+	}
+	rpm := func(args ...string) string {
+		t.Helper()
+		return tool(append([]string{"rpm", "--root", root}, args...)...)
+	}
+	files, err := filepath.Glob(filepath.Join(out, "*.rpm"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	rpm("--initdb")
+	rpm(append([]string{"--install"}, files...)...)
+	if told := rpm("-V", "spoolsweep", "spoolsweep-agent"); told != "" {
+		t.Errorf("it is not as the packages have it: %s", told)
+	}
+	for _, name := range files {
+		debian := tool("dpkg-deb", "--fsys-tarfile", strings.TrimSuffix(name, ".rpm")+".deb")
+		var want []string
+		for r := tar.NewReader(strings.NewReader(debian)); ; {
+			h, err := r.Next()
+			if err != nil {
+				break
+			}
+			if h.Typeflag == tar.TypeReg {
+				want = append(want, strings.Replace(strings.TrimPrefix(h.Name, "."), "/zsh/vendor-completions/", "/zsh/site-functions/", 1))
+			}
+		}
+		got := strings.Fields(rpm("--query", "--package", "--queryformat", `[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]`, name))
+		var here []string
+		for i := 0; i+2 < len(got); i += 3 {
+			if got[i+1] != "root" || !strings.HasSuffix(got[i], "r-x") && !strings.HasSuffix(got[i], "r--") {
+				t.Errorf("%q", got[i:i+3])
+			}
+			if got[i][0] == '-' {
+				here = append(here, got[i+2])
+			}
+		}
+		slices.Sort(want)
+		slices.Sort(here)
+		if len(want) == 0 || !slices.Equal(here, want) {
+			t.Errorf("%s has\n%q, the deb\n%q", filepath.Base(name), here, want)
+		}
+	}
+	conf := filepath.Join(root, "etc/spoolsweep/agent.conf")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := append(text, "# root was here\n"...)
+	if err := os.WriteFile(conf, own, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	rpm(append([]string{"--upgrade", "--replacepkgs"}, files...)...)
+	if now, err := os.ReadFile(conf); err != nil || !bytes.Equal(now, own) {
+		t.Errorf("what root wrote is %q, %v", now, err)
+	}
+	rpm("--erase", "spoolsweep", "spoolsweep-agent")
+	if now, err := os.ReadFile(conf + ".rpmsave"); err != nil || !bytes.Equal(now, own) {
+		t.Errorf("what root wrote is %q, %v, after the package is gone", now, err)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(path, "spoolsweep") && !d.IsDir() && path != conf+".rpmsave" {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "usr/lib/spoolsweep")); err == nil {
+		t.Error("the folder of the agent is left")
 	}
 }
 

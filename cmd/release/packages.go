@@ -36,6 +36,7 @@ type content struct {
 	Source      string `yaml:"src,omitempty"`
 	Destination string `yaml:"dst"`
 	Type        string `yaml:"type,omitempty"`
+	Packager    string `yaml:"packager,omitempty"` // deb or rpm, where it is for one of them
 	Info        info   `yaml:"file_info"`
 }
 
@@ -47,6 +48,13 @@ type info struct {
 
 func file(source, destination string, mode os.FileMode) content {
 	return content{Source: source, Destination: destination, Info: info{mode, "root", "root"}}
+}
+
+// ownFolder is one that goes with the package, and that nobody but root writes to.
+func ownFolder(name string) content {
+	all := file("", name, 0o755)
+	all.Type = "dir"
+	return all
 }
 
 // pages are what every package of the program has beside it: manual pages, what
@@ -72,21 +80,25 @@ func (m *maker) pages(ctx context.Context) ([]content, error) {
 		}
 		all = append(all, file(packed, "/usr/share/man/man1/"+e.Name()+".gz", 0o644))
 	}
-	for shell, place := range map[string]string{
-		"bash": "/usr/share/bash-completion/completions/spoolsweep",
-		"zsh":  "/usr/share/zsh/vendor-completions/_spoolsweep",
-		"fish": "/usr/share/fish/vendor_completions.d/spoolsweep.fish",
+	for _, where := range []struct{ shell, place, packager string }{
+		{"bash", "/usr/share/bash-completion/completions/spoolsweep", ""},
+		{"zsh", "/usr/share/zsh/vendor-completions/_spoolsweep", "deb"},
+		{"zsh", "/usr/share/zsh/site-functions/_spoolsweep", "rpm"},
+		{"fish", "/usr/share/fish/vendor_completions.d/spoolsweep.fish", ""},
 	} {
-		script, err := m.here(ctx, "completion", shell).Output()
+		script, err := m.here(ctx, "completion", where.shell).Output()
 		if err != nil {
 			return nil, err
 		}
-		at, err := m.write("complete."+shell, script)
+		at, err := m.write("complete."+where.shell, script)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, file(at, place, 0o644))
+		one := file(at, where.place, 0o644)
+		one.Packager = where.packager
+		all = append(all, one)
 	}
+	all = append(all, ownFolder("/usr/share/doc/spoolsweep"))
 	for _, name := range []string{"README.md", "CHANGELOG.md", "SECURITY.md", "inventory.example.yaml"} {
 		all = append(all, file(filepath.Join(m.module, name), "/usr/share/doc/spoolsweep/"+name, 0o644))
 	}
@@ -106,7 +118,10 @@ of mail servers at once, and sends them the agent that it needs there.`,
 	a := m.agents[arch]
 	name := "spoolsweep-agent-" + a.sha256
 	texts := map[string]string{"agent.conf": agentConf, "sudoers": strings.ReplaceAll(agentSudoers, "SHA256", a.sha256)}
-	own := []content{file(a.file, path.Join(push.Packaged, name), 0o755)}
+	own := []content{
+		file(a.file, path.Join(push.Packaged, name), 0o755),
+		ownFolder(push.Packaged), ownFolder("/etc/spoolsweep"), ownFolder("/usr/share/doc/spoolsweep-agent"), ownFolder("/usr/share/doc/spoolsweep-agent/examples"),
+	}
 	for base, text := range texts {
 		at, err := m.write(arch+"-"+base, []byte(text))
 		if err != nil {
