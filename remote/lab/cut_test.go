@@ -45,6 +45,19 @@ func sweepAway(t *testing.T, h *lab.Host, more ...string) []string {
 	return append([]string{"run", "backscatter", "-y", "-e", rulesFile(t, floodRules(h))}, more...)
 }
 
+// sweeping begins a run on a host of its own, with the host's variables and the
+// command's flags, and waits until it is where await says.
+func sweeping(t *testing.T, vars string, await func(*testing.T, *lab.Host, string), flags ...string) (h *lab.Host, f *fleet, r *running, id string, messages []lab.Message) {
+	t.Helper()
+	h = hosts(t, 1)[0]
+	f = newFleet(t, []*lab.Host{h}, few, vars)
+	messages = smallFlood(t, h)
+	r = start(t, f, sweepAway(t, h, flags...)...)
+	id = r.run()
+	await(t, h, id)
+	return h, f, r, id, messages
+}
+
 // eventually asks again and again: nothing tells what happens inside a host.
 func eventually(t testing.TB, limit time.Duration, what string, so func() bool) {
 	t.Helper()
@@ -153,12 +166,7 @@ func checkTold(t *testing.T, f *fleet, id string) string {
 
 func TestLinkCutForGood(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h, "--reconnect", "3s", "-T", "2s")...)
-	id := r.run()
-	inStop(t, h, id)
+	h, f, r, id, messages := sweeping(t, slowStop, inStop, "--reconnect", "3s", "-T", "2s")
 	must(t, h.LinkDown())
 	if n := journaled(t, h, id, "starting"); n > 0 {
 		t.Fatal("the link was cut too late for this test")
@@ -186,12 +194,7 @@ func TestLinkCutForGood(t *testing.T) {
 // A link that was silent for so long that both sides gave it up.
 func TestLinkComesBack(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h, "-T", "2s", "-e", "rate=2/s")...) // half a minute
-	id := r.run()
-	inStop(t, h, id)
+	h, f, r, id, messages := sweeping(t, slowStop, inStop, "-T", "2s", "-e", "rate=2/s") // half a minute
 	must(t, h.LinkDown())
 	eventually(t, wire.Lost+10*time.Second, "end of the front", func() bool {
 		fronts, err := h.Pgrep(frontForm)
@@ -213,12 +216,7 @@ func TestLinkComesBack(t *testing.T) {
 // A link that is silent for a moment needs no new one.
 func TestLinkStalls(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h)...)
-	id := r.run()
-	inStop(t, h, id)
+	h, f, r, id, messages := sweeping(t, slowStop, inStop)
 	must(t, h.LinkDown())
 	time.Sleep(4 * time.Second)
 	must(t, h.LinkUp())
@@ -259,12 +257,7 @@ func kill9(t *testing.T, h *lab.Host, forms ...string) {
 // that was lost.
 func TestFrontKilled(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h)...)
-	id := r.run()
-	inStop(t, h, id)
+	h, f, r, id, messages := sweeping(t, slowStop, inStop)
 	kill9(t, h, frontForm)
 	for _, kind := range []string{"starting", "intent"} {
 		awaitJournal(t, h, id, kind, 1)
@@ -281,12 +274,7 @@ func TestFrontKilled(t *testing.T) {
 
 func TestControllerKilled(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h)...)
-	id := r.run()
-	inStop(t, h, id)
+	h, f, r, id, messages := sweeping(t, slowStop, inStop)
 	must(t, r.Process.Kill())
 	r.wait()
 	if n := journaled(t, h, id, "starting"); n > 0 {
@@ -302,12 +290,7 @@ func TestControllerKilled(t *testing.T) {
 
 func TestTwoAdmins(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	first := start(t, f, sweepAway(t, h)...)
-	id := first.run()
-	inStop(t, h, id)
+	h, f, first, id, messages := sweeping(t, slowStop, inStop)
 
 	// Another inventory of the same host, with records elsewhere: one lock all
 	// the same.

@@ -37,12 +37,7 @@ func within(t *testing.T, do func(t *testing.T, h *lab.Host, f *fleet, r *runnin
 	for _, w := range windows {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			h := hosts(t, 1)[0]
-			f := newFleet(t, []*lab.Host{h}, few, w.vars)
-			messages := smallFlood(t, h)
-			r := start(t, f, sweepAway(t, h)...)
-			id := r.run()
-			w.await(t, h, id)
+			h, f, r, id, messages := sweeping(t, w.vars, w.await)
 			do(t, h, f, r, id, messages)
 		})
 	}
@@ -168,12 +163,7 @@ func TestBothKilledUnderSystemd(t *testing.T) {
 // A section that does nothing at all is not waited for.
 func TestSectionStalls(t *testing.T) {
 	t.Parallel()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, slowStop)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h)...)
-	id := r.run()
-	inStop(t, h, id)
+	h, _, r, _, messages := sweeping(t, slowStop, inStop)
 	sections, err := h.Pgrep(sectionForm)
 	must(t, err)
 	for _, pid := range sections {

@@ -99,12 +99,7 @@ func TestAgentsOfTwoVersions(t *testing.T) {
 // killedIn has a run whose worker and section were killed while Postfix was down.
 func killedIn(t *testing.T, w window, flags ...string) (*lab.Host, *fleet, string, []lab.Message) {
 	t.Helper()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few, w.vars)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h, flags...)...)
-	id := r.run()
-	w.await(t, h, id)
+	h, f, r, id, messages := sweeping(t, w.vars, w.await, flags...)
 	kill9(t, h, workerForm, sectionForm)
 	if got := r.wait(); got.status != 2 {
 		t.Fatal(got)
@@ -115,12 +110,8 @@ func killedIn(t *testing.T, w window, flags ...string) (*lab.Host, *fleet, strin
 // killedInRestore has a run whose worker was killed while mail went back.
 func killedInRestore(t *testing.T, flags ...string) (*lab.Host, *fleet, string, []lab.Message) {
 	t.Helper()
-	h := hosts(t, 1)[0]
-	f := newFleet(t, []*lab.Host{h}, few)
-	messages := smallFlood(t, h)
-	r := start(t, f, sweepAway(t, h, append(flags, "-e", "rate=10/s")...)...)
-	id := r.run()
-	awaitJournal(t, h, id, "intent", 2)
+	restoring := func(t *testing.T, h *lab.Host, id string) { awaitJournal(t, h, id, "intent", 2) }
+	h, f, r, id, messages := sweeping(t, "auth_service: none", restoring, append(flags, "-e", "rate=10/s")...)
 	kill9(t, h, workerForm)
 	if got := r.wait(); got.status != 2 {
 		t.Fatal(got)
