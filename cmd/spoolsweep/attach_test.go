@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"regexp"
 	"strings"
@@ -13,7 +14,11 @@ import (
 	"time"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
+	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
 )
 
 // session is a command line at work in this process, with somebody who sits at
@@ -430,4 +435,41 @@ func TestColleagueResumes(t *testing.T) {
 	go first.types("y\ny\ny") // to as many questions as it had, or comes to
 	first.end().want(t, 0, "was answered by "+me())
 	f.audit(t, practice.Place.Aside)
+}
+
+// A host that waited for its turn when it was looked at has been given it by the first
+// laptop when a colleague's resume arrives: it works on the run, and is followed.
+func TestResumeMeetsWork(t *testing.T) {
+	t.Parallel()
+	const id = "20261128T120000Z-ab12"
+	f := fleetOf(t, flooded, "chavez")
+	looks := 0
+	f.servers[0].Lie(greets(func(c wire.Frame, w *wire.Writer, _ io.Writer) {
+		kind, reply := wire.Reply, any(nil)
+		state := &run.State{Run: id, Stages: 2, Phase: run.Waiting, Seen: 1, Ask: &run.AskRecord{Number: 1, Kind: "slot"}}
+		switch c.Kind + c.Name {
+		case "callinstances":
+			reply = []spool.Instance{{Name: spool.DefaultInstance}}
+		case "callruns":
+			if looks++; looks > 1 {
+				state.Phase, state.Ask = run.Working, nil
+			}
+			reply = []*run.State{state}
+		case "callinfo":
+			reply = &run.Info{Run: id, MaxStopped: 1, Steps: []stage.Step{{Stage: "stop"}, {Stage: "start"}}}
+		case "callresume":
+			kind, reply = wire.Error, wire.Fault{Kind: "busy", Message: "another run works"}
+		case "tail":
+			_ = w.Write(wire.Frame{Kind: wire.News, ID: c.ID, Event: &wire.Event{Run: id, Instance: spool.DefaultInstance, Seq: 2, Stage: "", Index: -1, Kind: wire.End, Data: json.RawMessage(`{"status":"ok"}`)}})
+			kind, reply = wire.Rest, &run.State{Run: id, Stages: 2, Next: 2, Phase: run.Finished}
+		default:
+			return
+		}
+		text, err := json.Marshal(reply)
+		if err != nil {
+			panic(err)
+		}
+		_ = w.Write(wire.Frame{Kind: kind, ID: c.ID, Data: text})
+	}))
+	f.spoolsweep("resume", id, "-y").want(t, 0, "chavez | works on the run, and is followed", "chavez | done")
 }

@@ -92,16 +92,24 @@ func resumeAction(c *cli.Context) error {
 	defer stop()
 	s.inTurn(ctx, members, func(m *member) error {
 		if t := turns[m]; t != nil {
-			s.Note(m.Label(), "works on the run, and is followed")
+			s.Note(m.Label(), worksOn)
 			return d.follow(ctx, m, on[m].Seen+1, t)
 		}
 		from := on[m].Seen + 1
 		if asks := on[m].Ask; asks == nil || asks.Kind != "confirm" || requests[m].Steps != nil {
 			err := m.link.Call(ctx, "resume", requests[m], nil)
 			var fault *wire.Fault
-			if errors.As(err, &fault) && fault.Kind == "nothing" {
+			switch {
+			case err == nil:
+			case errors.As(err, &fault) && fault.Kind == "nothing":
 				from = 1 // it only tells again where it stands
-			} else if err != nil {
+			case fault != nil && fault.Kind == "busy" && len(requests[m].Steps) == 0:
+				if t := d.begunMeanwhile(ctx, m); t != nil {
+					s.Note(m.Label(), worksOn)
+					return d.follow(ctx, m, from, t)
+				}
+				return err
+			default:
 				return err
 			}
 		} else {
@@ -146,12 +154,31 @@ func (d *driver) atWork(members []*member, on map[*member]*run.State, requests m
 		return nil
 	}
 	for m, t := range turns {
-		// The slot is answered at the section's first stage, and more begins there.
-		if _, _, section := stage.SectionOf(d.stages[m], on[m].Next); section {
-			t.have(d.slots.occupy())
-		}
+		t.ofNext(on[m].Next)
 	}
 	return turns
+}
+
+// worksOn is told of a host that works on the run.
+const worksOn = "works on the run, and is followed"
+
+// begunMeanwhile is the turn of a host that waited when it was looked at and works on
+// the run now, since the controller before us has just answered it; nil of one where
+// another run works.
+func (d *driver) begunMeanwhile(ctx context.Context, m *member) *turn {
+	var runs []*run.State
+	if err := m.link.Call(ctx, "runs", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+		return nil
+	}
+	for _, r := range runs {
+		if r.Run == d.run && r.Phase == run.Working {
+			m.foreign = true
+			t := &turn{driver: d, m: m}
+			t.ofNext(r.Next)
+			return t
+		}
+	}
+	return nil
 }
 
 // requests resolves the run's playbook again where -e gives new variables.

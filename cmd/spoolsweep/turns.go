@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spoolsweep/spool"
+	"spoolsweep/spool/stage"
 )
 
 // turn is a host's place among those whose Postfix may be down: kept for it from
@@ -51,6 +52,15 @@ func (t *turn) give() bool {
 	defer t.mu.Unlock()
 	t.held, t.given = true, true
 	return true
+}
+
+// ofNext has a place occupied for a host at work that stands before this stage, if its
+// Postfix may be down: the slot is answered at the section's first stage, and more
+// begins there.
+func (t *turn) ofNext(next int) {
+	if _, _, section := stage.SectionOf(t.driver.stages[t.m], next); section {
+		t.have(t.driver.slots.occupy())
+	}
 }
 
 // have is take and give, of a place that the host has already.
