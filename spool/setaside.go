@@ -1,12 +1,12 @@
 package spool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -79,8 +79,13 @@ func (w *Work) Prepare(queues []Queue) (err error) {
 	if err := syncDir(w.root); err != nil {
 		return err
 	}
-	// The fullest queue first: if the section is cut short, the most is done.
-	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.messages, a.messages) })
+	// The fullest queue first, else as they were named: if the section is cut short,
+	// the most is done. Not slices.SortStableFunc, whose code is a five hundredth of
+	// the agent.
+	sort.Slice(all, func(i, k int) bool {
+		a, b := &all[i], &all[k]
+		return a.messages > b.messages || a.messages == b.messages && slices.Index(queues, a.Queue) < slices.Index(queues, b.Queue)
+	})
 	wants := make([]want, len(all))
 	for i, c := range all {
 		wants[i] = c.want
@@ -435,7 +440,7 @@ func Choose(p *Postfix, names []string, warn int64) ([]Queue, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, q := range append([]Queue{Maildrop, Incoming, Active, Deferred}, queues...) {
+	for _, q := range Queues {
 		dir, err := openDir(root, string(q))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -450,11 +455,8 @@ func Choose(p *Postfix, names []string, warn int64) ([]Queue, error) {
 		}
 	}
 	full := auto(count, warn)
-	if len(full) == 0 {
-		return nil, nil
-	}
 	for _, q := range queues {
-		if count[q] > 0 && !slices.Contains(full, q) {
+		if len(full) > 0 && count[q] > 0 && !slices.Contains(full, q) {
 			full = append(full, q)
 		}
 	}

@@ -140,6 +140,8 @@ type sightings struct {
 	// sent, if set, is told of each login, and of each envelope sender of what was
 	// sent by a login or from here; under lock. Counters forget what is rare.
 	sent func(name string)
+	// each, if set, is shown each message instead, under lock.
+	each func(e *queuefile.Envelope, h *headerLines, owner int)
 
 	lock                                  sync.Mutex // guards all below
 	messages                              int64
@@ -186,6 +188,13 @@ func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, 
 			owner := -1
 			if places[m.Place].queue == spool.Maildrop {
 				owner = m.UID
+			}
+			if f.each != nil {
+				f.lock.Lock()
+				defer f.lock.Unlock()
+				f.messages++
+				f.each(e, &headers[w], owner)
+				return nil
 			}
 			var reasons []string
 			if f.reasons != nil && places[m.Place].queue == spool.Deferred {
@@ -276,7 +285,7 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int, reason
 	if owner >= 0 {
 		f.uids.add(strconv.Itoa(owner), 1)
 	}
-	if script := string(bytes.Trim(h.script, " \t")); script != "" {
+	if script := h.originating(); script != "" {
 		f.scripts.add(script, 1)
 		if len(f.scriptOf) < countedValues {
 			f.scriptOf[strings.Clone(sender)] = script
@@ -376,11 +385,7 @@ func (s *Suspects) Lines() []Line {
 		{"uid", s.UIDs}, {"script", s.Scripts}, {"subject", s.Subjects}, {"deferred since", s.Reasons},
 	} {
 		for _, v := range list.values {
-			text := v.Value
-			if v.Name != "" {
-				text += " (" + v.Name + ")"
-			}
-			lines = append(lines, Line{Label: list.label, Number: v.Count, Unit: "messages", Text: text})
+			lines = append(lines, Line{Label: list.label, Number: v.Count, Unit: "messages", Text: v.titled()})
 		}
 	}
 	for _, t := range s.Backscatter {
@@ -594,26 +599,27 @@ func (f *sightings) isLoginOf(name, local, address string) bool {
 	return user == local && (domain == "" || slices.Contains(f.domains, realm) && slices.Contains(f.domains, domain))
 }
 
-// headerLines finds two headers of a message.
+// headerLines finds three headers of a message, the first of each.
 type headerLines struct {
-	subject, script []byte
-	current         *[]byte // continued by a line that begins with a blank
-	inside          bool    // the last piece did not end its line
-	seen            int
-	words           pattern.FieldText
-	decoded         []byte
+	subject, script, received []byte
+	current                   *[]byte // continued by a line that begins with a blank
+	inside                    bool    // the last piece did not end its line
+	seen                      int
+	words                     pattern.FieldText
+	decoded                   []byte
 }
 
 const (
-	subjectHeader = "subject:"
-	scriptHeader  = "x-php-originating-script:"
-	maxHeader     = 64 << 10 // bytes of header that are looked at
+	subjectHeader  = "subject:"
+	scriptHeader   = "x-php-originating-script:"
+	receivedHeader = "received:"
+	maxHeader      = 64 << 10 // bytes of header that are looked at
 )
 
 var errHeaderEnds = errors.New("the header ends")
 
 func (h *headerLines) read(r *queuefile.Reader) error {
-	h.subject, h.script = h.subject[:0], h.script[:0]
+	h.subject, h.script, h.received = h.subject[:0], h.script[:0], h.received[:0]
 	h.current, h.inside, h.seen = nil, false, 0
 	err := r.HeaderBody(h.piece, func([]byte, bool) error { return errHeaderEnds })
 	if errors.Is(err, errHeaderEnds) {
@@ -635,6 +641,8 @@ func (h *headerLines) piece(b []byte, eol bool) error {
 			h.current, b = &h.subject, b[len(subjectHeader):]
 		case len(h.script) == 0 && hasFold(b, scriptHeader):
 			h.current, b = &h.script, b[len(scriptHeader):]
+		case len(h.received) == 0 && hasFold(b, receivedHeader):
+			h.current, b = &h.received, b[len(receivedHeader):]
 		}
 	}
 	if h.current != nil && len(*h.current) < maxSubject {
@@ -661,6 +669,9 @@ func hasFold(b []byte, lower string) bool {
 	}
 	return true
 }
+
+// originating is what PHP says of its script, "" where it says nothing.
+func (h *headerLines) originating() string { return string(bytes.Trim(h.script, " \t")) }
 
 // text is the subject as people read it.
 func (h *headerLines) text() string {
