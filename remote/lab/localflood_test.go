@@ -233,3 +233,60 @@ func TestIncidentOfAScript(t *testing.T) {
 	must(t, byScript(t, h, again))
 	waitDelivered(t, h, len(hams(messages))+1)
 }
+
+// One script is stopped, and other scripts of the same user go on sending; a script
+// that is not stopped is told.
+func TestScriptStopped(t *testing.T) {
+	t.Parallel()
+	h := hosts(t, 1)[0]
+	needs.Program(t, "setpriv")
+	installScript(t, h)
+	n := 0
+	next := func() lab.Message { n++; return scriptSpam(h, 1000+n, 1001+n)[0] }
+	for _, row := range []struct{ stop, undo string }{
+		{"chmod 000 --", "chmod 644 " + webScript},
+		{`f() { mv -- "$1" "$1.stopped"; }; f`, "mv " + webScript + ".stopped " + webScript},
+		{"true", ""},
+	} {
+		f := newFleet(t, []*lab.Host{h}, queueWarn, "stop_source: '"+row.stop+"'")
+		must(t, byScript(t, h, next()))
+		eventually(t, 30*time.Second, "mail of the script in deferred", func() bool { return len(files(t, h, "deferred")) > 0 })
+		args := []string{"-y", "-e", "queues=[deferred]", "-e", "source=" + webScript}
+		id := runIn(t, ends(t, 3, f, append([]string{"run", "local-flood"}, args...)...))
+		err := byScript(t, h, next())
+		if stopped := row.undo != ""; stopped != (err != nil) {
+			t.Errorf("%s: the script's next try: %v", row.stop, err)
+		}
+		other := next()
+		other.Header = []string{"X-PHP-Originating-Script: 33:form.php"}
+		must(t, bySendmail(t, h, "www-data", other))
+		fresh := 1
+		if row.undo == "" {
+			fresh = 2
+		}
+		eventually(t, 30*time.Second, "new mail in deferred", func() bool { return len(files(t, h, "deferred")) == fresh })
+		// Nothing of the flood is known but the script: what else the user sends is
+		// none of it.
+		doc, r := spoolsweepJSON(t, f, "resume", id, "-y", "-e", "watch=1s", "-e", rulesFile(t, "spam: {recipient: nobody}\n# "+row.stop+"\n"))
+		var w stage.Watched
+		if !hostIn(t, doc, h).Latest("watch", &w) {
+			t.Fatal(r)
+		}
+		switch {
+		case row.undo != "" && w.Source != stage.Quiet:
+			t.Errorf("%s: watch: %+v", row.stop, w)
+		case row.undo == "" && (w.Source != stage.Sending || w.Sent != 1 || w.Sources[0].Value != "script mailer.php"):
+			t.Errorf("not stopped: %+v", w)
+		}
+		if row.undo != "" {
+			_, err = h.Run(t.Context(), "sh", "-ec", row.undo)
+			must(t, err)
+			must(t, byScript(t, h, next()))
+		}
+		_, err = h.Run(t.Context(), "sh", "-ec", "postsuper -d ALL deferred; postsuper -d ALL incoming")
+		must(t, err)
+		eventually(t, 30*time.Second, "no mail", func() bool {
+			return len(files(t, h, "deferred"))+len(files(t, h, "active"))+len(files(t, h, "incoming")) == 0
+		})
+	}
+}
