@@ -45,7 +45,7 @@ spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter -u admin -b -K
 spoolsweep run backscatter-deferred -e rate=20/s
-spoolsweep run local-flood -l web1 -e source=www-data
+spoolsweep run local-flood -l chavez -e source=www-data
 spoolsweep run backscatter -l chavez -y --notify mailto:ops@example.org`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
