@@ -277,8 +277,10 @@ func (pb *Playbook) Resolve(host *HostVars, extra *Extra) (*Plan, error) {
 	if plan.Serial, err = r.serial(pb.serial); err != nil {
 		return nil, err
 	}
-	if err := r.account(pb.Used()); err != nil {
-		return nil, err
+	for _, variable := range []string{accountVariable, SourceVariable} {
+		if err := r.names(variable, pb.Used()); err != nil {
+			return nil, err
+		}
 	}
 	for _, e := range pb.stages {
 		step, err := r.step(e)
@@ -294,14 +296,17 @@ func (pb *Playbook) Resolve(host *HostVars, extra *Extra) (*Plan, error) {
 	return plan, nil
 }
 
-// accountVariable is who shall be disabled.
-const accountVariable = "account"
+// Variables of who shall be disabled, and of what else sends and shall be stopped.
+const (
+	accountVariable = "account"
+	SourceVariable  = "source"
+)
 
-// account refuses names that a command could take for something else, wherever
-// the playbook uses them.
-func (r *resolver) account(used []string) error {
-	x, ok := r.vars[accountVariable]
-	if !ok || x.plain == nil || !slices.Contains(used, accountVariable) {
+// names refuses names that a command could take for something else, wherever the
+// playbook uses such a variable.
+func (r *resolver) names(variable string, used []string) error {
+	x, ok := r.vars[variable]
+	if !ok || x.plain == nil || !slices.Contains(used, variable) {
 		return nil
 	}
 	text, err := json.Marshal(x.plain)
@@ -317,9 +322,9 @@ func (r *resolver) account(used []string) error {
 	case err == nil:
 		return nil
 	case x.at != nil:
-		return x.at.Locate(err).In(accountVariable)
+		return x.at.Locate(err).In(variable)
 	}
-	return fmt.Errorf("%s: %w", accountVariable, err)
+	return fmt.Errorf("%s: %w", variable, err)
 }
 
 func (r *resolver) step(e entry) (stage.Step, error) {

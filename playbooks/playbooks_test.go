@@ -80,7 +80,7 @@ func TestShipped(t *testing.T) {
 }
 
 // unset are the host variables of a host of which nothing is said.
-var unset = &HostVars{Values: map[string]any{"disable_account": "", "auth_service": ""}}
+var unset = &HostVars{Values: map[string]any{"disable_account": "", "stop_source": "", "auth_service": ""}}
 
 func extra(t *testing.T, args ...string) *Extra {
 	t.Helper()
@@ -198,7 +198,7 @@ func TestResolveErrors(t *testing.T) {
 		{"for nothing", "  - command: {run: do, for: }", nil, "error p.yaml:8: for: a list, or one word, is wanted: it has no value"},
 		{"an account that is an option", "  - command: {run: do, for: \"{{ .account }}\"}", []string{"account=[ann, --all]"}, `error -e account:1: account: "--all": a command would take a leading - for an option`},
 		{"an account in a line", "  - command: {run: \"do {{ .account }} now\"}", []string{"account=-rf"}, `error -e account:1: account: "-rf": a command would take`},
-		{"an account with a line end", "  - classify: {spam: {sasl_user: \"{{ .account }}\"}}", []string{`{"account": "a\u001bb"}`}, `error -e:1: account: "a\x1bb": control characters are in no account's name`},
+		{"an account with a line end", "  - classify: {spam: {sasl_user: \"{{ .account }}\"}}", []string{`{"account": "a\u001bb"}`}, `error -e:1: account: "a\x1bb": control characters are in no such name`},
 		{"an item in the playbook", "  - command: {run: do, for: [-v]}", nil, `error p.yaml:8: for: for: "-v": a command would take`},
 		{"a service", "  - restart: {service: \"../x y\"}", nil, `[{"stage":"restart","args":{"service":"../x y"}}]`},
 		{"no service", "  - restart: {service: \"a;b\"}", nil, `error p.yaml:8: service: service: "a;b" is neither the name of a service nor a command line`},

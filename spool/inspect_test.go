@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -129,6 +130,8 @@ func TestChoose(t *testing.T) {
 	}{
 		{[]string{"deferred", "incoming", "deferred"}, []Queue{Deferred, Incoming}, ""},
 		{[]string{"auto"}, nil, ""},
+		{[]string{"auto", "maildrop"}, nil, ""},
+		{[]string{"auto", "corrupt"}, nil, "cannot be set aside"},
 		{[]string{"corrupt"}, nil, "cannot be set aside"},
 		{[]string{"defer"}, nil, "no queue"},
 		{[]string{"../etc"}, nil, "no queue"},
@@ -136,6 +139,36 @@ func TestChoose(t *testing.T) {
 		got, err := Choose(h.p, row.names, 500)
 		if !slices.Equal(got, row.want) || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
 			t.Errorf("%v: got %v, %v", row.names, got, err)
+		}
+	}
+}
+
+// What is named beside auto goes with the full queues, if it holds anything, and
+// stays where no queue is full.
+func TestChooseBeside(t *testing.T) {
+	for _, row := range []struct {
+		maildrop, incoming int
+		names              []string
+		want               []Queue
+	}{
+		{1, 3, []string{"auto", "maildrop"}, []Queue{Incoming, Active, Maildrop}},
+		{1, 3, []string{"maildrop", "Auto"}, []Queue{Incoming, Active, Maildrop}},
+		{1, 3, []string{"auto", "maildrop", "hold"}, []Queue{Incoming, Active, Maildrop}},
+		{1, 3, []string{"auto"}, []Queue{Incoming, Active}},
+		{0, 3, []string{"auto", "maildrop"}, []Queue{Incoming, Active}},
+		{3, 3, []string{"auto", "maildrop"}, []Queue{Maildrop, Incoming, Active}},
+		{3, 0, []string{"auto", "incoming"}, []Queue{Maildrop}},
+		{2, 2, []string{"auto", "maildrop"}, nil},
+	} {
+		h := newHost(t, nil, 0)
+		for i := range row.maildrop {
+			h.write("maildrop", fmt.Sprintf("AAAAA%d", i), "x", 0o744)
+		}
+		for i := range row.incoming {
+			h.write("incoming", fmt.Sprintf("BBBBB%d", i), "x", 0o700)
+		}
+		if got, err := Choose(h.p, row.names, 2); err != nil || !slices.Equal(got, row.want) {
+			t.Errorf("%+v: got %v, %v", row, got, err)
 		}
 	}
 }

@@ -164,7 +164,7 @@ func system(ctx context.Context, postfix string, value map[string]string, of Ins
 	if p.BounceLifetime, err = days(value["bounce_queue_lifetime"]); err != nil {
 		return nil, Remedied(fmt.Errorf("bounce_queue_lifetime: %w", err), mend(of.Directory))
 	}
-	if p.Owner, err = uidOf(ctx, value["mail_owner"]); err != nil {
+	if p.Owner, err = UserID(ctx, value["mail_owner"]); err != nil {
 		return nil, Remedied(fmt.Errorf("mail_owner: %w", err), mend(of.Directory))
 	}
 	for _, list := range settingNames[len(settingNames)-6:] {
@@ -301,8 +301,8 @@ func UserName(uid string) string {
 	return ""
 }
 
-// uidOf asks id(1) for an account that is not in /etc/passwd.
-func uidOf(ctx context.Context, name string) (int, error) {
+// UserID is the uid of a user. It asks id(1) for one that is not in /etc/passwd.
+func UserID(ctx context.Context, name string) (int, error) {
 	if a := account(accountName, name); a != nil {
 		return strconv.Atoi(a[accountUID])
 	}

@@ -159,21 +159,28 @@ func TestCommandNotInPlan(t *testing.T) {
 }
 
 func TestSourceOf(t *testing.T) {
-	for _, tt := range []struct{ stage, args, want string }{
-		{"count", `{}`, "source not stopped: this run disables no account"},
-		{"command", `{"run": "id"}`, "source not stopped: this run disables no account"},
-		{"command", `{"run": "usermod -L --", "for": []}`, "source not stopped: no account is named (-e account=NAME)"},
-		{"command", `{"run": "", "for": ["ann"]}`, "source not stopped: the host variable disable_account names no command"},
-		{"command", `{"run": "usermod -L --", "for": ["ann", "o'hara"]}`, `source: would run: usermod -L -- ann|source: would run: usermod -L -- 'o'\''hara'`},
-		{"command", `{"run": "x", "for": ["ann"], "on": "controller"}`, "source: would run on this machine: x ann"},
+	for _, tt := range []struct {
+		stage, args string
+		submits     bool
+		want        string
+	}{
+		{"count", `{}`, false, "source not stopped: this run disables no account"},
+		{"command", `{"run": "id"}`, false, "source not stopped: this run disables no account"},
+		{"command", `{"run": "usermod -L --", "for": []}`, false, "source not stopped: no account is named (-e account=NAME)"},
+		{"command", `{"run": "", "for": ["ann"]}`, false, "source not stopped: the host variable disable_account names no command"},
+		{"command", `{"run": "usermod -L --", "for": ["ann", "o'hara"]}`, false, `source: would run: usermod -L -- ann|source: would run: usermod -L -- 'o'\''hara'`},
+		{"command", `{"run": "x", "for": ["ann"], "on": "controller"}`, false, "source: would run on this machine: x ann"},
+		{"command", `{"run": "stop --", "for": []}`, true, "source not stopped: neither a user nor a script is named (-e source=NAME)"},
+		{"command", `{"run": "", "for": ["www-data"]}`, true, "source not stopped: the host variable stop_source names no command"},
+		{"command", `{"run": "stop --", "for": ["www-data"]}`, true, "source: would run: stop -- www-data"},
 	} {
-		got := strings.Join(sourceOf([]stage.Step{{Stage: tt.stage, Args: json.RawMessage(tt.args)}}), "|")
+		got := strings.Join(sourceOf([]stage.Step{{Stage: tt.stage, Args: json.RawMessage(tt.args)}}, tt.submits), "|")
 		if !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%s %s: got %q, want %q", tt.stage, tt.args, got, tt.want)
 		}
 	}
 	hidden := stage.Step{Stage: "command", Args: json.RawMessage(`{"run": "x hush", "for": ["ann"]}`), NoLog: true}
-	if got := sourceOf([]stage.Step{hidden}); len(got) != 1 || strings.Contains(got[0], "hush") {
+	if got := sourceOf([]stage.Step{hidden}, false); len(got) != 1 || strings.Contains(got[0], "hush") {
 		t.Errorf("no_log: got %q", got)
 	}
 }

@@ -377,7 +377,7 @@ func (d *driver) whatNext(ctx context.Context) {
 	}
 	if len(kinds["rules"]) > 0 {
 		d.Alert("", "next: find rules       spoolsweep suggest --aside %s%s", d.run, d.again)
-		d.Alert("", "      or try your own  spoolsweep classify --aside %s -m %s%s", d.run, ruleFor(biggest), d.again)
+		d.Alert("", "      or try your own  spoolsweep classify --aside %s %s%s", d.run, ruleFor(biggest), d.again)
 		d.Alert("", "      then apply them  spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
 		d.Alert("", "                       (suggest -o yaml prints a rules.yaml; what one looks like: spoolsweep run --help)")
 	}
@@ -442,14 +442,18 @@ func messages(n int64) string {
 	return humanize.Comma(n) + " messages"
 }
 
-// ruleFor is the -m argument that catches a source. Its value comes from mail:
-// what is not plain is left for the admin to type.
+// ruleFor are the arguments that have classify try a rule for a source: of an address
+// to which bounces come back the bounces alone, and not what is written to it. Its
+// value comes from mail: what is not plain is left for the admin to type.
 func ruleFor(s stage.Source) string {
 	field := map[string]string{"login": "sasl_user", "sender": "sender", "client": "client", "bounces-to": "recipient"}[s.Kind]
-	if field == "" || s.Value == "" || len(s.Value) > 100 || strings.ContainsAny(s.Value, "*/") || shellWord(s.Value) != s.Value {
-		return "sasl_user:ACCOUNT"
+	switch {
+	case field == "" || s.Value == "" || len(s.Value) > 100 || strings.ContainsAny(s.Value, "*/") || shellWord(s.Value) != s.Value:
+		return "-m sasl_user:ACCOUNT"
+	case s.Kind == "bounces-to":
+		return fmt.Sprintf(`-e '{spam: {all: [{sender: "<>"}, {recipient: "%s"}]}}'`, s.Value)
 	}
-	return field + ":" + s.Value
+	return "-m " + field + ":" + s.Value
 }
 
 // patience is for how long nothing happens on any host before a controller that

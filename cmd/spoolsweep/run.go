@@ -45,6 +45,7 @@ spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter -u admin -b -K
 spoolsweep run backscatter-deferred -e rate=20/s
+spoolsweep run local-flood -l chavez -e source=www-data
 spoolsweep run backscatter -l chavez -y --notify mailto:ops@example.org`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
@@ -72,6 +73,11 @@ Variables of the shipped ones, for -e: account (disabled first, by the host
 variable disable_account, unless it sent nothing and is only forged),
 require_source_stopped, force_account (also that one), queues, spam, ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
 max_stopped.
+
+local-flood is for what scripts of a web server, or users of the host, submit by
+sendmail(1): it has source instead of account, a user or a script as suspects names
+it, or a list, each of which the host variable stop_source stops; and it sets maildrop
+aside with the full queues, whatever that holds.
 
 A run without rules waits once mail flows again and the flood is aside. On a
 terminal it proposes rules, shows what they would do, has them edited (VISUAL,
@@ -367,7 +373,7 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 		names = append(names, step.Stage)
 	}
 	s.Note("", "plan: %s (%s)", show.Clean(pb.Title), strings.Join(names, ", "))
-	for _, note := range s.sourceNotes(plans) {
+	for _, note := range s.sourceNotes(pb, plans) {
 		s.Note(note.host, "%s", show.Clean(note.text))
 	}
 	if max := plans[s.members[0]].MaxStopped; max > 0 && len(s.members) > max {
@@ -424,10 +430,10 @@ type hostNote struct{ host, text string }
 
 // sourceNotes tell whether and how the plans stop the source: what all hosts
 // have in common once.
-func (s *sweep) sourceNotes(plans map[*member]*playbooks.Plan) []hostNote {
+func (s *sweep) sourceNotes(pb *playbooks.Playbook, plans map[*member]*playbooks.Plan) []hostNote {
 	var notes []hostNote
 	for _, m := range s.members {
-		for _, text := range sourceOf(plans[m].Steps) {
+		for _, text := range sourceOf(plans[m].Steps, slices.Contains(pb.Variables(), playbooks.SourceVariable)) {
 			notes = append(notes, hostNote{m.Label(), text})
 		}
 	}
@@ -449,8 +455,13 @@ func (s *sweep) sourceNotes(plans map[*member]*playbooks.Plan) []hostNote {
 	return merged
 }
 
-// sourceOf tells what a plan runs to stop the source.
-func sourceOf(steps []stage.Step) []string {
+// sourceOf tells what a plan runs to stop the source, which is an account, or what
+// submits mail on the host.
+func sourceOf(steps []stage.Step, submits bool) []string {
+	who, variable, missing := "no account is named", "-e account=NAME", "disable_account"
+	if submits {
+		who, variable, missing = "neither a user nor a script is named", "-e source=NAME", "stop_source"
+	}
 	var notes []string
 	var found bool
 	for _, step := range steps {
@@ -461,9 +472,9 @@ func sourceOf(steps []stage.Step) []string {
 		found = true
 		switch why := args.Idle(); {
 		case len(args.For) == 0:
-			notes = append(notes, "source not stopped: no account is named (-e account=NAME); do that first where one is known")
+			notes = append(notes, "source not stopped: "+who+" ("+variable+"); do that first where one is known")
 		case why != "":
-			notes = append(notes, "source not stopped: the host variable disable_account names no command for it")
+			notes = append(notes, "source not stopped: the host variable "+missing+" names no command for it")
 		case step.NoLog:
 			notes = append(notes, "source: would run a command that is not shown (no_log)")
 		default:

@@ -12,8 +12,8 @@ import (
 	"spoolsweep/spool"
 )
 
-// Queues are names of queues, or "auto". In a playbook it is a word, words with
-// commas, or a list.
+// Queues are names of queues, or "auto", or both. In a playbook it is a word, words
+// with commas, or a list.
 type Queues []string
 
 // UnmarshalJSON takes a string or a list of strings.
@@ -40,10 +40,7 @@ func (q Queues) check() error {
 	}
 	for _, name := range q {
 		if strings.EqualFold(name, "auto") {
-			if len(q) > 1 {
-				return errors.New("auto stands alone")
-			}
-			return nil
+			continue
 		}
 		if _, err := spool.ParseQueue(name); err != nil {
 			return err

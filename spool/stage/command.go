@@ -38,7 +38,7 @@ const (
 	onController = "controller"
 )
 
-// Check refuses items that are no account's name.
+// Check refuses items that are no name of an account, or of a source.
 func (a *CommandArgs) Check() error {
 	if a.On != onHost && a.On != onController {
 		return fmt.Errorf("on: %.40q is neither host nor controller", a.On)
@@ -60,17 +60,17 @@ func (a *CommandArgs) OnController() bool { return a.On == onController }
 // maxAccount is longer than any login, and shorter than what no shell takes.
 const maxAccount = 1024
 
-// CheckAccount refuses the name of an account that a command could take for
-// something else.
+// CheckAccount refuses the name of an account, or of what else sends, that a command
+// could take for something else.
 func CheckAccount(name string) error {
 	bad := func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
 	switch {
 	case name == "":
-		return errors.New("an account without a name")
+		return errors.New("an empty name")
 	case len(name) > maxAccount:
 		return fmt.Errorf("%.40q...: longer than %d bytes", name, maxAccount)
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, bad):
-		return fmt.Errorf("%q: control characters are in no account's name", name)
+		return fmt.Errorf("%q: control characters are in no such name", name)
 	case strings.HasPrefix(name, "-"):
 		return fmt.Errorf("%q: a command would take a leading - for an option", name)
 	}

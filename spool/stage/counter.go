@@ -14,6 +14,14 @@ type Value struct {
 	Name  string `json:"name,omitempty"` // of a uid
 }
 
+// titled is the value with its name.
+func (v *Value) titled() string {
+	if v.Name == "" {
+		return v.Value
+	}
+	return v.Value + " (" + v.Name + ")"
+}
+
 // larger sorts values, the most frequent first.
 func (v Value) larger(o Value) int {
 	return cmp.Or(cmp.Compare(o.Count, v.Count), cmp.Compare(v.Value, o.Value))

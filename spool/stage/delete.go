@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
@@ -20,7 +21,7 @@ type DeleteArgs struct {
 // Check compiles the rules. That there are some is looked at by the stage.
 func (a *DeleteArgs) Check() error {
 	for _, name := range a.Queues {
-		if name == "auto" {
+		if strings.EqualFold(name, "auto") {
 			return errors.New("queues are named where mail is deleted: auto is not one")
 		}
 	}

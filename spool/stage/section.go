@@ -53,7 +53,7 @@ func (s *Stopped) Lines() []Line {
 
 // SetAsideArgs are the arguments of set-aside.
 type SetAsideArgs struct {
-	Queues Queues `json:"queues" doc:"auto: each that holds more than queue_warn messages; or names, of maildrop, incoming, active, deferred, hold"`
+	Queues Queues `json:"queues" doc:"auto: each that holds more than queue_warn messages; or names, of maildrop, incoming, active, deferred, hold; with auto these too, if they hold any, where a queue is that full"`
 }
 
 // Check refuses what cannot be set aside.

@@ -290,6 +290,7 @@ type Vars struct {
 	StateDirectory string        `json:"state_directory,omitempty"`
 	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
 	DisableAccount string        `json:"disable_account,omitempty"`
+	StopSource     string        `json:"stop_source,omitempty"`
 	AuthService    string        `json:"auth_service,omitempty"`
 }
 

@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/maillog"
-	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/queuefile"
 )
 
@@ -140,6 +138,8 @@ type sightings struct {
 	// sent, if set, is told of each login, and of each envelope sender of what was
 	// sent by a login or from here; under lock. Counters forget what is rare.
 	sent func(name string)
+	// each, if set, is shown each message instead, under lock.
+	each func(e *queuefile.Envelope, h *headerLines, owner int)
 
 	lock                                  sync.Mutex // guards all below
 	messages                              int64
@@ -186,6 +186,13 @@ func (f *sightings) read(ctx context.Context, p *spool.Postfix, places []place, 
 			owner := -1
 			if places[m.Place].queue == spool.Maildrop {
 				owner = m.UID
+			}
+			if f.each != nil {
+				f.lock.Lock()
+				defer f.lock.Unlock()
+				f.messages++
+				f.each(e, &headers[w], owner)
+				return nil
 			}
 			var reasons []string
 			if f.reasons != nil && places[m.Place].queue == spool.Deferred {
@@ -276,7 +283,7 @@ func (f *sightings) add(e *queuefile.Envelope, h *headerLines, owner int, reason
 	if owner >= 0 {
 		f.uids.add(strconv.Itoa(owner), 1)
 	}
-	if script := string(bytes.Trim(h.script, " \t")); script != "" {
+	if script := h.originating(); script != "" {
 		f.scripts.add(script, 1)
 		if len(f.scriptOf) < countedValues {
 			f.scriptOf[strings.Clone(sender)] = script
@@ -376,11 +383,7 @@ func (s *Suspects) Lines() []Line {
 		{"uid", s.UIDs}, {"script", s.Scripts}, {"subject", s.Subjects}, {"deferred since", s.Reasons},
 	} {
 		for _, v := range list.values {
-			text := v.Value
-			if v.Name != "" {
-				text += " (" + v.Name + ")"
-			}
-			lines = append(lines, Line{Label: list.label, Number: v.Count, Unit: "messages", Text: text})
+			lines = append(lines, Line{Label: list.label, Number: v.Count, Unit: "messages", Text: v.titled()})
 		}
 	}
 	for _, t := range s.Backscatter {
@@ -592,78 +595,4 @@ func (f *sightings) isLoginOf(name, local, address string) bool {
 	user, realm, _ := strings.Cut(name, "@")
 	_, domain, _ := strings.Cut(address, "@")
 	return user == local && (domain == "" || slices.Contains(f.domains, realm) && slices.Contains(f.domains, domain))
-}
-
-// headerLines finds two headers of a message.
-type headerLines struct {
-	subject, script []byte
-	current         *[]byte // continued by a line that begins with a blank
-	inside          bool    // the last piece did not end its line
-	seen            int
-	words           pattern.FieldText
-	decoded         []byte
-}
-
-const (
-	subjectHeader = "subject:"
-	scriptHeader  = "x-php-originating-script:"
-	maxHeader     = 64 << 10 // bytes of header that are looked at
-)
-
-var errHeaderEnds = errors.New("the header ends")
-
-func (h *headerLines) read(r *queuefile.Reader) error {
-	h.subject, h.script = h.subject[:0], h.script[:0]
-	h.current, h.inside, h.seen = nil, false, 0
-	err := r.HeaderBody(h.piece, func([]byte, bool) error { return errHeaderEnds })
-	if errors.Is(err, errHeaderEnds) {
-		return nil
-	}
-	return err
-}
-
-func (h *headerLines) piece(b []byte, eol bool) error {
-	continues := h.inside || len(b) > 0 && (b[0] == ' ' || b[0] == '\t')
-	h.inside = !eol
-	if h.seen += len(b); h.seen > maxHeader {
-		return errHeaderEnds
-	}
-	if !continues {
-		h.current = nil
-		switch {
-		case len(h.subject) == 0 && hasFold(b, subjectHeader):
-			h.current, b = &h.subject, b[len(subjectHeader):]
-		case len(h.script) == 0 && hasFold(b, scriptHeader):
-			h.current, b = &h.script, b[len(scriptHeader):]
-		}
-	}
-	if h.current != nil && len(*h.current) < maxSubject {
-		*h.current = append(*h.current, b[:min(len(b), maxSubject)]...)
-	}
-	return nil
-}
-
-// maxSubject bounds what is kept of a header while it is read.
-const maxSubject = 1000
-
-func hasFold(b []byte, lower string) bool {
-	if len(b) < len(lower) {
-		return false
-	}
-	for i := range len(lower) {
-		c := b[i]
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// text is the subject as people read it.
-func (h *headerLines) text() string {
-	h.decoded = h.words.Append(h.decoded[:0], bytes.Trim(h.subject, " \t"))
-	return string(h.decoded)
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +42,7 @@ func (a *Accounts) UnmarshalJSON(text []byte) error {
 type WatchArgs struct {
 	For     Duration `json:"for" doc:"time since the start of Postfix; 0: not at all"`
 	Account Accounts `json:"account,omitempty" doc:"whose logins are looked for, beside what the rules took"`
+	Source  Items    `json:"source,omitzero" doc:"users, uids and scripts whose mail submitted on the host is looked for, beside what the rules took"`
 	// RequireStopped fails the run, with its mail aside, while the source sends.
 	RequireStopped bool `json:"require_source_stopped,omitempty" doc:"where the source still sends the run ends"`
 }
@@ -74,8 +74,9 @@ var watch = Row{
 		for _, account := range args.Account {
 			sources.accounts = append(sources.accounts, strings.ToLower(account))
 		}
-		if len(sources.accounts)+len(sources.senders)+len(sources.clients) == 0 {
-			return &Watched{Sources: []Value{}, Source: Unknown, Why: "no account is named, and what the rules took has no source that stands out"}, nil
+		sources.name(ctx, args.Source)
+		if len(sources.accounts)+len(sources.senders)+len(sources.clients)+len(sources.local) == 0 {
+			return &Watched{Sources: []Value{}, Source: Unknown, Why: "nobody is named, and what the rules took has no source that stands out"}, nil
 		}
 		if !h.sleepUntil(ctx, started.At.Add(time.Duration(args.For))) {
 			return nil, fmt.Errorf("watch: %w", context.Cause(ctx))
@@ -91,12 +92,15 @@ var watch = Row{
 			emit("warn", map[string]string{"message": "it is not known whether the source still sends: " + err.Error()})
 			return &Watched{Sources: []Value{}, Source: Unknown, Why: "the mail log could not be read"}, nil
 		}
+		if err := w.queues(ctx, h, started.At, emit); err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
 		r := w.result()
 		if r.Source == Sending && args.RequireStopped {
 			return r, spool.Remedied(fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back", r.Sources[0].Value), "stop it, then spoolsweep resume "+h.Run)
 		}
 		if r.Source == Sending {
-			emit("warn", map[string]string{"message": "the source still sends: " + r.Sources[0].Value})
+			emit("warn", map[string]string{"message": "the source still sends: " + r.Sources[0].titled()})
 		}
 		return r, nil
 	},
@@ -127,7 +131,7 @@ func (w *Watched) Lines() []Line {
 	}
 	lines := []Line{{Label: "the source still sends", Number: w.Sent, Unit: "messages"}}
 	for _, v := range w.Sources {
-		lines = append(lines, Line{Label: "new", Number: v.Count, Unit: "messages", Text: v.Value})
+		lines = append(lines, Line{Label: "new", Number: v.Count, Unit: "messages", Text: v.titled()})
 	}
 	return lines
 }
@@ -153,6 +157,7 @@ func (h *Host) sleepUntil(ctx context.Context, at time.Time) bool {
 // sources are where the spam of a run came from.
 type sources struct {
 	accounts, senders, clients []string
+	local                      []string // uids and scripts
 }
 
 const (
@@ -162,7 +167,8 @@ const (
 	sourceShare = 20
 )
 
-// spamSources are the logins, senders and clients of what the rules took. To
+// spamSources are the logins, senders, clients, uids and scripts of what the rules
+// took. To
 // whom bounces come back is none of them: others send those, for days.
 func (h *Host) spamSources(ctx context.Context) (*sources, error) {
 	s := &sources{}
@@ -183,10 +189,20 @@ func (h *Host) spamSources(ctx context.Context) (*sources, error) {
 		return nil, err
 	}
 	t := newTally(h.Postfix.Networks)
-	if err := h.envelopes(ctx, chosen, func(m spool.Mail, e *queuefile.Envelope) { t.add(m.Aside, m.ID, e) }); err != nil {
+	local := counter{}
+	if err := h.envelopes(ctx, chosen, func(m spool.Mail, e *queuefile.Envelope, header *headerLines, owner int) {
+		t.add(m.Aside, m.ID, e)
+		local.addLocal(e, header, owner)
+	}); err != nil {
 		return nil, err
 	}
-	for _, source := range t.over(int64(len(chosen)) / sourceShare) {
+	limit := int64(len(chosen)) / sourceShare
+	for source, n := range local {
+		if *n > limit {
+			s.local = append(s.local, source)
+		}
+	}
+	for _, source := range t.over(limit) {
 		switch source.Kind {
 		case "login":
 			s.accounts = append(s.accounts, source.Value)
@@ -199,10 +215,12 @@ func (h *Host) spamSources(ctx context.Context) (*sources, error) {
 	return s, nil
 }
 
-// envelopes reads those of some messages that are aside; what is not there any
-// more, or not whole, is passed over.
-func (h *Host) envelopes(ctx context.Context, list []spool.Mail, fn func(spool.Mail, *queuefile.Envelope)) error {
+// envelopes reads those of some messages that are aside, with the header; what is not
+// there any more, or not whole, is passed over. owner is who submitted a file of
+// maildrop, else -1.
+func (h *Host) envelopes(ctx context.Context, list []spool.Mail, fn func(m spool.Mail, e *queuefile.Envelope, header *headerLines, owner int)) error {
 	var r queuefile.Reader
+	var header headerLines
 	var f spool.MailFile
 	defer f.Close()
 	for _, m := range list {
@@ -221,9 +239,14 @@ func (h *Host) envelopes(ctx context.Context, list []spool.Mail, fn func(spool.M
 		if err != nil || !s.Regular() || s.Inode != m.Inode {
 			continue
 		}
-		r.Reset(&f, s.Size, strings.HasPrefix(m.Aside, string(spool.Maildrop)))
+		owner := -1
+		if strings.HasPrefix(m.Aside, string(spool.Maildrop)) {
+			owner = s.UID
+		}
+		r.Reset(&f, s.Size, owner >= 0)
 		if e, err := r.Envelope(); err == nil {
-			fn(m, e)
+			_ = header.read(&r) // what is wrong with the content is no matter here
+			fn(m, e, &header, owner)
 		}
 	}
 	return nil
@@ -236,6 +259,9 @@ type watching struct {
 	// of other ids qmgr tells because they are tried again.
 	fresh map[string]bool
 	sent  counter
+	// byScript are those of sent that are queued. The log, which has no scripts, may
+	// tell of them too.
+	byScript int64
 }
 
 // freshKept bounds the messages that are waited for.
@@ -252,9 +278,7 @@ func (w *watching) add(e *maillog.Event) error {
 	case maillog.Client:
 		w.client(e)
 	case maillog.Local:
-		if sender := strings.ToLower(string(e.Sender)); slices.Contains(w.senders, sender) {
-			w.sent.add("sender "+sender+", submitted by uid "+strconv.Itoa(e.UID), e.Times)
-		}
+		w.submitted(e)
 	case maillog.Queued:
 		if sender := strings.ToLower(string(e.Sender)); w.fresh[string(e.ID)] && slices.Contains(w.senders, sender) {
 			w.sent.add("sender "+sender, 1)
@@ -267,7 +291,14 @@ func (w *watching) add(e *maillog.Event) error {
 func (w *watching) client(e *maillog.Event) {
 	if slices.Contains(w.clients, string(e.Address)) {
 		w.sent.add("client "+string(e.Address), e.Times)
-	} else if len(w.senders) > 0 && len(w.fresh) < freshKept {
+	} else {
+		w.wait(e)
+	}
+}
+
+// wait has the sender looked at when qmgr tells it.
+func (w *watching) wait(e *maillog.Event) {
+	if len(w.senders) > 0 && len(w.fresh) < freshKept {
 		w.fresh[string(e.ID)] = true
 	}
 }
@@ -287,6 +318,12 @@ func (w *watching) result() *Watched {
 	r := &Watched{Sources: w.sent.top(sourcesShown), Source: Quiet}
 	for _, n := range w.sent {
 		r.Sent += *n
+	}
+	r.Sent = max(r.Sent-w.byScript, w.byScript)
+	for i := range r.Sources {
+		if uid, ok := strings.CutPrefix(r.Sources[i].Value, kindUID); ok {
+			r.Sources[i].Name = spool.UserName(uid)
+		}
 	}
 	if r.Sent > 0 {
 		r.Source = Sending

@@ -17,6 +17,7 @@ var hostDocs = map[string]string{
 	"postfix_start":            "likewise",
 	"postfix_status":           "exit 0 means that it runs; of several MAIL_CONFIG names the one that is meant",
 	"disable_account":          "command; the account becomes its last argument",
+	"stop_source":              "command that stops a script or a user who floods; that becomes its last argument",
 	"auth_service":             "restarted after that: a service, a command, none; auto: saslauthd where it is active",
 	"mail_log":                 "a file, or journal; default: maillog_file, else this, else the journal",
 	"queue_warn":               "a queue with more messages than this is full",

@@ -81,15 +81,15 @@ const (
 
 // queueNames are words, or words with commas.
 func queueNames() Schema {
-	var names []string
+	names := []string{"auto"}
 	for _, q := range spool.Queues {
 		if _, err := spool.ParseQueue(string(q)); err == nil {
 			names = append(names, string(q))
 		}
 	}
 	one := `\s*(` + strings.Join(names, "|") + `)\s*`
-	word := Schema{"type": "string", "pattern": `^(\s*auto\s*|` + one + `(,` + one + `)*)$`}
-	return anyOf(enum(append([]string{"auto"}, names...)...), word, Schema{"type": "array", "minItems": 1, "items": enum(append([]string{"auto"}, names...)...)})
+	word := Schema{"type": "string", "pattern": `^` + one + `(,` + one + `)*$`}
+	return anyOf(enum(names...), word, Schema{"type": "array", "minItems": 1, "items": enum(names...)})
 }
 
 // read are the types that read their own JSON, and what they take.

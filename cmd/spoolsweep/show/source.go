@@ -170,7 +170,11 @@ func (m *pageMaker) watched(w *stage.Watched) string {
 	text := "the source still sent " + many(w.Sent, "message") + " after Postfix was started"
 	var from []string
 	for _, v := range w.Sources[:min(len(w.Sources), listed/4)] {
-		from = append(from, m.text(v.Value)+" "+comma(v.Count))
+		value := m.text(v.Value)
+		if v.Name != "" {
+			value += " (" + Clean(m.mask.login(v.Name)) + ")"
+		}
+		from = append(from, value+" "+comma(v.Count))
 	}
 	if len(from) > 0 {
 		text += ": " + strings.Join(from, ", ")

@@ -82,8 +82,13 @@ func (m *pageMaker) todo() []todo {
 			add("Stop the source on " + Clean(s.Label()) + ", which still sent " + many(w.Sent, "message") + " after Postfix was started")
 		}
 	}
-	if names, _ := in(func(s *Story) bool { return m.facts[s].sourceRuns() }); len(names) > 0 {
-		add("Make sure that the stolen account is disabled, or has another password, on " + m.names(names) + ": the run has not disabled it")
+	for _, left := range []struct{ command, advice string }{
+		{"disable the account", "Make sure that the stolen account is disabled, or has another password, on %s: the run has not disabled it"},
+		{"stop the source", "Make sure that the script or user that flooded is stopped on %s: the run has not stopped it"},
+	} {
+		if names, _ := in(func(s *Story) bool { return m.facts[s].sourceRuns(left.command) }); len(names) > 0 {
+			add(fmt.Sprintf(left.advice, m.names(names)))
+		}
 	}
 	m.aside(&all, in)
 	if names, hosts := in(func(s *Story) bool { return s.Account != nil && s.Account.Collisions > 0 }); len(names) > 0 {
@@ -94,10 +99,10 @@ func (m *pageMaker) todo() []todo {
 	return all
 }
 
-// sourceRuns says that the run was to disable an account, and did not.
-func (f *facts) sourceRuns() bool {
+// sourceRuns says that the run was to stop the source by a command, and did not.
+func (f *facts) sourceRuns(command string) bool {
 	return len(f.aside) > 0 && slices.ContainsFunc(f.commands, func(c named) bool {
-		return c.stage == "command" && c.Name == "disable the account" && (c.Skipped || c.Exit != 0)
+		return c.stage == "command" && c.Name == command && (c.Skipped || c.Exit != 0)
 	})
 }
 
