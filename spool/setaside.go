@@ -441,6 +441,9 @@ func Choose(p *Postfix, names []string, warn int64) ([]Queue, error) {
 	}
 	defer root.Close()
 	for _, q := range Queues {
+		if (q == Hold || q == Corrupt) && !slices.Contains(queues, q) {
+			continue
+		}
 		dir, err := openDir(root, string(q))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
