@@ -13,6 +13,7 @@ import (
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
+	"spoolsweep/remote/wire"
 	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 	"spoolsweep/spool/stage"
@@ -59,7 +60,12 @@ vars: {spam: {}, ham: {}}
 stages:
   - export: {spam: "{{ .spam }}", ham: "{{ .ham }}", queues: [%s], expect: %d}
 `, strings.Join(mine.Queues, ", "), expect)
-			return d.alone(ctx, m, on, "export", &mine, book, map[string]any{"spam": orNoRules(args.Spam), "ham": orNoRules(args.Ham)})
+			err := d.alone(ctx, m, on, "export", &mine, book, map[string]any{"spam": orNoRules(args.Spam), "ham": orNoRules(args.Ham)})
+			var fault *wire.Fault
+			if errors.As(err, &fault) && strings.Contains(fault.Message, "no space left on device") {
+				fault.Remedy = stage.ExportRoom
+			}
+			return err
 		},
 	})
 }

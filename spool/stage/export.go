@@ -359,12 +359,16 @@ var export = Row{
 	},
 }
 
-// roomy has a remedy for a disk that is full.
+// ExportRoom is the remedy where the host's disk has no room for the record of an
+// export.
+const ExportRoom = "host variable state_directory names a folder on another file system, such as /run/spoolsweep; or begin with fewer messages, by narrower rules"
+
+// roomy has that remedy for a disk that is full.
 func roomy(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-		return err
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return spool.Remedied(err, ExportRoom)
 	}
-	return spool.Remedied(err, "host variable state_directory names a folder on another file system, such as /run/spoolsweep; or begin with fewer messages, by narrower rules")
+	return err
 }
 
 // remove removes what was taken, each only if its queue file is what was taken.
