@@ -363,6 +363,11 @@ func (m *model) arrive(r *rand.Rand) {
 func (m *model) deliver(r *rand.Rand) {
 	for _, text := range m.pick(r, 1+r.IntN(4), func(s spot) bool { return isLive(s) && s.whole && s.top() != "hold" }) {
 		s := m.files[text]
+		// What pickup takes while the batch of a requeue is open is told as gone, for the
+		// same reason.
+		if s.top() == "maildrop" && m.open() {
+			continue
+		}
 		from := filepath.Join(m.h.at(s.dir), s.id)
 		to := map[string]Queue{"maildrop": Incoming, "incoming": Active, "active": Deferred, "deferred": Active}[s.top()]
 		// What is delivered while the batch of a delete is open is told as gone if an

@@ -303,4 +303,15 @@ func TestExportAndRemove(t *testing.T) {
 		}
 	}
 	f.spoolsweep("report", doc.Run, "--ledger").want(t, 0, "deleted "+fmt.Sprint(spam), ":"+dir)
+
+	// All that is left, into the same folder.
+	f.spoolsweep("export", "--remove", "--all", "-e", "@"+rules, "--to", dir, "-y", "--expect", "1").want(t, statusUsage, "ham would go too")
+	rest := len(after)
+	doc = f.spoolsweep("export", "--remove", "--all", "--to", dir, "-y", "--expect", fmt.Sprint(rest), "-o", "json").document(t)
+	if e := exports(t, doc); int(e.Done) != rest || len(queueFiles(t, f, "deferred")) != 0 {
+		t.Errorf("removed %+v of %d", e, rest)
+	}
+	if all, _ := manifestOf(t, dir); len(all) != spam+rest {
+		t.Errorf("%d listed, want %d", len(all), spam+rest)
+	}
 }

@@ -28,7 +28,7 @@ func (s *sweep) exportAndRemove(c *cli.Context, mail *stage.MailArgs) error {
 		if mail.Spam != nil || mail.Ham != nil {
 			return errors.New("--remove: --all and rules exclude each other: ham would go too")
 		}
-		args.Spam = map[string]any{"size": ">=0"}
+		args.Spam = map[string]any{"size": ">1"} // as every queue file
 	}
 	if len(mail.Live) > 0 {
 		args.Queues = mail.Live

@@ -90,6 +90,11 @@ func (r *Exported) Lines() []Line {
 	if !r.Removed {
 		lines[0].Text = size(r.Bytes)
 	}
+	for i := range lines {
+		if r.Removed && lines[i].Label == "gone before" {
+			lines[i].Text = "removed when the run was broken off, or delivered by Postfix before"
+		}
+	}
 	for _, l := range []Line{{Label: "left", Number: r.Left}, {Label: "unreadable, and left out", Number: r.Unreadable}} {
 		if l.Unit = "messages"; l.Number > 0 {
 			lines = append(lines, l)
