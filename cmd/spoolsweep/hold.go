@@ -306,7 +306,7 @@ type liveAct struct {
 // live shows what would be done, asks, and does it.
 func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	ctx := c.Context
-	members := s.members
+	var members []*member
 	if a.held != "" {
 		id, on, err := s.find(ctx, a.held, func(*run.State) bool { return false })
 		if err != nil {
@@ -321,6 +321,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	} else {
 		s.Note("", "the live queues %s:", show.Clean(strings.Join(a.queues, ", ")))
 		s.reach(ctx)
+		members = s.members // of each instance one
 	}
 	found := s.removal(ctx, members, a.name, "", a.args)
 	if c.Bool("check") {
