@@ -185,6 +185,15 @@ func (l *Link) CallEvents(ctx context.Context, name string, data, reply any, eac
 	return s.CallEvents(ctx, name, data, reply, each)
 }
 
+// Fetch is [Session.Fetch].
+func (l *Link) Fetch(ctx context.Context, name string, data, reply any, each func(wire.Event) error) error {
+	s, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Fetch(ctx, name, data, reply, each)
+}
+
 // Follow passes on a run's events from number from on until the run ends or
 // waits, and decodes into rest what it has come to. A link that is lost is
 // opened again for as long as Reconnect says, and no event comes twice. silent,

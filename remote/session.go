@@ -91,6 +91,7 @@ type outgoing struct {
 type caller struct {
 	frames chan wire.Frame
 	gone   chan struct{} // closed when nobody listens any more
+	mail   bool          // it fetches mail, and looks itself how much that is
 }
 
 // newSession begins to speak. The greeting has been read.
@@ -156,7 +157,7 @@ func (s *Session) read() {
 		}
 		switch f.Kind {
 		case wire.News:
-			if !events.take(f.Event) {
+			if !s.fetches(f) && !events.take(f.Event) {
 				s.fail(s.nonsense(errFlood))
 				s.link.abort()
 				return
@@ -235,6 +236,17 @@ func (s *Session) nonsense(err error) error {
 	return &OpenError{Host: s.host, Kind: KindAgent, Err: err, Remedy: anotherAgent}
 }
 
+// fetches says whether a frame has mail for a caller that wants it.
+func (s *Session) fetches(f wire.Frame) bool {
+	if f.Event == nil || f.Event.Kind != wire.Mail {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.callers[f.ID]
+	return c != nil && c.mail
+}
+
 func (s *Session) deliver(f wire.Frame) {
 	s.mu.Lock()
 	c := s.callers[f.ID]
@@ -281,8 +293,8 @@ func (s *Session) write() {
 }
 
 // open sends a frame under a new number and returns who waits for the answers.
-func (s *Session) open(f wire.Frame) (*caller, outgoing, func()) {
-	c := &caller{frames: make(chan wire.Frame), gone: make(chan struct{})}
+func (s *Session) open(f wire.Frame, mail bool) (*caller, outgoing, func()) {
+	c := &caller{frames: make(chan wire.Frame), gone: make(chan struct{}), mail: mail}
 	s.mu.Lock()
 	s.last++
 	f.ID = s.last
@@ -297,8 +309,8 @@ func (s *Session) open(f wire.Frame) (*caller, outgoing, func()) {
 }
 
 // do sends a frame and hands what comes back to each, until that returns true.
-func (s *Session) do(ctx context.Context, f wire.Frame, each func(wire.Frame) (bool, error)) error {
-	c, o, leave := s.open(f)
+func (s *Session) do(ctx context.Context, f wire.Frame, mail bool, each func(wire.Frame) (bool, error)) error {
+	c, o, leave := s.open(f, mail)
 	defer leave()
 	out, sent := s.out, o.sent
 	for {
@@ -332,6 +344,21 @@ func (s *Session) Call(ctx context.Context, name string, data, reply any) error 
 // CallEvents is Call for one that tells how it gets on: each, if not nil, is
 // called in this goroutine for every event, and for none after the return.
 func (s *Session) CallEvents(ctx context.Context, name string, data, reply any, each func(wire.Event)) error {
+	return s.call(ctx, name, data, reply, false, func(e wire.Event) error {
+		if each != nil {
+			each(e)
+		}
+		return nil
+	})
+}
+
+// Fetch is CallEvents for one that is answered with mail too, of however many bytes:
+// each sees to it that it is no more than was asked for. Its error ends the call.
+func (s *Session) Fetch(ctx context.Context, name string, data, reply any, each func(wire.Event) error) error {
+	return s.call(ctx, name, data, reply, true, each)
+}
+
+func (s *Session) call(ctx context.Context, name string, data, reply any, mail bool, each func(wire.Event) error) error {
 	f := wire.Frame{Kind: wire.Call, Name: name}
 	if data != nil {
 		text, err := json.Marshal(data)
@@ -340,10 +367,10 @@ func (s *Session) CallEvents(ctx context.Context, name string, data, reply any, 
 		}
 		f.Data = text
 	}
-	return s.do(ctx, f, func(f wire.Frame) (bool, error) {
+	return s.do(ctx, f, mail, func(f wire.Frame) (bool, error) {
 		switch f.Kind {
 		case wire.News:
-			s.news(f, each)
+			return false, s.news(f, each)
 		case wire.Error:
 			return true, fault(f)
 		case wire.Reply:
@@ -366,10 +393,10 @@ func (s *Session) Tail(ctx context.Context, run string, from int64, data, rest a
 		}
 		frame.Data = text
 	}
-	return s.do(ctx, frame, func(f wire.Frame) (bool, error) {
+	return s.do(ctx, frame, false, func(f wire.Frame) (bool, error) {
 		switch f.Kind {
 		case wire.News:
-			s.news(f, each)
+			return false, s.news(f, func(e wire.Event) error { each(e); return nil })
 		case wire.Error:
 			return true, fault(f)
 		case wire.Rest:
@@ -390,12 +417,12 @@ func (s *Session) decode(f wire.Frame, what string, into any) error {
 	return nil
 }
 
-func (s *Session) news(f wire.Frame, each func(wire.Event)) {
-	if f.Event == nil || each == nil {
-		return
+func (s *Session) news(f wire.Frame, each func(wire.Event) error) error {
+	if f.Event == nil {
+		return nil
 	}
 	f.Event.Host = s.host
-	each(*f.Event)
+	return each(*f.Event)
 }
 
 func fault(f wire.Frame) error {

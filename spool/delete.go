@@ -12,6 +12,7 @@ func (w *Work) Delete(ctx context.Context, list List, o Removal, progress func(R
 		return Removed{}, err
 	}
 	defer s.close()
+	s.want = o.Sum
 	var some []Mail
 	flush := func() error {
 		if len(some) == 0 {

@@ -3,6 +3,7 @@ package spool
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -56,7 +57,7 @@ func TestModel(t *testing.T) {
 		}
 	}
 	t.Logf("%v", did)
-	for _, what := range []string{"restored", "collisions", "failed", "sent meanwhile", "purged", "deleted", "put back", "set aside", "died", "errors", "gone on later"} {
+	for _, what := range []string{"restored", "collisions", "failed", "sent meanwhile", "purged", "deleted", "exported", "held", "released", "requeued", "put back", "set aside", "died", "errors", "gone on later"} {
 		if did[what] == 0 && *sequences >= 100 {
 			t.Errorf("nothing was %s: does this test still look?", what)
 		}
@@ -85,7 +86,7 @@ func sequence(seed uint64) []act {
 	r := rand.New(rand.NewPCG(seed, 0))
 	kinds := []string{
 		"arrive", "arrive", "arrive", "arrive", "deliver", "deliver", "set aside", "set aside", "classify", "classify",
-		"restore", "restore", "restore", "purge", "put back", "delete", "touch", "vanish", "vanish", "reboot",
+		"restore", "restore", "restore", "purge", "put back", "delete", "export", "hold", "release", "requeue", "touch", "vanish", "vanish", "reboot",
 	}
 	acts := []act{{kind: "arrive", seed: r.Uint64()}, {kind: "arrive", seed: r.Uint64()}, {kind: "set aside", seed: r.Uint64()}, {kind: "classify", seed: r.Uint64()}}
 	for range 4 + r.IntN(9) {
@@ -264,6 +265,8 @@ func (m *model) adopt(may func(text string, s spot) []string) error {
 		// What a run has moved to incoming gets the present, by whoever settles it.
 		mended := after.top() == "incoming" && before.mtime > after.mtime && after.mtime <= time.Now().UnixNano() &&
 			(before.dir != after.dir || !after.whole || slices.ContainsFunc(m.runs, func(u *modelRun) bool { return u.moved[file{after.id, after.inode}] }))
+		// postsuper -r gives what it requeues the present too.
+		mended = mended || after.top() == "maildrop" && before.top() != "maildrop" && after.mtime <= time.Now().UnixNano()
 		if stands && after.mtime != before.mtime && !mended {
 			return fmt.Errorf("%q was due at %d, and is at %d in %s", text, before.mtime, after.mtime, after.dir)
 		}
@@ -360,6 +363,11 @@ func (m *model) arrive(r *rand.Rand) {
 func (m *model) deliver(r *rand.Rand) {
 	for _, text := range m.pick(r, 1+r.IntN(4), func(s spot) bool { return isLive(s) && s.whole && s.top() != "hold" }) {
 		s := m.files[text]
+		// What pickup takes while the batch of a requeue is open is told as gone, for the
+		// same reason.
+		if s.top() == "maildrop" && m.open() {
+			continue
+		}
 		from := filepath.Join(m.h.at(s.dir), s.id)
 		to := map[string]Queue{"maildrop": Incoming, "incoming": Active, "active": Deferred, "deferred": Active}[s.top()]
 		// What is delivered while the batch of a delete is open is told as gone if an
@@ -511,7 +519,8 @@ func (m *model) do(a act) error {
 		return nil
 	}
 	d := map[string]func(*rand.Rand, *modelRun) *move{
-		"set aside": m.setAside, "restore": m.restore, "purge": m.purge, "put back": m.putBack, "delete": m.delete,
+		"set aside": m.setAside, "restore": m.restore, "purge": m.purge, "put back": m.putBack, "delete": m.delete, "export": m.export,
+		"hold": m.hold, "release": m.release, "requeue": m.requeue,
 	}[a.kind](r, u)
 	mover := a.kind != "set aside"
 	if a.fault != "" {
@@ -1007,11 +1016,12 @@ func (m *model) putBack(r *rand.Rand, u *modelRun) *move {
 	return m.restoring(u, fmt.Sprint("back ", m.count), list, 0, true)
 }
 
-// removing is what a purge and a delete have in common.
-func (m *model) removing(u *modelRun, token string, list []listed, purges bool, run func(w *Work) (Removed, []string, error)) *move {
+// removing is what a purge, a delete and an export have in common. What only says is not
+// elsewhere stays.
+func (m *model) removing(u *modelRun, token string, list []listed, purges bool, only func(listed) bool, run func(w *Work) (Removed, []string, error)) *move {
 	inList, ids := map[string]listed{}, map[string]bool{}
 	for _, l := range list {
-		inList[l.text], ids[l.ID] = l, true
+		inList[l.text], ids[l.ID] = l, only(l)
 	}
 	var got Removed
 	var left []string
@@ -1025,7 +1035,7 @@ func (m *model) removing(u *modelRun, token string, list []listed, purges bool, 
 		may: func(text string, s spot) []string {
 			l, is := inList[text]
 			switch {
-			case is && l.isListed(s), s.log() && ids[s.id]:
+			case is && l.isListed(s) && only(l), s.log() && ids[s.id]:
 				return append(m.logMay(s), "")
 			case s.log():
 				return m.logMay(s)
@@ -1043,7 +1053,7 @@ func (m *model) removing(u *modelRun, token string, list []listed, purges bool, 
 				there = there && s.dir == l.path() || m.has(l.path(), l.ID)
 				switch {
 				case (!there || !stands) && u.moved[file{l.ID, l.Inode}]:
-				case !stands || !there || !l.isListed(s):
+				case !stands || !there || !l.isListed(s) || !only(l):
 					failed++
 				default:
 					ends[l.text] = ""
@@ -1094,25 +1104,151 @@ func (m *model) logGone(u *modelRun, text string, s spot, before map[string]spot
 
 func (m *model) purge(r *rand.Rand, u *modelRun) *move {
 	token, spam := fmt.Sprint("spam ", u.token), u.spam
-	return m.removing(u, token, spam, true, func(w *Work) (Removed, []string, error) {
+	return m.removing(u, token, spam, true, all, func(w *Work) (Removed, []string, error) {
 		done, left, err := w.Purge(context.Background(), list(mails(spam)...), Removal{Token: token}, func(Removed) {})
 		m.did["purged"] += int(done.Deleted)
 		return done, left, err
 	})
 }
 
-func (m *model) delete(r *rand.Rand, u *modelRun) *move {
-	m.count++
-	token := fmt.Sprint("delete ", m.count)
-	var some []listed
+// all of a list is removed.
+func all(listed) bool { return true }
+
+// doomed are some messages of live queues.
+func (m *model) doomed(r *rand.Rand) (some []listed) {
 	for _, text := range m.pick(r, 1+r.IntN(6), func(s spot) bool { return isLive(s) && s.whole }) {
 		s := m.files[text]
 		some = append(some, listed{text, Mail{Aside: s.top(), Sub: strings.TrimPrefix(s.below(), "/"), ID: s.id, Inode: s.inode, Size: s.size, Mtime: s.mtime}})
 	}
 	slices.SortFunc(some, func(a, b listed) int { return cmp.Compare(a.Aside, b.Aside) })
-	return m.removing(u, token, some, false, func(w *Work) (Removed, []string, error) {
+	return some
+}
+
+func (m *model) delete(r *rand.Rand, u *modelRun) *move {
+	m.count++
+	token, some := fmt.Sprint("delete ", m.count), m.doomed(r)
+	return m.removing(u, token, some, false, all, func(w *Work) (Removed, []string, error) {
 		done, err := w.Delete(context.Background(), list(mails(some)...), Removal{Token: token}, func(Removed) {})
 		m.did["deleted"] += int(done.Deleted)
 		return done, nil, err
+	})
+}
+
+// export is a delete of what the controller has: of some it has nothing, and of some
+// other bytes.
+func (m *model) export(r *rand.Rand, u *modelRun) *move {
+	m.count++
+	token, some := fmt.Sprint("export ", m.count), m.doomed(r)
+	sums := map[string][]byte{}
+	has := map[string]bool{}
+	for _, l := range some {
+		sum := sha256.Sum256([]byte(l.text))
+		switch r.IntN(4) {
+		case 0:
+		case 1:
+			sum[0]++
+			sums[l.ID] = sum[:]
+		default:
+			sums[l.ID], has[l.text] = sum[:], true
+		}
+	}
+	return m.removing(u, token, some, false, func(l listed) bool { return has[l.text] }, func(w *Work) (Removed, []string, error) {
+		o := Removal{Token: token, Sum: func(m Mail) []byte { return sums[m.ID] }}
+		done, err := w.Delete(context.Background(), list(mails(some)...), o, func(Removed) {})
+		m.did["exported"] += int(done.Deleted)
+		return done, nil, err
+	})
+}
+
+// living is what is done by postsuper to messages of some live queues, which puts them
+// into another one. What has left those by itself is told as gone.
+func (m *model) living(u *modelRun, token, told string, from []Queue, to Queue, list []listed, run func(w *Work) (Done, error)) *move {
+	inList := map[string]listed{}
+	for _, l := range list {
+		inList[l.text] = l
+	}
+	var got Done
+	waits := func(s spot) bool { return slices.Contains(from, Queue(s.top())) }
+	return &move{
+		attempt: func(w *Work) (err error) {
+			got, err = run(w)
+			return err
+		},
+		may: func(text string, s spot) []string {
+			if _, is := inList[text]; is && waits(s) {
+				return []string{m.h.home(to, s.id)}
+			}
+			return nil
+		},
+		note: func(before map[string]spot) {
+			for _, l := range list {
+				if s, now := before[l.text], m.files[l.text]; waits(s) && now.top() == string(to) {
+					u.moved[file{l.ID, l.Inode}] = true
+					u.sum(token).moved++
+				}
+			}
+		},
+		expect: func() (map[string]string, func() error) {
+			ends, want, gone := map[string]string{}, u.sum(token).moved, int64(0)
+			for _, l := range list {
+				s, there := m.files[l.text]
+				switch {
+				case there && waits(s):
+					ends[l.text] = m.h.home(to, s.id)
+					want++
+				case !u.moved[file{l.ID, l.Inode}]:
+					gone++
+				}
+			}
+			return ends, func() error {
+				if got.Done != want || got.Gone != gone || got.Failed != 0 {
+					return fmt.Errorf("reported %+v, want %d and %d gone", got, want, gone)
+				}
+				m.did[told] += int(got.Done)
+				return nil
+			}
+		},
+		loose: func(spot) bool { return false },
+		after: func(w *Work, _ map[string]spot) error { return m.owns(w, u) },
+		again: func() bool { return true },
+	}
+}
+
+// some are messages of those queues, and now and then one that has left them by its turn.
+func (m *model) some(r *rand.Rand, from []Queue) (all []listed) {
+	most := 1 + r.IntN(6)
+	for _, text := range m.pick(r, most, func(s spot) bool { return slices.Contains(from, Queue(s.top())) && s.whole }) {
+		s := m.files[text]
+		all = append(all, listed{text, Mail{Aside: s.top(), Sub: strings.TrimPrefix(s.below(), "/"), ID: s.id, Inode: s.inode, Size: s.size, Mtime: s.mtime, Dest: uint32(r.IntN(3)), Born: r.Int64N(4e9)}})
+	}
+	m.deliver(r)
+	return all
+}
+
+func (m *model) hold(r *rand.Rand, u *modelRun) *move {
+	m.count++
+	token, list := fmt.Sprint("hold ", m.count), m.some(r, flows)
+	return m.living(u, token, "held", flows, Hold, list, func(w *Work) (Done, error) {
+		return w.Hold(context.Background(), flows, func(yield func([]Mail) error) error { return yield(mails(list)) }, Removal{Token: token}, func(Done) {})
+	})
+}
+
+func (m *model) release(r *rand.Rand, u *modelRun) *move {
+	return m.sending(r, u, "released", Hold, Deferred)
+}
+
+func (m *model) requeue(r *rand.Rand, u *modelRun) *move {
+	return m.sending(r, u, "requeued", []Queue{Deferred, Hold}[r.IntN(2)], Maildrop)
+}
+
+// sending is a release or a requeue from one queue.
+func (m *model) sending(r *rand.Rand, u *modelRun, told string, from, to Queue) *move {
+	m.count++
+	token, list := fmt.Sprint(told, " ", m.count), m.some(r, []Queue{from})
+	for i := range list {
+		list[i].Requeue = to == Maildrop
+	}
+	return m.living(u, token, told, []Queue{from}, to, list, func(w *Work) (Done, error) {
+		return w.Release(context.Background(), mails(list), Options{Token: token}, func(Done) {})
 	})
 }

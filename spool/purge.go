@@ -26,6 +26,9 @@ type Removal struct {
 	Token string
 	// Cancelled is asked between batches.
 	Cancelled func() bool
+	// Sum, if set, is the SHA-256 that the queue file of a message of a delete must
+	// have, nil where it is not to be touched.
+	Sum func(Mail) []byte
 }
 
 // Removed is what a purge or a delete did.
@@ -409,7 +412,10 @@ func (p *purger) unlink(u unlinking) error {
 
 // Looker looks whether messages still are where a list has them. It changes
 // nothing and needs no lock.
-type Looker struct{ r *restorer }
+type Looker struct {
+	r     *restorer
+	piece []byte // of Copy
+}
 
 // NewLooker opens a queue directory to look.
 func NewLooker(p *Postfix) (*Looker, error) {
@@ -417,7 +423,7 @@ func NewLooker(p *Postfix) (*Looker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Looker{&restorer{w: &Work{Postfix: p, root: root}, dirs: map[string]*os.File{}}}, nil
+	return &Looker{r: &restorer{w: &Work{Postfix: p, root: root}, dirs: map[string]*os.File{}}}, nil
 }
 
 // Stands says whether m is the file that stands where it was listed.

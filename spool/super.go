@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,7 @@ type held struct {
 type super struct {
 	*restorer
 	device uint64
+	want   func(Mail) []byte // see Removal.Sum
 }
 
 // newSuper looks first after what an earlier try of the same list has left.
@@ -81,7 +83,7 @@ func (w *Work) newSuper(what string, o Options) (*super, error) {
 		return nil, err
 	}
 	r, err := newRestorer(w, o, before)
-	return &super{r, root.Dev}, err
+	return &super{restorer: r, device: root.Dev}, err
 }
 
 // ErrDown refuses what is done by postsuper.
@@ -114,7 +116,10 @@ func (s *super) batch(ctx context.Context, a *superAct, in []Queue, list []Mail)
 		f, from, err := s.hold(a, in, m)
 		var sum []byte
 		if err == nil && f != nil && a == deleting {
-			if sum, err = contentSum(f, m.Size); err != nil {
+			if sum, err = contentSum(f, m.Size); err == nil && s.want != nil && !bytes.Equal(sum, s.want(m)) {
+				err = errors.New("is not what was exported")
+			}
+			if err != nil {
 				f.Close()
 			}
 		}

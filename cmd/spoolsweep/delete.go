@@ -174,7 +174,7 @@ func (s *sweep) removal(ctx context.Context, members []*member, name, id string,
 }
 
 // doneBy is what those stages do with messages, as is told before.
-var doneBy = map[string]string{"delete": "deleted", "purge": "deleted", "hold": "put on hold", "release": "released, and sent", "requeue": "requeued, and sent"}
+var doneBy = map[string]string{"delete": "deleted", "purge": "deleted", "hold": "put on hold", "release": "released, and sent", "requeue": "requeued, and sent", "export": "exported and removed"}
 
 func (s *sweep) showRemoval(host, name string, r *stage.Removal) {
 	s.Note(host, "would be %s: %s", doneBy[name], messages(r.Matched))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,8 @@ type driver struct {
 	controller string // "" for one that only watches
 	yes        bool
 	slots      *slots
-	expect     *int64 // the answer to each host's first confirm, given beforehand
+	export     *folder // where mail goes that hosts export; nil: it stays there
+	expect     *int64  // the answer to each host's first confirm, given beforehand
 	// plans are what this program made of a playbook of its own: a command on
 	// the controller is run unasked only out of these.
 	plans map[*member]*playbooks.Plan
@@ -93,7 +95,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			asks = at.Ask.Kind
 		}
 		mine := d.controller != "" && !d.over.Load()
-		if asks == "rules" || asks == "confirm" || asks == "controller" && d.plans[m] == nil {
+		if asks == "rules" || asks == "confirm" || asks == "controller" && d.plans[m] == nil || asks == "export" && d.export == nil {
 			d.notices.waits(ctx, d.run, m.Host, asks)
 		}
 		itsTurn := asks == "slot" && mine && t.next()
@@ -146,6 +148,10 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			answer, err = d.command(ctx, m, at.Ask)
 		case asks == "confirm":
 			answer, err = d.confirm(ctx, m, at.Ask)
+		case asks == "export" && d.export != nil:
+			if answer, err = d.take(ctx, m, at.Ask); errors.Is(err, errAgain) {
+				continue
+			}
 		}
 		if err != nil || answer == nil {
 			m.open = err != nil && ctx.Err() != nil // whoever was asked has left
@@ -197,6 +203,9 @@ func (d *driver) goesOn(err error) error {
 	if !unreached(err) {
 		return err
 	}
+	if d.export != nil {
+		return &goesOn{err, "what is not here stays there: " + d.exportAgain()}
+	}
 	return &goesOn{err, "the run goes on there: spoolsweep attach " + d.run + d.again}
 }
 
@@ -214,7 +223,7 @@ func ended(e wire.Event) (end run.Ended, ok bool) {
 // lost while the answer was found, that is no error: whether the answer has arrived
 // shows in what the host does next.
 func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answer) error {
-	a.By = me()
+	a.By = cmp.Or(a.By, me())
 	err := m.link.Call(ctx, "resume", &run.ResumeRequest{Vars: m.vars, Run: d.run, By: me(), Controller: d.controller, Number: number, Answer: &a}, nil)
 	var fault *wire.Fault
 	switch {
@@ -350,7 +359,11 @@ func (d *driver) detached() bool {
 		d.Alert("", "detached, the run goes on on %s: spoolsweep attach %s%s", show.Names(left), d.run, d.again)
 	}
 	if len(open) > 0 {
-		d.Alert("", "detached, the question stays open on %s: spoolsweep resume %s%s", show.Names(open), d.run, d.again)
+		next := "spoolsweep resume " + d.run + d.again
+		if d.export != nil {
+			next = d.exportAgain()
+		}
+		d.Alert("", "detached, the question stays open on %s: %s", show.Names(open), next)
 	}
 	return len(left)+len(open) > 0
 }
@@ -406,6 +419,9 @@ func (d *driver) whatNext(ctx context.Context) {
 	}
 	for _, m := range kinds["controller"] {
 		d.Alert(m.Label(), "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)
+	}
+	for _, m := range kinds["export"] {
+		d.Alert(m.Label(), "waits for who takes its mail: spoolsweep resume %s --to DIR%s", d.run, d.again)
 	}
 	for _, m := range kinds["slot"] {
 		if d.over.Load() {

@@ -296,13 +296,17 @@ type liveAct struct {
 	held   string // a run: only the hosts that have it
 	always bool   // also where there is nothing yet
 	free   bool   // nothing is asked
-	begin  func(ctx context.Context, d *driver, m *member, on []*member, expect int64) error
+	// ready, if not nil, refuses before anything is asked, and to opens what is
+	// exported to.
+	ready func(found map[*member]*stage.Removal) error
+	to    func() (*folder, error)
+	begin func(ctx context.Context, d *driver, m *member, on []*member, expect int64) error
 }
 
 // live shows what would be done, asks, and does it.
 func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	ctx := c.Context
-	members := s.members
+	var members []*member
 	if a.held != "" {
 		id, on, err := s.find(ctx, a.held, func(*run.State) bool { return false })
 		if err != nil {
@@ -317,6 +321,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	} else {
 		s.Note("", "the live queues %s:", show.Clean(strings.Join(a.queues, ", ")))
 		s.reach(ctx)
+		members = s.members // of each instance one
 	}
 	found := s.removal(ctx, members, a.name, "", a.args)
 	if c.Bool("check") {
@@ -343,6 +348,12 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 		s.close()
 		return fmt.Errorf("what would be sent still looks like a flood: nothing was done; look at it (spoolsweep sample --queue %s), give rules for spam, or --include-spam", a.queues[0])
 	}
+	if a.ready != nil {
+		if err := a.ready(found); err != nil {
+			s.close()
+			return err
+		}
+	}
 	if !a.free {
 		if err := s.agree(ctx, c, a.name, sum); err != nil {
 			s.close()
@@ -352,9 +363,17 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	if len(going) == 0 {
 		return s.end(ctx)
 	}
+	var export *folder
+	if a.to != nil {
+		if export, err = a.to(); err != nil {
+			s.close()
+			return err
+		}
+		defer export.close()
+	}
 	s.doc.Run = run.NewID(time.Now())
 	s.Note("", "run %s", s.doc.Run)
-	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0)}
+	d := &driver{sweep: s, run: s.doc.Run, controller: newToken(), yes: c.Bool("yes"), slots: newSlots(0, 0), export: export}
 	ctx, stop := d.attend(ctx)
 	defer stop()
 	work := func(m *member) error {
@@ -362,7 +381,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 		m.Result = resultOf(m)
 		return err
 	}
-	if a.name == "hold" { // on all at once: it may last for hours
+	if a.name == "hold" || a.name == "export" { // on all at once: it may last for hours
 		s.eachAll(going, work)
 	} else {
 		s.inTurn(ctx, going, work)
@@ -371,6 +390,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	if a.name == "hold" {
 		s.Note("", "to take it back: spoolsweep release %s", s.doc.Run)
 	}
+	d.endExport()
 	return s.end(ctx)
 }
 

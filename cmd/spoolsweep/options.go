@@ -156,6 +156,7 @@ type member struct {
 
 	*show.Host
 	confirm *stage.Confirm // what it asked last
+	stalls  int            // how often the link was lost with none of its mail taken
 	ran     map[int]bool   // stages whose command was run here for it
 
 	unsure   *stage.Answer // the link was lost while it was given

@@ -240,7 +240,7 @@ func TestSampleSave(t *testing.T) {
 	}
 	other := filepath.Join(dir, "mine.txt")
 	outside := f.write("outside.txt", "x")
-	marker, err := os.OpenFile(filepath.Join(dir, sampleMarker), os.O_WRONLY|os.O_APPEND, 0)
+	marker, err := os.OpenFile(filepath.Join(dir, sampleFolder.name), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,8 @@ it. Hosts that work on it just then are followed; those that do not answer are l
 for another resume. Ctrl-C asks: detach, cancel after the current step, or go on;
 Enter lists the hosts that are still at work.`,
 		Flags: commonFlags(extraVars(), yesFlag(), notifyFlag(atEnd),
-			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"}),
+			&cli.Int64Flag{Name: "expect", Usage: "with -y: confirm what the run waits to send, if that is `N` messages over all hosts"},
+			&cli.StringFlag{Name: "to", Usage: "go on with an export --remove, into the folder `DIR`"}),
 		OnUsageError: usageError,
 		Action:       resumeAction,
 	}
@@ -86,6 +87,13 @@ func resumeAction(c *cli.Context) error {
 		}
 		d.expect = &n
 	}
+	if c.IsSet("to") {
+		if d.export, err = openFolder(c.String("to"), formQueue); err != nil {
+			s.close()
+			return err
+		}
+		defer d.export.close()
+	}
 	members := membersOf(s.members, on)
 	turns := d.atWork(members, on, requests)
 	ctx, stop := d.attend(ctx)
@@ -117,6 +125,7 @@ func resumeAction(c *cli.Context) error {
 		}
 		return d.drive(ctx, m, from)
 	})
+	d.endExport()
 	d.talk(ctx, c)
 	d.whatNext(ctx)
 	return s.end(ctx)

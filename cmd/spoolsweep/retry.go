@@ -14,7 +14,7 @@ import (
 
 // changing are the commands whose hosts that failed are kept: what only looks at
 // hosts must not put its own in place of those.
-var changing = []string{"run", "resume", "putback", "delete", "purge", "hold", "release", "requeue"}
+var changing = []string{"run", "resume", "putback", "delete", "purge", "hold", "release", "requeue", "export"}
 
 // keptNames are the lists that --limit @NAME stands for, with the status of
 // their hosts.

@@ -121,49 +121,26 @@ type saved struct {
 	marker *os.File
 }
 
-const (
-	sampleMarker = ".spoolsweep-samples"
-	sampleTitle  = "samples of mail, written by spoolsweep sample --save; 'spoolsweep sample --forget DIR' removes what is listed here"
-)
+// sampleFolder are the folders of --save.
+var sampleFolder = markedFolder{
+	name: ".spoolsweep-samples", maker: "sample --save",
+	title: "samples of mail, written by spoolsweep sample --save; 'spoolsweep sample --forget DIR' removes what is listed here",
+}
 
 // saveSamples makes the folder, or opens one that --save made.
 func saveSamples(dir string) (*saved, error) {
-	err := os.Mkdir(dir, 0o700)
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		if _, err := readMarker(dir); err != nil {
-			return nil, fmt.Errorf("--save: %w", err)
-		}
-	case err != nil:
-		return nil, fmt.Errorf("--save: %w", err)
-	}
-	s := &saved{dir: dir}
-	path := filepath.Join(dir, sampleMarker)
-	if err == nil { // it is new
-		s.marker, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err == nil {
-			_, err = fmt.Fprintln(s.marker, sampleTitle)
-		}
-	} else {
-		s.marker, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0)
-	}
+	marker, err := sampleFolder.open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("--save: %w", err)
 	}
-	return s, nil
+	return &saved{dir: dir, marker: marker}, nil
 }
 
 func (s *saved) close() { s.marker.Close() }
 
 // write writes one message, cleaned: a file is shown on a terminal too.
 func (s *saved) write(host string, m *stage.ReadMessage) error {
-	plain := func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '_'
-	}
-	name := strings.Map(plain, host) + "." + strings.Map(plain, m.Message) + ".txt"
+	name := plainName(host) + "." + plainName(m.Message) + ".txt"
 	var b strings.Builder
 	one := stage.Sampled{Messages: 1, Samples: []stage.ReadMessage{*m}}
 	for _, l := range one.Lines()[1:] {
@@ -183,29 +160,15 @@ func (s *saved) write(host string, m *stage.ReadMessage) error {
 	return errors.Join(listed, err, f.Close())
 }
 
-// readMarker lists what a folder's marker names. The folder must be ours and
-// closed to others, or its marker could be anybody's.
-func readMarker(dir string) ([]string, error) {
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, err
-	}
-	sys, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() || int(sys.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is no folder that sample --save made: that is yours and closed to others", dir)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, sampleMarker), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is no folder that sample --save made: there is no %s in it", dir, sampleMarker)
-	}
+// sampleNames lists what a folder's marker names.
+func sampleNames(dir string) ([]string, error) {
+	f, err := sampleFolder.check(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
-	if !lines.Scan() || lines.Text() != sampleTitle {
-		return nil, fmt.Errorf("%s/%s is not of this program", dir, sampleMarker)
-	}
+	lines.Scan() // the title
 	var names []string
 	for lines.Scan() {
 		if name := lines.Text(); name == filepath.Base(name) && strings.HasSuffix(name, ".txt") {
@@ -218,7 +181,7 @@ func readMarker(dir string) ([]string, error) {
 // forgetSamples removes what --save wrote to a folder, and the folder if nothing
 // else is in it.
 func forgetSamples(dir string) (n int, err error) {
-	names, err := readMarker(dir)
+	names, err := sampleNames(dir)
 	if err != nil {
 		return 0, fmt.Errorf("--forget: %w", err)
 	}
@@ -231,7 +194,7 @@ func forgetSamples(dir string) (n int, err error) {
 			n++
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, sampleMarker)); err != nil {
+	if err := os.Remove(filepath.Join(dir, sampleFolder.name)); err != nil {
 		return n, fmt.Errorf("--forget: %w", err)
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -114,6 +115,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		{"health", "-l", evilName, "--exit-status"}, {"sample", "--forget", evilName}, {"suspects", "--since", evilName}, {evilName}, {"ping", "--" + evilName}, {"demo", evilName}, {"manual", evilName}, {"completion", evilName},
 		{"plan", evilName, "--host", "chavez"}, {"plan", "health", "--host", evilName}, {"plan", "health", "--host", "chavez", "--run", evilName},
 		{"hold", "-m", evilName + ":x", "-y"}, {"hold", "-m", "body:x", "--queue", evilName, "-y"}, {"hold", "-m", "body:x", "--for", evilName, "-y"}, {"release", evilName, "-y", "--expect", "1"}, {"requeue", "-m", evilName + ":x", "-y", "--expect", "1"},
+		{"export", "-m", evilName + ":x", "--to", "x"}, {"export", "--all", "--to", evilName, "--format", evilName}, {"export", "--all", "--to", evilName, "--queue", evilName},
 		{"report", "--import", evilName}, {"agent", evilName, "--output", "x"}, {"collection", evilName}, {"schema", evilName},
 	}
 	here := []string{"demo", "manual", "completion", "plan", "agent", "collection", "schema"}
@@ -186,6 +188,18 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		}
 	}
 
+	exported := f.file("exported")
+	for _, output := range []string{"text", "json", "jsonl"} {
+		for _, args := range []row{{"export", "-e", good, "--to", exported}, {"export", "-e", good, "--remove", "--check"}, {"export", "-e", good, "--remove", "--to", exported, "-y", "--expect", "100000"}} {
+			f.spoolsweep(append(args, "-o", output)...).harmless(t)
+		}
+	}
+	manifest, err := os.ReadFile(filepath.Join(exported, manifestName))
+	if err != nil || len(manifest) < 1000 {
+		t.Fatalf("%d bytes of a manifest, %v", len(manifest), err)
+	}
+	result{line: "the manifest", out: string(manifest)}.harmless(t)
+
 	// A whole incident, in each of the three forms.
 	swept := f.spoolsweep("run", "backscatter", "-y", "-v", "-e", "queues=[incoming, active]")
 	swept.harmless(t)
@@ -201,7 +215,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		f.spoolsweep("delete", "-e", good, "-y", "--queue", "active", "--expect", "100000", "-o", output).harmless(t)
 		f.spoolsweep("uninstall", "--state", "-o", output).harmless(t)
 	}
-	for _, name := range []string{"putback", "purge", "delete", "uninstall", "hold", "release", "requeue"} {
+	for _, name := range []string{"putback", "purge", "delete", "uninstall", "hold", "release", "requeue", "export"} {
 		typed[name] = true
 	}
 	for _, c := range visible(newApp(nil, nil, nil)) {

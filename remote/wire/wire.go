@@ -71,6 +71,7 @@ const (
 	Judged   = "judged"   // the verdicts of some messages, in a call that wants them listed
 	Account  = "account"  // some entries of a ledger, in a call that wants it
 	Would    = "would"    // what would be done, in the check of a plan
+	Mail     = "mail"     // a piece of a message, in a call that fetches mail
 	Keep     = "keep"     // what to give the host with the next such call, in one that only looks
 	End      = "end"      // a stage, or with stage "" the run, has ended
 )

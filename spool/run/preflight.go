@@ -257,6 +257,14 @@ func (e *Env) Look(ctx context.Context, v stage.Vars, step stage.Step, aside str
 			*live = stage.AllLive()
 		}
 	}
+	if of, ok := args.(interface{ OfRun() string }); ok && of.OfRun() != "" {
+		if h.Dir, err = e.dir(v, of.OfRun()); err == nil {
+			_, err = readInfo(h.Dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	return row.Run(ctx, h, args, emit)
 }
 

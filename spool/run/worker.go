@@ -225,8 +225,11 @@ func (r *runner) wait(i int, ask *stage.Ask) error {
 // GoOn is what has a run go on that waits for an answer of that kind.
 func GoOn(id, asks string) string {
 	next := "spoolsweep resume " + id
-	if asks == "rules" {
+	switch asks {
+	case "rules":
 		next += " -e @rules.yaml"
+	case "export":
+		next += " --to DIR"
 	}
 	return next
 }

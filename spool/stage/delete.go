@@ -40,6 +40,7 @@ var remove = Row{
 		var some picker
 		err := a.(*DeleteArgs).judge(ctx, h, func(string, any) {}, func(j *judged) error {
 			w.Matched++
+			w.Bytes += j.Size
 			w.Goes[j.Aside]++
 			some.add(j.Mail)
 			return nil

@@ -17,6 +17,7 @@ import (
 // would do.
 type Removal struct {
 	Matched int64 `json:"matched"`
+	Bytes   int64 `json:"bytes,omitempty"` // of the queue files, where it comes by delete's rules
 	// Goes is what would be removed, by queue or by kind, and Stays what of the
 	// rest a purge looked at.
 	Goes  map[string]int64 `json:"goes"`

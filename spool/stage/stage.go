@@ -71,7 +71,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue}
+var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue, &export}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -84,7 +84,7 @@ func Find(name string) (*Row, bool) {
 
 // Looks are what commands have a host do in the way of a stage, and no playbook
 // may: what they find is people's mail, which does not stay in a run's record.
-var Looks = []*Row{&find, &sample, &suggestRules}
+var Looks = []*Row{&find, &sample, &suggestRules, &sendMail}
 
 // Lookup returns the row of a stage, or of a look.
 func Lookup(name string) (*Row, bool) {

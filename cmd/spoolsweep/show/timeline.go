@@ -38,7 +38,7 @@ type tracker struct {
 	down  time.Time // Postfix is stopped since
 }
 
-var spanOf = map[string]string{"restore": spanMove, "putback": spanMove, "purge": spanMove, "delete": spanMove, "hold": spanMove, "release": spanMove, "requeue": spanMove}
+var spanOf = map[string]string{"restore": spanMove, "putback": spanMove, "purge": spanMove, "delete": spanMove, "hold": spanMove, "release": spanMove, "requeue": spanMove, "export": spanMove}
 
 func (t *tracker) event(e wire.Event) {
 	switch {
