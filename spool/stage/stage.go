@@ -71,7 +71,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue}
+var Table = []*Row{&count, &command, &restart, &endSessions, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -290,6 +290,7 @@ type Vars struct {
 	StateDirectory string        `json:"state_directory,omitempty"`
 	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
 	DisableAccount string        `json:"disable_account,omitempty"`
+	EnableAccount  string        `json:"enable_account,omitempty"`
 	AuthService    string        `json:"auth_service,omitempty"`
 }
 
