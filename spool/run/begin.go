@@ -479,7 +479,11 @@ func whereto(old, now []stage.Step, next int, unsettled bool) (int, error) {
 	}
 	for i, s := range now {
 		if row, _ := stage.Find(s.Stage); row.Section && at <= i && i < next {
-			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), "begin a new run")
+			remedy := "begin a new run"
+			if now[at].Stage == "command" {
+				remedy += "; an account is disabled meanwhile by spoolsweep run disable-account -e account=NAME"
+			}
+			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), remedy)
 		}
 	}
 	return at, nil
