@@ -45,6 +45,7 @@ spoolsweep run backscatter -l chavez -e account=spam-account
 spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter -u admin -b -K
 spoolsweep run backscatter-deferred -e rate=20/s
+spoolsweep run disable-account -l chavez -e account=spam-account
 spoolsweep run backscatter -l chavez -y --notify mailto:ops@example.org`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
@@ -72,6 +73,11 @@ Variables of the shipped ones, for -e: account (disabled first, by the host
 variable disable_account, unless it sent nothing and is only forged),
 require_source_stopped, force_account (also that one), queues, spam, ham, rate, live_max, expired (leave, requeue or send: mail past its lifetime),
 max_stopped.
+
+disable-account does that with an account (account, force_account) also while a run
+waits, ends its SMTP sessions, those in which it has sent (all_sessions: everybody's), and
+says after watch whether anything new of it came. enable-account takes it back, by the
+host variable enable_account. What these variables may be: spoolsweep manual accounts.
 
 A run without rules waits once mail flows again and the flood is aside. On a
 terminal it proposes rules, shows what they would do, has them edited (VISUAL,

@@ -23,7 +23,7 @@ type SessionsArgs struct {
 func (a *SessionsArgs) Check() error { return nil }
 
 var endSessions = Row{
-	Name: "end-sessions", Doc: "end the SMTP sessions of an account: Postfix asks for no password again while they last", Changes: true,
+	Name: "end-sessions", Doc: "end the SMTP sessions of an account: Postfix asks for no password again while they last", Changes: true, Apart: true,
 	New: func() Args { return &SessionsArgs{} }, Result: func() Result { return &SessionsEnded{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*SessionsArgs)

@@ -59,7 +59,7 @@ func (a *WatchArgs) Check() error {
 }
 
 var watch = Row{
-	Name: "watch", Doc: "look whether the source still sends, in what was logged since Postfix was started, or sessions were ended", After: []string{"start", "end-sessions"},
+	Name: "watch", Doc: "look whether the source still sends, in what was logged since Postfix was started, or sessions were ended", After: []string{"start", "end-sessions"}, Apart: true,
 	New: func() Args { return &WatchArgs{For: Duration(time.Minute)} }, Result: func() Result { return &Watched{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*WatchArgs)
