@@ -80,7 +80,7 @@ func TestShipped(t *testing.T) {
 }
 
 // unset are the host variables of a host of which nothing is said.
-var unset = &HostVars{Values: map[string]any{"disable_account": "", "stop_source": "", "auth_service": ""}}
+var unset = &HostVars{Values: map[string]any{"disable_account": "", "enable_account": "", "stop_source": "", "auth_service": ""}}
 
 func extra(t *testing.T, args ...string) *Extra {
 	t.Helper()

@@ -169,6 +169,14 @@ func signal(p process, sig unix.Signal) error {
 	return signalChecked(p, sig)
 }
 
+// hangUp ends a connection that a process has, for both of its sides.
+func hangUp(fd, pid int) error {
+	if err := step(fmt.Sprintf("hang up %d", pid)); err != nil {
+		return err
+	}
+	return unix.Shutdown(fd, unix.SHUT_RDWR)
+}
+
 // openAppend opens a journal for reading and appending, or makes it.
 func openAppend(path string) (*os.File, error) {
 	if err := step("open " + path); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"time"
@@ -51,8 +52,17 @@ func run(ctx context.Context, limit time.Duration, env, argv []string) (Ran, err
 	return r, err
 }
 
-// Lives says whether a process of that command name runs on this host.
+// Lives says whether a process of that command name runs on this host, and not in a
+// container of it.
 func Lives(name string) bool {
 	all, err := processes()
-	return err == nil && slices.ContainsFunc(all, func(p process) bool { return p.command == name && !p.dead })
+	return err == nil && slices.ContainsFunc(all, func(p process) bool { return p.command == name && !p.dead && !contained(p.pid) })
+}
+
+// contained says whether a process has a PID namespace that is not ours. One that may
+// not be looked at has ours.
+func contained(pid int) bool {
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	its, e := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	return err == nil && e == nil && ours != its
 }

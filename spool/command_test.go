@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,5 +61,53 @@ func TestRun(t *testing.T) {
 	}
 	if name, err := os.ReadFile("/proc/self/comm"); err == nil && !Lives(strings.TrimSpace(string(name))) {
 		t.Errorf("this process (%s) does not live", name)
+	}
+}
+
+// What runs in a container of this host is not the host's: it is not restarted here.
+func TestLivesElsewhere(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs PID namespaces, which Linux has")
+	}
+	const name = "elsewhere-only"
+	program := filepath.Join(t.TempDir(), name)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not written here: a child of another test could still have it open.
+	if out, err := exec.Command("cp", sleep, program).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	for _, argv := range [][]string{{program, "1000"}, {"unshare", "--map-root-user", "--pid", "--fork", "--kill-child", program, "1000"}} {
+		elsewhere := argv[0] == "unshare"
+		cmd := exec.Command(argv[0], argv[1:]...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			_ = cmd.Wait()
+			close(ended)
+		}()
+		runs := func() bool {
+			all, err := processes()
+			return err == nil && slices.ContainsFunc(all, func(p process) bool { return p.command == name })
+		}
+		for over := false; !over && !runs(); {
+			select {
+			case <-ended: // a system that has no namespaces for its users
+				over = true
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		if got := Lives(name); got == elsewhere {
+			t.Errorf("%q: lives %t", argv, got)
+		}
+		_ = cmd.Process.Kill()
+		<-ended
+		for runs() {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package spool_test
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -11,6 +12,10 @@ import (
 func TestMain(m *testing.M) {
 	if code, mine := practice.Main(os.Args[1:]); mine {
 		os.Exit(code)
+	}
+	if milter := os.Getenv(smtpdRole); milter != "" {
+		fmt.Fprintln(os.Stderr, smtpdMain(milter))
+		os.Exit(1)
 	}
 	if dir := os.Getenv(spool.KilledIn); dir != "" {
 		spool.CarryAndDie(dir)

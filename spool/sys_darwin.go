@@ -104,6 +104,10 @@ func signalChecked(p process, sig unix.Signal) error {
 	return unix.Kill(p.pid, sig)
 }
 
+func clientsOf(process) ([]int, error) { return nil, unix.ENOTSUP }
+
+func (p process) began() time.Time { return time.Time{} }
+
 func scratch() (*os.File, error) {
 	f, err := os.CreateTemp("", "spoolsweep-output-")
 	if err != nil {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -168,6 +170,83 @@ func signalChecked(p process, sig unix.Signal) error {
 		return unix.ESRCH
 	}
 	return unix.PidfdSendSignal(fd, sig, nil, 0)
+}
+
+// clientsOf are handles of our own for the connections that p has accepted, only if the
+// pid still is that process: what is behind a handle cannot be given away
+// (pidfd_getfd(2), Linux 5.6). What p has connected to itself, as a milter, is left out:
+// its port is none at which p listens. Who listens at none, as behind postscreen(8), has
+// accepted all.
+func clientsOf(p process) (fds []int, err error) {
+	pidfd, err := unix.PidfdOpen(p.pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pidfd)
+	if now, err := processOf(p.pid); err != nil || now.started != p.started {
+		return nil, unix.ESRCH
+	}
+	dir := "/proc/" + strconv.Itoa(p.pid) + "/"
+	names, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return nil, err
+	}
+	table, _ := os.ReadFile(dir + "net/tcp")
+	six, _ := os.ReadFile(dir + "net/tcp6") // only where there is IPv6
+	table = append(table, six...)
+	var listens []string
+	for _, accepted := range []bool{false, true} {
+		for _, e := range names {
+			to, _ := os.Readlink(dir + "fd/" + e.Name())
+			inode, ok := strings.CutPrefix(to, "socket:[")
+			port, state := connection(table, strings.TrimSuffix(inode, "]"))
+			if !ok || port == "" {
+				continue
+			}
+			if !accepted {
+				if state == "0A" { // TCP_LISTEN
+					listens = append(listens, port)
+				}
+				continue
+			}
+			number, err := strconv.Atoi(e.Name())
+			if err != nil || state == "0A" || listens != nil && !slices.Contains(listens, port) {
+				continue
+			}
+			fd, err := unix.PidfdGetfd(pidfd, number, 0)
+			if errors.Is(err, unix.EBADF) {
+				continue // closed since
+			}
+			if err != nil {
+				return fds, err
+			}
+			fds = append(fds, fd)
+		}
+	}
+	return fds, nil
+}
+
+// connection finds a socket in the table of /proc/PID/net/tcp by its inode: its own
+// port, and its state (proc_pid_net(5)).
+func connection(table []byte, inode string) (port, state string) {
+	at := bytes.Index(table, []byte(" "+inode+" "))
+	if at < 0 {
+		return "", ""
+	}
+	// Number, own address:port, the other's, state, ..., inode.
+	f := strings.Fields(string(table[bytes.LastIndexByte(table[:at], '\n')+1 : at]))
+	if len(f) != 9 { // it is another number
+		return "", ""
+	}
+	return f[1][strings.LastIndexByte(f[1], ':')+1:], f[3]
+}
+
+// began is when the process was started, in whole seconds. Its clock counts from the
+// boot, in hundredths of a second on every architecture that there is an agent for
+// (proc(5)).
+func (p process) began() time.Time {
+	ticks, _ := strconv.ParseInt(p.started, 10, 64)
+	return time.Unix((time.Now().UnixNano()-boot())/1e9+ticks/100, 0)
 }
 
 // boot is a clock that no one sets, in nanoseconds; it goes on during sleep.

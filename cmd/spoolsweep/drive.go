@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -371,6 +372,9 @@ func (d *driver) detached() bool {
 // whatNext tells what to type for the hosts that wait, and those that were left.
 func (d *driver) whatNext(ctx context.Context) {
 	left := d.detached()
+	if slices.ContainsFunc(d.members, func(m *member) bool { return show.Disabled(m.Host) }) {
+		d.Note("", "to enable the account again, once its password is another one: spoolsweep run enable-account -e account=ACCOUNT%s", d.again)
+	}
 	kinds := map[string][]*member{}
 	for _, m := range d.members {
 		if m.Status == show.Waiting && m.Asks != nil {

@@ -14,22 +14,25 @@ import (
 // docs are the pages that are written by hand; those of the commands are made from
 // the commands.
 //
-//go:embed docs/troubleshooting.md docs/incident.md
+//go:embed docs/accounts.md docs/troubleshooting.md docs/incident.md
 var docs embed.FS
 
 // pageNames are the pages beside the reference, each a file of docs.
-func pageNames() []string { return []string{"incident", "troubleshooting"} }
+func pageNames() []string { return []string{"accounts", "incident", "troubleshooting"} }
 
 func manualCommand() *cli.Command {
 	return &cli.Command{
-		Name: "manual", Usage: "the reference of all commands, what to do by error message, a page for an incident", ArgsUsage: "[incident|troubleshooting]",
+		Name: "manual", Usage: "the reference of all commands, what to do by error message, a page for an incident, how accounts are disabled", ArgsUsage: "[accounts|incident|troubleshooting]",
 		UsageText: `spoolsweep manual
 spoolsweep manual troubleshooting
 spoolsweep manual incident
+spoolsweep manual accounts
 spoolsweep manual --man ~/.local/share/man/man1`,
 		Description: `Without a page: every command with its flags, as Markdown. troubleshooting says
 what an error message means and what to type then. incident is one page to print
-and hang beside the servers: what to type, in order, and what never to do.
+and hang beside the servers: what to type, in order, and what never to do. accounts
+has the lines of an inventory by which an account is disabled and enabled again, for
+users of the system, Dovecot, PostgreSQL, MariaDB and postfixadmin.
 
 --man writes the reference as manual pages into a folder, which is made if it is
 not there: spoolsweep.1, and one for each command, such as spoolsweep-run.1. Pages
@@ -52,7 +55,7 @@ of these names that are there are replaced. 'man spoolsweep' finds them where
 			}
 			text, err := docs.ReadFile("docs/" + page + ".md")
 			if err != nil {
-				return usageError(c, fmt.Errorf("no page %q%s: there are %s", page, didYouMean("", page, pageNames()), strings.Join(pageNames(), " and ")), false)
+				return usageError(c, fmt.Errorf("no page %q%s: there are %s", page, didYouMean("", page, pageNames()), strings.Join(pageNames(), ", ")), false)
 			}
 			_, err = c.App.Writer.Write(text)
 			return err

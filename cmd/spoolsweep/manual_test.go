@@ -134,6 +134,7 @@ func TestRoff(t *testing.T) {
 func TestManualPages(t *testing.T) {
 	execs(t, "manual", "incident").want(t, 0, "Never")
 	execs(t, "manual", "troubleshooting").want(t, 0, "HOST KEY CHANGED")
+	execs(t, "manual", "accounts").want(t, 0, "usermod -L --")
 	execs(t, "manual").want(t, 0, "## run")
 	for args, says := range map[string]string{"incidnt": `did you mean "incident"`, "a b": "one page at most", "incident --man d": "one page at most", "../manual.go": "no page"} {
 		execs(t, append([]string{"manual"}, strings.Fields(args)...)...).want(t, statusUsage, says)

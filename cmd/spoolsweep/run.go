@@ -46,6 +46,7 @@ spoolsweep run backscatter -l 'chavez,peltier' -e @rules.yaml -y
 spoolsweep run backscatter -u admin -b -K
 spoolsweep run backscatter-deferred -e rate=20/s
 spoolsweep run local-flood -l chavez -e source=www-data
+spoolsweep run disable-account -l chavez -e account=spam-account
 spoolsweep run backscatter -l chavez -y --notify mailto:ops@example.org`,
 		Description: `PLAYBOOK is a shipped one (` + strings.Join(playbooks.Shipped(), ", ") + `) or a file.
 All hosts are looked at first, and the plan is shown; nothing is changed until
@@ -78,6 +79,11 @@ local-flood is for what scripts of a web server, or users of the host, submit by
 sendmail(1): it has source instead of account, a user or a script as suspects names
 it, or a list, each of which the host variable stop_source stops; and it sets maildrop
 aside with the full queues, whatever that holds.
+
+disable-account does that with an account (account, force_account) also while a run
+waits, ends its SMTP sessions, those in which it has sent (all_sessions: everybody's), and
+says after watch whether anything new of it came. enable-account takes it back, by the
+host variable enable_account. What these variables may be: spoolsweep manual accounts.
 
 A run without rules waits once mail flows again and the flood is aside. On a
 terminal it proposes rules, shows what they would do, has them edited (VISUAL,

@@ -80,10 +80,11 @@ var resultDocs = map[string]string{
 	"accepting":        "whether new mail is accepted; null where there is no smtpd to ask",
 	"start.why":        "why it is not accepted",
 	// watch
-	"sent":      "new messages of the source since Postfix was started",
-	"sources":   "from where they came",
-	"source":    "quiet, sending or unknown",
-	"watch.why": "why it is unknown",
+	"sent":           "new messages of the source since Postfix was started",
+	"sources":        "from where they came",
+	"source":         "quiet, sending or unknown",
+	"watch.why":      "why it is unknown",
+	"sessions_ended": "true where that is since its sessions were ended, not since Postfix was started",
 	// confirm
 	"answer":       "yes",
 	"by":           "who answered",

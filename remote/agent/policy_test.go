@@ -83,10 +83,10 @@ func TestPolicy(t *testing.T) {
 // limited: a new one is to be thought of.
 func TestPolicyKnowsVars(t *testing.T) {
 	harmless := []string{"postfix_instances", "instance", "queue_warn", "queue_crit", "leftover_warn", "ledger_keep",
-		"disable_account", "stop_source", "auth_service"} // these three do nothing but by a stage
+		"disable_account", "enable_account", "stop_source", "auth_service"} // these do nothing but by a stage
 	known := limited(stage.Vars{})
 	text, err := json.Marshal(stage.Vars{ConfigDirectory: "a", Instances: stage.Instances{"a"}, Instance: "a", Stop: "a", Start: "a", Status: "a", QueueWarn: 1, QueueCrit: 1,
-		LeftoverWarn: 1, LedgerKeep: 1, StateDirectory: "a", MailLog: "a", DisableAccount: "a", StopSource: "a", AuthService: "a"})
+		LeftoverWarn: 1, LedgerKeep: 1, StateDirectory: "a", MailLog: "a", DisableAccount: "a", EnableAccount: "a", StopSource: "a", AuthService: "a"})
 	if err != nil {
 		t.Fatal(err)
 	}

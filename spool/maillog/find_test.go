@@ -262,17 +262,18 @@ func TestJournalEntries(t *testing.T) {
 {"MESSAGE":["a","b"],"__REALTIME_TIMESTAMP":"1795454355000000","SYSLOG_IDENTIFIER":"postfix/smtpd"}
 no entry sasl_username=
 {"__REALTIME_TIMESTAMP":"1795454356000000","MESSAGE":"C28C6BE042: uid=33 from=<www-data>","SYSLOG_IDENTIFIER":"postfix/pickup"}
+{"__REALTIME_TIMESTAMP":"1795454357000000","MESSAGE":"disconnect from x[192.0.2.1]","SYSLOG_IDENTIFIER":"postfix/smtpd","_PID":"4334"}
 {"__REALTIME_TIMESTAMP":"179545435`
 	var got []string
-	s := &scanner{want: Login | Local, found: func(e *Event) error {
-		got = append(got, fmt.Sprintf("%s %q %d", e.Time.UTC().Format(time.RFC3339), e.User, e.UID))
+	s := &scanner{want: Login | Local | Ended, found: func(e *Event) error {
+		got = append(got, fmt.Sprintf("%s %q %d [%d]", e.Time.UTC().Format(time.RFC3339), e.User, e.UID, e.PID))
 		return nil
 	}}
 	long := `{"MESSAGE":"sasl_username=` + strings.Repeat("x", 3*blockSize) + "\"}\n"
 	if err := s.entries(t.Context(), strings.NewReader(long+journal)); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{`2026-11-23T17:19:14Z "a\"nn" 0`, `2026-11-23T17:19:15Z "\xff" 0`, `2026-11-23T17:19:16Z "" 33`}
+	want := []string{`2026-11-23T17:19:14Z "a\"nn" 0 [0]`, `2026-11-23T17:19:15Z "\xff" 0 [0]`, `2026-11-23T17:19:16Z "" 33 [0]`, `2026-11-23T17:19:17Z "" 0 [4334]`}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
@@ -297,7 +298,7 @@ func TestReadJournal(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	asked, err := os.ReadFile(filepath.Join(dir, "asked"))
-	if want := "--no-pager --quiet --output=json --output-fields=MESSAGE,SYSLOG_IDENTIFIER --since=@1795000000 SYSLOG_FACILITY=2\n"; err != nil || string(asked) != want {
+	if want := "--no-pager --quiet --output=json --output-fields=MESSAGE,SYSLOG_IDENTIFIER,_PID --since=@1795000000 SYSLOG_FACILITY=2\n"; err != nil || string(asked) != want {
 		t.Errorf("asked %q, %v, want %q", asked, err, want)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "journalctl"), []byte("#!/bin/sh\necho no journal >&2\nexit 1\n"), 0o700); err != nil {

@@ -13,12 +13,13 @@ import (
 )
 
 // journalFields are those that are asked for (systemd.journal-fields(7)).
-const journalFields = "MESSAGE,SYSLOG_IDENTIFIER"
+const journalFields = "MESSAGE,SYSLOG_IDENTIFIER,_PID"
 
 // entry is one entry of journalctl -o json.
 type entry struct {
 	Message    message `json:"MESSAGE"`
 	Identifier message `json:"SYSLOG_IDENTIFIER"`
+	PID        string  `json:"_PID"`
 	Micros     string  `json:"__REALTIME_TIMESTAMP"`
 }
 
@@ -103,6 +104,7 @@ var needles = []struct {
 	{Queued | Sent, []byte(": from=<")},
 	{Unknown, []byte(": User unknown in ")},
 	{Unknown, []byte("dsn=5.1.1, status=bounced")},
+	{Ended, []byte("disconnect from ")},
 }
 
 // mayMatter looks for a needle, or for a text in numbers, without decoding.
@@ -130,5 +132,6 @@ func (s *scanner) entry(line []byte) bool {
 	}
 	ok = parseText(service, e.Message, &s.event) && s.wanted()
 	s.event.Time = time.UnixMicro(micros)
+	s.event.PID, _ = strconv.Atoi(e.PID)
 	return ok
 }

@@ -230,6 +230,21 @@ func (p *parser) withYear(stamp string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// pidBehind is the process that stands behind a service in its line: smtpd[4334], or
+// with RFC 5424 smtpd 4334; 0 for none. The service is a part of the line.
+func pidBehind(line, service []byte) int {
+	rest := line[min(len(line), cap(line)-cap(service)+len(service)):]
+	if len(rest) == 0 || rest[0] != '[' && rest[0] != ' ' {
+		return 0
+	}
+	end := 1
+	for end < len(rest) && rest[end] >= '0' && rest[end] <= '9' {
+		end++
+	}
+	pid, _ := decimal(rest[1:end])
+	return pid
+}
+
 // parseText takes a service's text apart, all but its time.
 func parseText(service, text []byte, e *Event) bool {
 	times := int64(1)
@@ -245,7 +260,7 @@ func parseText(service, text []byte, e *Event) bool {
 	var ok bool
 	switch string(service) {
 	case "smtpd":
-		ok = client(text, e) || failed(text, e) || refused(text, e)
+		ok = client(text, e) || failed(text, e) || ended(text, e) || refused(text, e)
 	case "pickup":
 		ok = submitted(text, e)
 	case "qmgr", "nqmgr", "oqmgr":
@@ -350,6 +365,17 @@ func failed(text []byte, e *Event) bool {
 		e.User = user
 	}
 	return true
+}
+
+// ended is smtpd.c's line of a client that has gone, or that was told to go.
+func ended(text []byte, e *Event) bool {
+	rest, ok := bytes.CutPrefix(text, []byte("disconnect from "))
+	if !ok {
+		return false
+	}
+	address, _, ok := cutPeer(rest)
+	*e = Event{Kind: Ended, Address: address}
+	return ok
 }
 
 // refused is smtpd's answer to RCPT where the recipient is not there.

@@ -46,6 +46,8 @@ const (
 	Sent
 	// Unknown is a recipient that this server does not have.
 	Unknown
+	// Ended is the end of a client's session: smtpd's line "disconnect from".
+	Ended
 )
 
 // Event is one line that matters. Its slices are valid until the function that
@@ -55,7 +57,8 @@ type Event struct {
 	Time      time.Time
 	ID        []byte
 	User      []byte // of Login; of Failed where Postfix says it
-	Address   []byte // the client's, of Login, Client and Failed
+	Address   []byte // the client's, of Login, Client, Failed and Ended
+	PID       int    // of the process that wrote it; 0 where the log does not say
 	UID       int    // of Local
 	Sender    []byte // of Local, Queued and Sent; empty for <>
 	Recipient []byte // of Unknown
@@ -143,6 +146,7 @@ func (s *scanner) line(line []byte) bool {
 		return false
 	}
 	s.event.Time, ok = s.time(stamp)
+	s.event.PID = pidBehind(line, service)
 	return ok
 }
 

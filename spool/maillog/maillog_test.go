@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const all = Login | Client | Failed | Local | Queued | Unknown
+const all = Login | Client | Failed | Local | Queued | Unknown | Ended
 
 // told is an event as a test writes it.
 type told struct {
@@ -72,7 +72,10 @@ var texts = []struct {
 		&told{Kind: Unknown, Recipient: "nobody@x.org"}},
 	{"smtpd", "C28C6BE042: reject: RCPT from x[192.0.2.7]: 550 5.1.1 <nobody@x.org>: Recipient address rejected: User unknown in virtual mailbox table; from=<>",
 		&told{Kind: Unknown, Recipient: "nobody@x.org"}},
-	{"smtpd", "disconnect from localhost[127.0.0.1] ehlo=1 auth=0/3 commands=1/4", nil},
+	{"smtpd", "disconnect from localhost[127.0.0.1] ehlo=1 auth=0/3 commands=1/4", &told{Kind: Ended, Address: "127.0.0.1"}},
+	{"smtpd", "disconnect from unknown[unknown]", &told{Kind: Ended, Address: "unknown"}},
+	{"smtpd", "disconnect from nobody", nil},
+	{"smtpd", "lost connection after DATA from x[192.0.2.1]", nil},
 	{"smtpd", "C28C6BE042: client=", nil},
 	{"smtpd", "C28C6BE042: client=x[192.0.2.1", nil},
 	{"smtpd", "C28C6BE042: client=x[192.0.2.1], sasl_method=PLAIN, sasl_username=", &told{Kind: Client, ID: "C28C6BE042", Address: "192.0.2.1"}},
@@ -102,14 +105,15 @@ var texts = []struct {
 var heads = []struct {
 	format string // of tag and text
 	want   time.Time
+	pid    int
 }{
-	{"Nov 23 17:19:14 mx1 %s[3168]: %s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC)},
-	{"Dec  3 07:09:04 mx1 %s[1]: %s", time.Date(2025, 12, 3, 7, 9, 4, 0, time.UTC)}, // of last year
-	{"Feb 29 00:00:00 mx1 %s[1]: %s", time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC)},
-	{"2026-11-23T17:19:14.123456+01:00 mx1 %s[3168]: %s", time.Date(2026, 11, 23, 16, 19, 14, 123456000, time.UTC)},
-	{"<22>Nov 23 17:34:29 %s[10868]: %s", time.Date(2026, 11, 23, 17, 34, 29, 0, time.UTC)},
-	{"<22>1 2026-11-23T17:19:14Z mx1 %s 4334 - - %s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC)},
-	{"1 2026-11-23T17:19:14Z mx1 %s 4334 ID47 [a@1 x=\"]\\\" \"][b@2] \xef\xbb\xbf%s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC)},
+	{"Nov 23 17:19:14 mx1 %s[3168]: %s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC), 3168},
+	{"Dec  3 07:09:04 mx1 %s[1]: %s", time.Date(2025, 12, 3, 7, 9, 4, 0, time.UTC), 1}, // of last year
+	{"Feb 29 00:00:00 mx1 %s[1]: %s", time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC), 1},
+	{"2026-11-23T17:19:14.123456+01:00 mx1 %s[3168]: %s", time.Date(2026, 11, 23, 16, 19, 14, 123456000, time.UTC), 3168},
+	{"<22>Nov 23 17:34:29 %s[10868]: %s", time.Date(2026, 11, 23, 17, 34, 29, 0, time.UTC), 10868},
+	{"<22>1 2026-11-23T17:19:14Z mx1 %s 4334 - - %s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC), 4334},
+	{"1 2026-11-23T17:19:14Z mx1 %s 4334 ID47 [a@1 x=\"]\\\" \"][b@2] \xef\xbb\xbf%s", time.Date(2026, 11, 23, 17, 19, 14, 0, time.UTC), 4334},
 }
 
 func TestLine(t *testing.T) {
@@ -135,6 +139,9 @@ func TestLine(t *testing.T) {
 				}
 				if !e.Time.Equal(h.want) {
 					t.Errorf("%s: at %v, want %v", line, e.Time, h.want)
+				}
+				if e.PID != h.pid {
+					t.Errorf("%s: of process %d, want %d", line, e.PID, h.pid)
 				}
 			}
 		}
@@ -376,6 +383,8 @@ func compose(e *Event) (service, text string) {
 		service, text = "pickup", fmt.Sprintf("%s: uid=%d from=<%s>", e.ID, e.UID, e.Sender)
 	case Queued:
 		service, text = "qmgr", fmt.Sprintf("%s: from=<%s>, size=1, nrcpt=1 (queue active)", e.ID, e.Sender)
+	case Ended:
+		service, text = "smtpd", fmt.Sprintf("disconnect from x[%s] ehlo=1 quit=1 commands=2", e.Address)
 	case Unknown:
 		if e.ID == nil {
 			service, text = "smtpd", fmt.Sprintf("NOQUEUE: reject: RCPT from x[192.0.2.1]: 550 5.1.1 <%s>: Recipient address rejected: User unknown in local recipient table; from=<>", e.Recipient)

@@ -51,7 +51,7 @@ func (e *Env) Begin(ctx context.Context, info *Info) error {
 	if err != nil {
 		return err
 	}
-	lock, err := e.lock(ctx, p, info.Vars)
+	lock, err := e.lock(ctx, p, info.Vars, info.Steps)
 	if err != nil {
 		return err
 	}
@@ -113,8 +113,12 @@ func (e *Env) folders(v stage.Vars) []string {
 // else (preflight, a tail) holds one for an instant.
 const lockTries = 25
 
-// lock takes the lock on the queue directory, or says who has it.
-func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars) (*os.File, error) {
+// lock takes the lock on the queue directory for a plan, or says who has it. Where it
+// needs none, nothing is locked.
+func (e *Env) lock(ctx context.Context, p *spool.Postfix, v stage.Vars, steps []stage.Step) (*os.File, error) {
+	if stage.Apart(steps) {
+		return spool.Unlocked(p)
+	}
 	lock, err := spool.Lock(p)
 	for try := 0; errors.Is(err, spool.ErrBusy) && try < lockTries && pause(ctx, 20*time.Millisecond); try++ {
 		lock, err = spool.Lock(p)
@@ -297,7 +301,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if err != nil {
 		return err
 	}
-	lock, err := e.lock(ctx, p, info.Vars)
+	plan := info.Steps
+	if len(q.Steps) > 0 {
+		plan = q.Steps
+	}
+	lock, err := e.lock(ctx, p, info.Vars, plan)
 	if err != nil {
 		return lateAnswer(dir, q, info, err)
 	}
@@ -489,7 +497,11 @@ func whereto(old, now []stage.Step, next int, unsettled bool) (int, error) {
 	}
 	for i, s := range now {
 		if row, _ := stage.Find(s.Stage); row.Section && at <= i && i < next {
-			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), "begin a new run")
+			remedy := "begin a new run"
+			if now[at].Stage == "command" {
+				remedy += "; an account is disabled meanwhile by spoolsweep run disable-account -e account=NAME"
+			}
+			return 0, spool.Remedied(fmt.Errorf("stage %d (%s) would have to be done again, and with it %s, which is done", at+1, now[at].Stage, s.Stage), remedy)
 		}
 	}
 	return at, nil

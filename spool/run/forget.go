@@ -55,7 +55,7 @@ func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	lock, err := e.lock(ctx, p, v) // nobody begins a run meanwhile
+	lock, err := e.lock(ctx, p, v, nil) // nobody begins a run meanwhile
 	if err != nil {
 		return 0, err
 	}

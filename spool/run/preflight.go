@@ -109,7 +109,7 @@ func (e *Env) Preflight(ctx context.Context, v stage.Vars, steps []stage.Step) (
 	if err := f.queues(p, v, steps); err != nil {
 		return nil, err
 	}
-	lock, err := e.lock(ctx, p, v)
+	lock, err := e.lock(ctx, p, v, steps)
 	busy := errors.Is(err, spool.ErrBusy)
 	switch {
 	case busy:

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -479,6 +480,42 @@ func TestBusy(t *testing.T) {
 	}
 	if s := h.state(); s.Phase != Working {
 		t.Errorf("phase %s, want %s", s.Phase, Working)
+	}
+	h.letGo("stop")
+	h.rest(Finished)
+	h.swept()
+}
+
+// What changes no queue waits for nobody: an account is disabled while another run works,
+// and that one keeps the lock.
+func TestApart(t *testing.T) {
+	h := newHost(t, flood)
+	h.hold("stop")
+	h.begin(plan(rules))
+	h.awaitHeld("stop")
+	var steps []stage.Step
+	for _, s := range [][2]string{{"command", `{"run": "test", "for": ["eve"], "require_source_stopped": true}`}, {"restart", `{"service": "none"}`}, {"end-sessions", `{"account": "eve"}`}, {"watch", `{"for": "0", "account": "eve"}`}} {
+		steps = append(steps, stage.Step{Stage: s[0], Args: json.RawMessage(s[1])})
+	}
+	other := h.info(steps)
+	other.Run = "20261123T231501Z-zz99"
+	if f, err := h.Preflight(t.Context(), h.vars, steps); err != nil || len(f.Problems) > 0 {
+		t.Errorf("preflight: %+v, %v", f, err)
+	}
+	if err := h.Begin(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	h.await("the end of the other run", func() bool {
+		s, err := h.StateOf(h.postfix(), h.vars, other.Run)
+		return err == nil && s.Phase == Finished
+	})
+	if s := h.state(); s.Phase != Working {
+		t.Errorf("phase %s, want %s", s.Phase, Working)
+	}
+	third := h.info(append(steps, plan(rules)[0]))
+	third.Run = "20261123T231502Z-zz99"
+	if err := h.Begin(t.Context(), third); !errors.Is(err, spool.ErrBusy) {
+		t.Errorf("with a stage that is not apart: got %v", err)
 	}
 	h.letGo("stop")
 	h.rest(Finished)

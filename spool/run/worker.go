@@ -82,7 +82,11 @@ func (e *Env) inherit(state, id string, do func(*runner) error) error {
 	}
 	defer func() { r.record.close() }()
 	if r.pf, err = e.Postfix(context.Background(), info.Vars); err == nil {
-		r.lock, err = spool.Inherited(lockHandle, r.pf)
+		if stage.Apart(info.Steps) {
+			r.lock, err = spool.Unlocked(r.pf)
+		} else {
+			r.lock, err = spool.Inherited(lockHandle, r.pf)
+		}
 	}
 	if err == nil {
 		err = r.open()

@@ -172,7 +172,7 @@ type ControllerAsk struct {
 
 var command = Row{
 	Name: "command", Doc: "run a command on the host, or on the controller; mail flows again whether it fails or not",
-	Changes: true, Needs: []string{"run"},
+	Changes: true, Apart: true, Needs: []string{"run"},
 	New: func() Args { return &CommandArgs{On: onHost} }, Result: func() Result { return &CommandResult{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*CommandArgs)

@@ -55,8 +55,8 @@ var errNoService = errors.New("there is no such service")
 
 var restart = Row{
 	Name: "restart", Doc: "restart a service, such as the one that checks logins; where there is none it is skipped",
-	Changes: true,
-	New:     func() Args { return &RestartArgs{Service: "auto"} }, Result: func() Result { return &CommandResult{} },
+	Changes: true, Apart: true,
+	New: func() Args { return &RestartArgs{Service: "auto"} }, Result: func() Result { return &CommandResult{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*RestartArgs)
 		limit := h.Step.Timeout

@@ -63,6 +63,9 @@ type Row struct {
 	// Preview, of a stage that removes mail or works on live queues, is what it would
 	// do. It changes nothing, and h has no Work.
 	Preview func(ctx context.Context, h *Host, a Args) (*Removal, error)
+	// Apart says that it changes no queue, and needs none to stand still: a run of such
+	// stages alone may be done while another one works there.
+	Apart bool
 	// Finished says that it is added only to a run that has come to its end.
 	Finished bool
 	// Glances says that of Postfix's settings it needs no more than where the queues
@@ -71,7 +74,7 @@ type Row struct {
 }
 
 // Table lists all stages, in the order of a cleanup.
-var Table = []*Row{&count, &command, &restart, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue, &export}
+var Table = []*Row{&count, &command, &restart, &endSessions, &stop, &setAside, &start, &suspects, &classify, &watch, &confirm, &restore, &putback, &adopt, &purge, &remove, &hold, &release, &requeue, &export}
 
 // Find returns the row of a stage.
 func Find(name string) (*Row, bool) {
@@ -172,6 +175,14 @@ type Step struct {
 	Once    bool            `json:"once,omitempty"`    // on the first host of the run only
 	Timeout time.Duration   `json:"timeout,omitempty"` // 0: none
 	NoLog   bool            `json:"no_log,omitempty"`  // what it prints and finds is not kept
+}
+
+// Apart says of a plan whether all of it may be done while another run works there.
+func Apart(steps []Step) bool {
+	return len(steps) > 0 && !slices.ContainsFunc(steps, func(s Step) bool {
+		row, ok := Find(s.Stage)
+		return !ok || !row.Apart
+	})
 }
 
 // CheckPlan looks whether a plan makes sense, also without the steps that are
@@ -290,6 +301,7 @@ type Vars struct {
 	StateDirectory string        `json:"state_directory,omitempty"`
 	MailLog        string        `json:"mail_log,omitempty"` // a file, or the word journal
 	DisableAccount string        `json:"disable_account,omitempty"`
+	EnableAccount  string        `json:"enable_account,omitempty"`
 	StopSource     string        `json:"stop_source,omitempty"`
 	AuthService    string        `json:"auth_service,omitempty"`
 }

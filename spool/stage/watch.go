@@ -40,7 +40,7 @@ func (a *Accounts) UnmarshalJSON(text []byte) error {
 
 // WatchArgs are the arguments of watch.
 type WatchArgs struct {
-	For     Duration `json:"for" doc:"time since the start of Postfix; 0: not at all"`
+	For     Duration `json:"for" doc:"time since Postfix was started, or sessions were ended; 0: not at all"`
 	Account Accounts `json:"account,omitempty" doc:"whose logins are looked for, beside what the rules took"`
 	Source  Items    `json:"source,omitzero" doc:"users, uids and scripts whose mail submitted on the host is looked for, beside what the rules took"`
 	// RequireStopped fails the run, with its mail aside, while the source sends.
@@ -59,12 +59,12 @@ func (a *WatchArgs) Check() error {
 }
 
 var watch = Row{
-	Name: "watch", Doc: "look whether the source still sends, in what was logged since Postfix was started", After: []string{"start"},
+	Name: "watch", Doc: "look whether the source still sends, in what was logged since Postfix was started, or sessions were ended", After: []string{"start", "end-sessions"}, Apart: true,
 	New: func() Args { return &WatchArgs{For: Duration(time.Minute)} }, Result: func() Result { return &Watched{} },
 	Run: func(ctx context.Context, h *Host, a Args, emit Emit) (Result, error) {
 		args := a.(*WatchArgs)
-		var started Started
-		if !h.Last("start", &started) || started.At.IsZero() {
+		since, ended := h.sourceStopped()
+		if since.IsZero() {
 			return nil, errors.New("watch: it is not known when Postfix was started")
 		}
 		sources, err := h.spamSources(ctx)
@@ -78,13 +78,13 @@ var watch = Row{
 		if len(sources.accounts)+len(sources.senders)+len(sources.clients)+len(sources.local) == 0 {
 			return &Watched{Sources: []Value{}, Source: Unknown, Why: "nobody is named, and what the rules took has no source that stands out"}, nil
 		}
-		if !h.sleepUntil(ctx, started.At.Add(time.Duration(args.For))) {
+		if !h.sleepUntil(ctx, since.Add(time.Duration(args.For))) {
 			return nil, fmt.Errorf("watch: %w", context.Cause(ctx))
 		}
 		w := &watching{sources: sources, fresh: map[string]bool{}, sent: counter{}}
 		// Where stamps are whole seconds, that of the start is left out: what was
 		// sent before the stop is none of it.
-		if err := h.readLog(ctx, started.At, maillog.Login|maillog.Client|maillog.Local|maillog.Queued, w.add); err != nil {
+		if err := h.readLog(ctx, since, maillog.Login|maillog.Client|maillog.Local|maillog.Queued, w.add); err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}
@@ -92,10 +92,11 @@ var watch = Row{
 			emit("warn", map[string]string{"message": "it is not known whether the source still sends: " + err.Error()})
 			return &Watched{Sources: []Value{}, Source: Unknown, Why: "the mail log could not be read"}, nil
 		}
-		if err := w.queues(ctx, h, started.At, emit); err != nil {
+		if err := w.queues(ctx, h, since, emit); err != nil {
 			return nil, fmt.Errorf("watch: %w", err)
 		}
 		r := w.result()
+		r.SessionsEnded = ended
 		if r.Source == Sending && args.RequireStopped {
 			return r, spool.Remedied(fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back", r.Sources[0].Value), "stop it, then spoolsweep resume "+h.Run)
 		}
@@ -104,6 +105,20 @@ var watch = Row{
 		}
 		return r, nil
 	},
+}
+
+// sourceStopped is since when nothing more of the source is expected, and whether that
+// is since its sessions were ended, not since Postfix was started.
+func (h *Host) sourceStopped() (since time.Time, ended bool) {
+	var started Started
+	var sessions SessionsEnded
+	if h.Last("start", &started) {
+		since = started.At
+	}
+	if h.Last(endSessions.Name, &sessions) && sessions.At.After(since) {
+		return sessions.At, true
+	}
+	return since, false
 }
 
 // Whether the source is at rest.
@@ -115,10 +130,12 @@ const (
 
 // Watched is the result of watch.
 type Watched struct {
-	Sent    int64   `json:"sent"` // new messages of the source since the start of Postfix
+	Sent    int64   `json:"sent"` // new messages of the source since then
 	Sources []Value `json:"sources"`
 	Source  string  `json:"source"`        // quiet, sending or unknown
 	Why     string  `json:"why,omitempty"` // it is unknown
+	// SessionsEnded says that it was looked at since then, not since the start.
+	SessionsEnded bool `json:"sessions_ended,omitempty"`
 }
 
 // Lines tells whether, and from where.
@@ -127,7 +144,11 @@ func (w *Watched) Lines() []Line {
 	case Unknown:
 		return []Line{{Label: "the source", Text: "may still send: " + w.Why}}
 	case Quiet:
-		return []Line{{Label: "the source", Text: "is quiet: nothing new of it since Postfix was started"}}
+		since := "Postfix was started"
+		if w.SessionsEnded {
+			since = "its sessions were ended"
+		}
+		return []Line{{Label: "the source", Text: "is quiet: nothing new of it since " + since}}
 	}
 	lines := []Line{{Label: "the source still sends", Number: w.Sent, Unit: "messages"}}
 	for _, v := range w.Sources {

@@ -8,6 +8,7 @@ import (
 
 	"spoolsweep/remote/clean"
 	"spoolsweep/spool/run"
+	"spoolsweep/spool/stage"
 )
 
 // todo is something that is left to do, and the command lines for it.
@@ -83,7 +84,7 @@ func (m *pageMaker) todo() []todo {
 		}
 	}
 	for _, left := range []struct{ command, advice string }{
-		{"disable the account", "Make sure that the stolen account is disabled, or has another password, on %s: the run has not disabled it"},
+		{disabling, "Make sure that the stolen account is disabled, or has another password, on %s: the run has not disabled it"},
 		{"stop the source", "Make sure that the script or user that flooded is stopped on %s: the run has not stopped it"},
 	} {
 		if names, _ := in(func(s *Story) bool { return m.facts[s].sourceRuns(left.command) }); len(names) > 0 {
@@ -95,8 +96,25 @@ func (m *pageMaker) todo() []todo {
 		add("Look after the messages in *.name-collisions on "+m.names(names)+": their queue ids were taken by other messages",
 			line(hosts, "name them", "report", m.Run, "--ledger"))
 	}
+	if names, hosts := in(func(s *Story) bool {
+		return slices.ContainsFunc(m.facts[s].commands, func(c named) bool { return disabled(&c.CommandResult) })
+	}); len(names) > 0 {
+		add("Once its password is another one, the account may be enabled again on "+m.names(names),
+			line(hosts, "take that back", "run", "enable-account", "-e", "account=ACCOUNT"))
+	}
 	m.leftovers(&all)
 	return all
+}
+
+// disabling is the name of the step of the shipped playbooks that disables an account.
+const disabling = "disable the account"
+
+func disabled(c *stage.CommandResult) bool { return c.Name == disabling && !c.Skipped && c.Exit == 0 }
+
+// Disabled says that a run has disabled an account on a host.
+func Disabled(h *Host) bool {
+	var c stage.CommandResult
+	return h.Latest("command", &c) && disabled(&c)
 }
 
 // sourceRuns says that the run was to stop the source by a command, and did not.
