@@ -255,10 +255,10 @@ func (s *smtpSession) isOver() {
 func loginIs(t *testing.T, h *lab.Host, port, user string, taken bool) {
 	t.Helper()
 	s, err := smtpLogin(t, h, port, user)
-	defer s.Close()
 	if refused, ok := err.(*textproto.Error); taken && err != nil || !taken && (!ok || refused.Code != 535) {
 		t.Errorf("%s logs in: want %t, got %v", user, taken, err)
 	}
+	s.Close()
 }
 
 // disabled has an account disabled, and looks at what is told of it.
