@@ -103,7 +103,7 @@ func TestComplete(t *testing.T) {
 		{line: "spoolsweep stages -o ", words: "text json"},
 		{line: "spoolsweep stages set", words: "set-aside"},
 		{line: "spoolsweep completion ", words: "bash fish zsh"},
-		{line: "spoolsweep manual ", words: "incident troubleshooting"},
+		{line: "spoolsweep manual ", words: "accounts incident troubleshooting"},
 		{line: "spoolsweep manual --man ", paths: anyFolder},
 		{line: "spoolsweep ping --transport o", words: "openssh"},
 		{line: "spoolsweep ping --become-method ", words: "sudo doas su"},
