@@ -168,8 +168,7 @@ const (
 )
 
 // spamSources are the logins, senders, clients, uids and scripts of what the rules
-// took. To
-// whom bounces come back is none of them: others send those, for days.
+// took. To whom bounces come back is none of them: others send those, for days.
 func (h *Host) spamSources(ctx context.Context) (*sources, error) {
 	s := &sources{}
 	var c Classified
