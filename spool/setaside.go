@@ -440,10 +440,7 @@ func Choose(p *Postfix, names []string, warn int64) ([]Queue, error) {
 		return nil, err
 	}
 	defer root.Close()
-	for _, q := range Queues {
-		if (q == Hold || q == Corrupt) && !slices.Contains(queues, q) {
-			continue
-		}
+	for _, q := range append([]Queue{Maildrop, Incoming, Active, Deferred}, queues...) {
 		dir, err := openDir(root, string(q))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
