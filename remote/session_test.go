@@ -102,6 +102,51 @@ func TestCall(t *testing.T) {
 	})
 }
 
+// Mail is no flood for whoever fetches it, and one for everybody else; what is not
+// wanted any more ends the call, and only that.
+func TestFetch(t *testing.T) {
+	const many = eventsFraction + 5 // and each a fraction of what is taken in at once
+	large := json.RawMessage(`{"data":"` + strings.Repeat("x", EventsAtOnce/eventsFraction) + `"}`)
+	synctest.Test(t, func(t *testing.T) {
+		s, agent := pipeSession(t)
+		go func() {
+			for range 2 {
+				f := agent.next(t)
+				for range many {
+					if agent.Write(wire.Frame{Kind: wire.News, ID: f.ID, Event: &wire.Event{Kind: wire.Mail, Data: large}}) != nil {
+						return
+					}
+				}
+				agent.Write(wire.Frame{Kind: wire.Reply, ID: f.ID, Data: json.RawMessage(`{"done":7}`)})
+			}
+		}()
+		var reply struct{ Done int }
+		n := 0
+		if err := s.Fetch(t.Context(), "look", nil, &reply, func(e wire.Event) error { n++; return nil }); err != nil || n != many || reply.Done != 7 {
+			t.Errorf("%d pieces of %d, %+v, %v", n, many, reply, err)
+		}
+		if err := s.CallEvents(t.Context(), "look", nil, nil, nil); !errors.Is(err, errFlood) {
+			t.Errorf("mail that nobody fetches: %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, agent := pipeSession(t)
+		go func() {
+			f := agent.next(t)
+			agent.Write(wire.Frame{Kind: wire.News, ID: f.ID, Event: &wire.Event{Kind: wire.Mail, Data: large}})
+			f = agent.next(t)
+			agent.Write(wire.Frame{Kind: wire.Reply, ID: f.ID})
+		}()
+		enough := errors.New("enough")
+		if err := s.Fetch(t.Context(), "look", nil, nil, func(wire.Event) error { return enough }); !errors.Is(err, enough) {
+			t.Errorf("got %v", err)
+		}
+		if err := s.Call(t.Context(), "count", nil, nil); err != nil {
+			t.Errorf("after it: %v", err)
+		}
+	})
+}
+
 func TestTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, agent := pipeSession(t)
