@@ -123,7 +123,7 @@ func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sight
 		return f, silent, false, err
 	}
 	if len(places) == 0 {
-		places = livePlaces()
+		places = append(livePlaces(), h.asideOfRuns()...)
 	}
 	logged, err := f.gather(ctx, h, places, time.Now().Add(-bouncesFor), emit)
 	if why := context.Cause(ctx); errors.Is(why, errKnown) || errors.Is(why, errCut) || errors.Is(why, context.DeadlineExceeded) {
@@ -133,6 +133,23 @@ func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sight
 		return f, silent, false, err
 	}
 	return f, silent, f.log.events > 0, nil
+}
+
+// asideOfRuns are what earlier runs have aside: bounces are mostly there by the time
+// that somebody asks whose address it was.
+func (h *Host) asideOfRuns() (all []place) {
+	if h.Records == nil {
+		return nil
+	}
+	records, _ := h.Records() // one that cannot be read tells of nobody
+	for _, r := range records {
+		for _, s := range r.Sets {
+			if s.Queue != spool.Defer {
+				all = append(all, place{dir: s.Aside, queue: s.Queue})
+			}
+		}
+	}
+	return all
 }
 
 // livePlaces are the queues where nothing is aside.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
 )
 
@@ -97,6 +98,29 @@ func TestForged(t *testing.T) {
 	}}
 	if r, _, err = alone(t, again, "command", `{"run": "echo --", "for": ["Spam-Account", "victim"]}`); err != nil || len(r.Refused) != 2 {
 		t.Errorf("a second command: %+v, %v", r, err)
+	}
+
+	// Nor is anybody disabled because an earlier run has the bounces aside by now.
+	var sets []spool.Set
+	for _, q := range []spool.Queue{spool.Incoming, spool.Active} {
+		name := string(q) + ".spamfull"
+		if err := os.Rename(h.Spool(string(q)), h.Spool(name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(h.Spool(string(q)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		sets = append(sets, spool.Set{Queue: q, Aside: name})
+	}
+	later := host()
+	later.Records = func() ([]Record, error) { return []Record{{Run: "20261128T120000Z-ab12", Sets: sets}}, nil }
+	if r, warned, err = alone(t, later, "command", `{"run": "echo --", "for": ["victim", "spam-account"]}`); err != nil || !slices.Equal(r.Refused, []string{"victim"}) {
+		t.Errorf("with the bounces aside: %+v, %q, %v", r, warned, err)
+	}
+	for _, s := range sets {
+		if err := errors.Join(os.Remove(h.Spool(string(s.Queue))), os.Rename(h.Spool(s.Aside), h.Spool(string(s.Queue)))); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	// Where there is no time to look, or nothing to see, nobody is refused.
