@@ -18,7 +18,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/lab"
 	"spoolsweep/spool/stage"
 )
@@ -96,16 +95,6 @@ func slicesOf(mail map[string]exportedMail) []string {
 	return all
 }
 
-// theExported is a host's result of export.
-func theExported(t *testing.T, doc *show.Document, h *lab.Host) stage.Exported {
-	t.Helper()
-	var e stage.Exported
-	if err := json.Unmarshal(hostIn(t, doc, h).Result, &e); err != nil {
-		t.Fatalf("%s: %v in %s", h.Name, err, hostIn(t, doc, h).Result)
-	}
-	return e
-}
-
 // While mail of both kinds arrives and is tried, an export is of what matches and
 // nothing else, byte for byte as postcat prints it; nothing happens to the mail.
 func TestExportUnderArrivingMail(t *testing.T) {
@@ -137,7 +126,7 @@ func TestExportUnderArrivingMail(t *testing.T) {
 			await(t, h, map[string]int{"deferred": 150, "active": 30, "incoming": 90})
 		}
 		doc, r := spoolsweepJSON(t, f, args...)
-		if e := theExported(t, doc, h); r.status != 0 || e.Failed+e.Gone+e.Left != 0 || e.Matched != e.Done.Done {
+		if e := resultOf[stage.Exported](t, doc, h); r.status != 0 || e.Failed+e.Gone+e.Left != 0 || e.Matched != e.Done.Done {
 			t.Fatalf("exported %+v: %v", e, r)
 		}
 	}
@@ -291,7 +280,7 @@ func TestExportRemoveFullDisk(t *testing.T) {
 	// The remedy.
 	apart := newFleet(t, []*lab.Host{h}, "state_directory: /run/spoolsweep")
 	doc, r := spoolsweepJSON(t, apart, "export", "--remove", "-m", "header.Subject:1", "-m", "header.Subject:2", "--to", dir, "-y", "--expect", strconv.Itoa(withDigits(n)))
-	if e := theExported(t, doc, h); r.status != 0 || e.Done.Done != int64(withDigits(n)) {
+	if e := resultOf[stage.Exported](t, doc, h); r.status != 0 || e.Done.Done != int64(withDigits(n)) {
 		t.Errorf("removed %+v: %v", e, r)
 	}
 	if k := free(); k < 20*withDigits(n) {
@@ -301,7 +290,7 @@ func TestExportRemoveFullDisk(t *testing.T) {
 	do("dd if=/dev/zero of=/mnt/full/fill2 bs=4k 2>/dev/null; truncate -s -400k /mnt/full/fill2")
 	rest := n - withDigits(n)
 	doc, r = spoolsweepJSON(t, full, append(args, strconv.Itoa(rest))...)
-	if e := theExported(t, doc, h); r.status != 0 || e.Done.Done != int64(rest) || count() != 0 {
+	if e := resultOf[stage.Exported](t, doc, h); r.status != 0 || e.Done.Done != int64(rest) || count() != 0 {
 		t.Errorf("removed %+v, %d are left: %v", e, count(), r)
 	}
 	if mail := manifest(t, dir); len(mail) != n {

@@ -261,8 +261,7 @@ func TestRulesFoundOnTheWay(t *testing.T) {
 	before, err = h.Audit(t.Context())
 	must(t, err)
 	doc, tried := spoolsweepJSON(t, f, "classify", "--aside", id, "-e", rulesFile(t, wide))
-	var c stage.Classified
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &c))
+	c := resultOf[stage.Classified](t, doc, h)
 	if tried.status != 0 || int(c.Spam) != len(wideSpam) || int(c.Ham) != len(wideHam)-1 {
 		t.Errorf("classify: want spam %d, ham %d: %v", len(wideSpam), len(wideHam)-1, tried)
 	}

@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -15,22 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/lab"
 	"spoolsweep/spool/stage"
 )
 
 var heldMany = flag.Int("held", 2000, "messages that are put on hold and released at a rate: 50000 takes some minutes")
-
-// acted is a host's result of hold, release or requeue.
-func acted(t *testing.T, doc *show.Document, h *lab.Host) stage.Acted {
-	t.Helper()
-	var a stage.Acted
-	if err := json.Unmarshal(hostIn(t, doc, h).Result, &a); err != nil {
-		t.Fatalf("%s: %v in %s", h.Name, err, hostIn(t, doc, h).Result)
-	}
-	return a
-}
 
 // While mail of both kinds arrives and is delivered, hold takes just what matches,
 // also what arrives while it goes on, but for what the queue manager has in its hands;
@@ -63,7 +51,7 @@ func TestHoldUnderArrivingMail(t *testing.T) {
 	}
 	matching := slices.DeleteFunc(spams(all), func(id string) bool { return slices.Contains(active, id) })
 	checkPlaces(t, h, a, all, "on hold", []string{"hold"}, matching)
-	held := acted(t, doc, h)
+	held := resultOf[stage.Acted](t, doc, h)
 	if got.status != 0 || held.Done.Done != int64(len(matching)) || held.Matched != held.Done.Done || held.Failed+held.Gone != 0 {
 		t.Errorf("held %+v, want %d: %v", held, len(matching), got)
 	}
@@ -86,7 +74,7 @@ func TestHoldUnderArrivingMail(t *testing.T) {
 	must(t, err)
 	n := len(matching)
 	back, r2 := spoolsweepJSON(t, f, "release", doc.Run, "--include-spam", "-y", "--expect", strconv.Itoa(n), "--rate", "0", "--live-max", "0")
-	if sent := acted(t, back, h); r2.status != 0 || sent.Done.Done != int64(n-1) || sent.Failed != 1 || !strings.Contains(strings.Join(sent.Failures, ""), "its name is taken in deferred") {
+	if sent := resultOf[stage.Acted](t, back, h); r2.status != 0 || sent.Done.Done != int64(n-1) || sent.Failed != 1 || !strings.Contains(strings.Join(sent.Failures, ""), "its name is taken in deferred") {
 		t.Errorf("released %+v of %d: %v", sent, n, r2)
 	}
 	if now, err := os.ReadFile(other); err != nil || !cmp.Equal(now, text) {
@@ -108,7 +96,7 @@ func TestReleaseAtARate(t *testing.T) {
 	want := append(copies(t, h, a, spam, *heldMany-1), spam, ham)
 	began := time.Now()
 	doc, r := spoolsweepJSON(t, f, "hold", "-m", "sender:spam@far.example", "-y")
-	if held := acted(t, doc, h); r.status != 0 || held.Done.Done != int64(*heldMany) || held.Gone+held.Failed != 0 {
+	if held := resultOf[stage.Acted](t, doc, h); r.status != 0 || held.Done.Done != int64(*heldMany) || held.Gone+held.Failed != 0 {
 		t.Fatalf("held %+v: %v", held, r)
 	}
 	t.Logf("%d held in %v", *heldMany, time.Since(began))
@@ -128,7 +116,7 @@ func TestReleaseAtARate(t *testing.T) {
 	began = time.Now()
 	back, r := spoolsweepJSON(t, f, "release", doc.Run, "--include-spam", "-y", "--expect", strconv.Itoa(*heldMany), "--rate", fmt.Sprintf("%d/s", rate), "--live-max", "200")
 	took := time.Since(began)
-	if sent := acted(t, back, h); r.status != 0 || sent.Done.Done != int64(*heldMany) || sent.Gone+sent.Failed != 0 {
+	if sent := resultOf[stage.Acted](t, back, h); r.status != 0 || sent.Done.Done != int64(*heldMany) || sent.Gone+sent.Failed != 0 {
 		t.Errorf("released %+v: %v", sent, r)
 	}
 	if least := time.Duration(*heldMany-rate) * time.Second / rate; took < least {
@@ -171,7 +159,7 @@ func TestRequeueAndDown(t *testing.T) {
 	must(t, err)
 	must(t, h.Flood(lab.Deliver))
 	doc, r := spoolsweepJSON(t, f, "requeue", "--all", "--include-spam", "-y", "--expect", "40", "--rate", "0", "--live-max", "0")
-	if sent := acted(t, doc, h); r.status != 0 || sent.Done.Done != 40 || sent.Gone+sent.Failed != 0 {
+	if sent := resultOf[stage.Acted](t, doc, h); r.status != 0 || sent.Done.Done != 40 || sent.Gone+sent.Failed != 0 {
 		t.Fatalf("requeued %+v: %v", sent, r)
 	}
 	checkDelivered(t, h, messages, slices.Sorted(slices.Values(ids(messages))))

@@ -2,7 +2,6 @@ package lab_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -155,8 +154,7 @@ func TestIncidentOfAScript(t *testing.T) {
 	if r.status != 0 {
 		t.Fatal(r)
 	}
-	var s stage.Suspects
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &s))
+	s := resultOf[stage.Suspects](t, doc, h)
 	if len(s.UIDs) == 0 || s.UIDs[0] != (stage.Value{Value: "33", Count: int64(len(flood)), Name: "www-data"}) {
 		t.Errorf("uids: %+v", s.UIDs)
 	}
@@ -199,8 +197,7 @@ func TestIncidentOfAScript(t *testing.T) {
 	r = succeeds(t, f, "suggest", "--aside", id, "-o", "yaml")
 	must(t, os.WriteFile(rules, []byte(r.out), 0o600))
 	doc, tried := spoolsweepJSON(t, f, "classify", "--aside", id, "-e", "@"+rules)
-	var c stage.Classified
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &c))
+	c := resultOf[stage.Classified](t, doc, h)
 	if int(c.Spam) != len(spams(messages)) || int(c.Ham) != len(hams(messages)) {
 		t.Errorf("classify: want spam %d, ham %d: %v\n%s", len(spams(messages)), len(hams(messages)), tried, r.out)
 	}

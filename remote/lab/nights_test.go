@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,9 +62,8 @@ func TestNightOfTheWiki(t *testing.T) {
 	waitDelivered(t, h, 1) // mail flows
 
 	// Who it is, and what the mail looks like: of what is aside.
-	var who stage.Suspects
 	doc, r := spoolsweepJSON(t, f, "suspects")
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &who))
+	who := resultOf[stage.Suspects](t, doc, h)
 	if len(who.Logins) == 0 || who.Logins[0].User != account(h) {
 		t.Fatalf("the culprit is not the first: %v", r)
 	}
@@ -85,9 +83,8 @@ func TestNightOfTheWiki(t *testing.T) {
 	// Rules from the flood, tried before they are used.
 	rules := filepath.Join(t.TempDir(), "rules.yaml")
 	must(t, os.WriteFile(rules, []byte(succeeds(t, f, "suggest", "-o", "yaml").out), 0o600))
-	var tried stage.Classified
 	doc, r = spoolsweepJSON(t, f, "classify", "-e", "@"+rules)
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &tried))
+	tried := resultOf[stage.Classified](t, doc, h)
 	if int(tried.Spam) != len(spams(messages)) || int(tried.Ham) != len(hams(messages)) {
 		t.Errorf("rules that were proposed: spam %d of %d, ham %d of %d: %v", tried.Spam, len(spams(messages)), tried.Ham, len(hams(messages)), r)
 	}

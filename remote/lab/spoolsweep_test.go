@@ -198,6 +198,16 @@ func hostIn(t testing.TB, doc *show.Document, h *lab.Host) *show.Host {
 
 var runID = regexp.MustCompile(`(?m)^run (\d{8}T\d{6}Z-\w{4})$`)
 
+// resultOf is a host's result of a command of one stage.
+func resultOf[T any](t testing.TB, doc *show.Document, h *lab.Host) T {
+	t.Helper()
+	var r T
+	if err := json.Unmarshal(hostIn(t, doc, h).Result, &r); err != nil {
+		t.Fatalf("%s: %v in %s", h.Name, err, hostIn(t, doc, h).Result)
+	}
+	return r
+}
+
 // runIn is the id of the run that a command began, as a person would read it.
 func runIn(t *testing.T, r result) string {
 	t.Helper()

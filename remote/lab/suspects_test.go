@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,8 +73,7 @@ func TestSuspects(t *testing.T) {
 	if r.status != 0 {
 		t.Fatal(r)
 	}
-	var s stage.Suspects
-	must(t, json.Unmarshal(hostIn(t, doc, h).Result, &s))
+	s := resultOf[stage.Suspects](t, doc, h)
 	login := func(user string) stage.Login {
 		i := slices.IndexFunc(s.Logins, func(l stage.Login) bool { return l.User == user })
 		if i < 0 {

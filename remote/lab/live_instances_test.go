@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"spoolsweep/remote/lab"
+	"spoolsweep/spool/stage"
 )
 
 // On a host with two Postfix, for whoever logs in without being root, hold, release,
@@ -42,7 +43,7 @@ func TestLiveInstances(t *testing.T) {
 		t.Fatal(r)
 	}
 	for _, i := range both {
-		if held := acted(t, doc, i); r.status != 0 || int(held.Done.Done) != len(spams(messages[i])) || held.Gone+held.Failed != 0 {
+		if held := resultOf[stage.Acted](t, doc, i); r.status != 0 || int(held.Done.Done) != len(spams(messages[i])) || held.Gone+held.Failed != 0 {
 			t.Errorf("%s: held %+v: %v", i.Config(), held, r)
 		}
 	}
@@ -60,7 +61,7 @@ func TestLiveInstances(t *testing.T) {
 
 	back, r := spoolsweepJSON(t, f, "release", doc.Run, "--include-spam", "-y", "--expect", strconv.Itoa(n), "--rate", "0", "--live-max", "0")
 	for _, i := range both {
-		if sent := acted(t, back, i); r.status != 0 || int(sent.Done.Done) != len(spams(messages[i])) || sent.Gone+sent.Failed != 0 {
+		if sent := resultOf[stage.Acted](t, back, i); r.status != 0 || int(sent.Done.Done) != len(spams(messages[i])) || sent.Gone+sent.Failed != 0 {
 			t.Errorf("%s: released %+v: %v", i.Config(), sent, r)
 		}
 	}
@@ -78,7 +79,7 @@ func TestLiveInstances(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone")
 	k := len(spams(messages[both[1]]))
 	removed, r := spoolsweepJSON(t, one, "export", "--remove", "-e", rules, "--to", gone, "-y", "--expect", strconv.Itoa(k))
-	if e := theExported(t, removed, both[1]); r.status != 0 || int(e.Done.Done) != k || len(manifest(t, gone)) != k {
+	if e := resultOf[stage.Exported](t, removed, both[1]); r.status != 0 || int(e.Done.Done) != k || len(manifest(t, gone)) != k {
 		t.Errorf("removed %+v of %d: %v", e, k, r)
 	}
 	for i, want := range map[*lab.Host][]string{both[0]: slices.Sorted(slices.Values(ids(messages[both[0]]))), both[1]: hams(messages[both[1]])} {
@@ -94,7 +95,7 @@ func TestLiveInstances(t *testing.T) {
 	}
 	left := len(messages[both[0]]) + len(hams(messages[both[1]]))
 	again, r := spoolsweepJSON(t, f, "requeue", "--all", "--include-spam", "-y", "--expect", strconv.Itoa(left), "--rate", "0", "--live-max", "0")
-	if a, b := acted(t, again, both[0]), acted(t, again, both[1]); r.status != 0 || int(a.Done.Done+b.Done.Done) != left {
+	if a, b := resultOf[stage.Acted](t, again, both[0]), resultOf[stage.Acted](t, again, both[1]); r.status != 0 || int(a.Done.Done+b.Done.Done) != left {
 		t.Errorf("requeued %+v and %+v of %d: %v", a, b, left, r)
 	}
 	checkDelivered(t, both[0], messages[both[0]], slices.Sorted(slices.Values(ids(messages[both[0]]))))
