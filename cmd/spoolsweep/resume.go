@@ -88,6 +88,11 @@ func resumeAction(c *cli.Context) error {
 		d.expect = &n
 	}
 	if c.IsSet("to") {
+		exports := func(m *member) bool { return slices.Contains(d.stages[m], "export") }
+		if !slices.ContainsFunc(s.members, exports) {
+			s.close()
+			return fmt.Errorf("--to goes with a run of export --remove: %s is none", id)
+		}
 		if d.export, err = openFolder(c.String("to"), formQueue); err != nil {
 			s.close()
 			return err
