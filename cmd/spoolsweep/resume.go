@@ -116,7 +116,7 @@ func resumeAction(c *cli.Context) error {
 			case err == nil:
 			case errors.As(err, &fault) && fault.Kind == "nothing":
 				from = 1 // it only tells again where it stands
-			case fault != nil && fault.Kind == "busy" && len(requests[m].Steps) == 0:
+			case fault != nil && fault.Kind == "busy" && on[m].Phase != run.Working && len(requests[m].Steps) == 0:
 				if t := d.begunMeanwhile(ctx, m); t != nil {
 					s.Note(m.Label(), worksOn)
 					return d.follow(ctx, m, from, t)
