@@ -82,14 +82,18 @@ func (w *watching) submitted(e *maillog.Event) {
 }
 
 // queues looks in the live queues for what the log does not tell: mail of the scripts
-// that came since then, and what waits in maildrop.
-func (w *watching) queues(ctx context.Context, h *Host, since time.Time, emit Emit) error {
-	if len(w.local) == 0 {
+// that came since then, and what waits in maildrop; where there is no log, that of all
+// sources.
+func (w *watching) queues(ctx context.Context, h *Host, since time.Time, unlogged bool, emit Emit) error {
+	if len(w.local) == 0 && !unlogged {
 		return nil
 	}
 	f := &sightings{each: func(e *queuefile.Envelope, header *headerLines, owner int) {
 		if e.Arrival.Before(since) {
 			return
+		}
+		if unlogged {
+			w.queued(e)
 		}
 		if uid := kindUID + strconv.Itoa(owner); slices.Contains(w.local, uid) {
 			w.sent.add(uid, 1)
@@ -100,4 +104,17 @@ func (w *watching) queues(ctx context.Context, h *Host, since time.Time, emit Em
 		}
 	}}
 	return f.read(ctx, h.Postfix, livePlaces(), emit)
+}
+
+// queued counts a message in a queue by login, client or sender.
+func (w *watching) queued(e *queuefile.Envelope) {
+	user, sender := strings.ToLower(e.Login), strings.ToLower(e.Sender)
+	switch {
+	case user != "" && w.isAccount(user):
+		w.sent.add("login "+user, 1)
+	case slices.Contains(w.clients, e.ClientAddress):
+		w.sent.add("client "+e.ClientAddress, 1)
+	case slices.Contains(w.senders, sender):
+		w.sent.add("sender "+sender, 1)
+	}
 }

@@ -84,19 +84,19 @@ var watch = Row{
 		w := &watching{sources: sources, fresh: map[string]bool{}, sent: counter{}}
 		// Where stamps are whole seconds, that of the start is left out: what was
 		// sent before the stop is none of it.
-		if err := h.readLog(ctx, since, maillog.Login|maillog.Client|maillog.Local|maillog.Queued, w.add); err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			// Nobody's mail waits for a log.
-			emit("warn", map[string]string{"message": "it is not known whether the source still sends: " + err.Error()})
-			return &Watched{Sources: []Value{}, Source: Unknown, Why: "the mail log could not be read"}, nil
+		unlogged := h.readLog(ctx, since, maillog.Login|maillog.Client|maillog.Local|maillog.Queued, w.add)
+		if unlogged != nil && ctx.Err() != nil {
+			return nil, unlogged
 		}
-		if err := w.queues(ctx, h, since, emit); err != nil {
+		if err := w.queues(ctx, h, since, unlogged != nil, emit); err != nil {
 			return nil, fmt.Errorf("watch: %w", err)
 		}
 		r := w.result()
 		r.SessionsEnded = ended
+		if unlogged != nil && r.Source == Quiet { // nobody's mail waits for a log
+			emit("warn", map[string]string{"message": "it is not known whether the source still sends: " + unlogged.Error()})
+			r.Source, r.Why = Unknown, "the mail log could not be read, and nothing new of it is in the queues"
+		}
 		if r.Source == Sending && args.RequireStopped {
 			return r, spool.Remedied(fmt.Errorf("watch: the source still sends (%s), and require_source_stopped is set: nothing was sent back", r.Sources[0].Value), "stop it, then spoolsweep resume "+h.Run)
 		}
@@ -290,7 +290,7 @@ const freshKept = 100_000
 func (w *watching) add(e *maillog.Event) error {
 	switch e.Kind {
 	case maillog.Login:
-		if user := strings.ToLower(string(e.User)); slices.ContainsFunc(w.accounts, func(a string) bool { return sameAccount(a, user) }) {
+		if user := strings.ToLower(string(e.User)); w.isAccount(user) {
 			w.sent.add("login "+user, e.Times)
 			return nil
 		}
@@ -321,6 +321,10 @@ func (w *watching) wait(e *maillog.Event) {
 	if len(w.senders) > 0 && len(w.fresh) < freshKept {
 		w.fresh[string(e.ID)] = true
 	}
+}
+
+func (w *watching) isAccount(user string) bool {
+	return slices.ContainsFunc(w.accounts, func(a string) bool { return sameAccount(a, user) })
 }
 
 // sameAccount says whether two names may be one account's: with and without what

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,21 @@ func TestWatch(t *testing.T) {
 	k.Vars.MailLog = "/no/such/log"
 	if r, err := k.run("watch", `{"for": "0"}`); err != nil || r.(*Watched).Source != Unknown || r.(*Watched).Why == "" {
 		t.Errorf("no log: %+v, %v", r, err)
+	}
+	// What waits in the queues tells that it sends, if not that it does not.
+	domain := h.Hostname()
+	submit(t, h,
+		practice.Message{Sender: "ann@" + domain, Login: "ann", ClientName: "unknown", ClientAddress: "198.51.100.1", Recipients: []string{"a@far.test"}},
+		practice.Message{Sender: "other@" + domain, Login: "Spam-Account", ClientName: "unknown", ClientAddress: "198.51.100.2", Recipients: []string{"a@far.test"}},
+		practice.Message{Sender: "spam-account@" + domain, ClientName: "unknown", ClientAddress: "198.51.100.3", Recipients: []string{"a@far.test"}})
+	r, err = k.run("watch", `{"for": "0"}`)
+	var told []string
+	for _, v := range r.(*Watched).Sources {
+		told = append(told, v.Value)
+	}
+	slices.Sort(told)
+	if want := []string{"login spam-account", "sender spam-account@" + domain}; err != nil || r.(*Watched).Source != Sending || r.(*Watched).Sent != 2 || !slices.Equal(told, want) {
+		t.Errorf("no log, and new mail in the queues: %+v, %v, want %q", r, err, want)
 	}
 }
 
