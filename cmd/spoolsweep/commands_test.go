@@ -161,26 +161,55 @@ func TestCommandNotInPlan(t *testing.T) {
 func TestSourceOf(t *testing.T) {
 	for _, tt := range []struct {
 		stage, args string
-		submits     bool
+		variable    string
 		want        string
 	}{
-		{"count", `{}`, false, "source not stopped: this run disables no account"},
-		{"command", `{"run": "id"}`, false, "source not stopped: this run disables no account"},
-		{"command", `{"run": "usermod -L --", "for": []}`, false, "source not stopped: no account is named (-e account=NAME)"},
-		{"command", `{"run": "", "for": ["ann"]}`, false, "source not stopped: the host variable disable_account names no command"},
-		{"command", `{"run": "usermod -L --", "for": ["ann", "o'hara"]}`, false, `source: would run: usermod -L -- ann|source: would run: usermod -L -- 'o'\''hara'`},
-		{"command", `{"run": "x", "for": ["ann"], "on": "controller"}`, false, "source: would run on this machine: x ann"},
-		{"command", `{"run": "stop --", "for": []}`, true, "source not stopped: neither a user nor a script is named (-e source=NAME)"},
-		{"command", `{"run": "", "for": ["www-data"]}`, true, "source not stopped: the host variable stop_source names no command"},
-		{"command", `{"run": "stop --", "for": ["www-data"]}`, true, "source: would run: stop -- www-data"},
+		{"count", `{}`, "account", "source not stopped: this run disables no account"},
+		{"command", `{"run": "id"}`, "account", "source not stopped: this run disables no account"},
+		{"command", `{"run": "usermod -L --", "for": []}`, "account", "source not stopped: no account is named (-e account=NAME)"},
+		{"command", `{"run": "", "for": ["ann"]}`, "account", "source not stopped: the host variable disable_account names no command"},
+		{"command", `{"run": "usermod -L --", "for": ["ann", "o'hara"]}`, "account", `source: would run: usermod -L -- ann|source: would run: usermod -L -- 'o'\''hara'`},
+		{"command", `{"run": "x", "for": ["ann"], "on": "controller"}`, "account", "source: would run on this machine: x ann"},
+		{"command", `{"run": "stop --", "for": []}`, "source", "source not stopped: neither a user nor a script is named (-e source=NAME)"},
+		{"command", `{"run": "", "for": ["www-data"]}`, "source", "source not stopped: the host variable stop_source names no command"},
+		{"command", `{"run": "stop --", "for": ["www-data"]}`, "source", "source: would run: stop -- www-data"},
 	} {
-		got := strings.Join(sourceOf([]stage.Step{{Stage: tt.stage, Args: json.RawMessage(tt.args)}}, tt.submits), "|")
+		got := strings.Join(sourceOf([]stage.Step{{Stage: tt.stage, Args: json.RawMessage(tt.args)}}, wordsOf([]string{tt.variable})), "|")
 		if !strings.HasPrefix(got, tt.want) {
 			t.Errorf("%s %s: got %q, want %q", tt.stage, tt.args, got, tt.want)
 		}
 	}
 	hidden := stage.Step{Stage: "command", Args: json.RawMessage(`{"run": "x hush", "for": ["ann"]}`), NoLog: true}
-	if got := sourceOf([]stage.Step{hidden}, false); len(got) != 1 || strings.Contains(got[0], "hush") {
+	if got := sourceOf([]stage.Step{hidden}, wordsOf(nil)); len(got) != 1 || strings.Contains(got[0], "hush") {
 		t.Errorf("no_log: got %q", got)
+	}
+}
+
+// What must be done, and cannot be since nobody is named or no command, is refused
+// before any host is reached; a plan that sets nothing aside does not speak of queues.
+func TestMustBeDone(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(60)
+	for _, tt := range [][]string{
+		{"chavez: disable the account: no account is named: give -e account=NAME", "disable-account"},
+		{"chavez: disable the account: the host variable disable_account names no command for it (spoolsweep manual accounts", "disable-account", "-e", "account=ann"},
+		{"chavez: enable the account: no account is named", "enable-account"},
+		{"chavez: enable the account: the host variable enable_account names no command", "enable-account", "-e", "account=ann"},
+		{"chavez: stop the source: neither a user nor a script is named: give -e source=NAME", "local-flood", "-e", "require_source_stopped=true"},
+		{"chavez: stop the source: the host variable stop_source names no command for it", "local-flood", "-e", "require_source_stopped=true", "-e", "source=www-data"},
+		{"chavez: disable the account: no account is named", "backscatter", "-e", "require_source_stopped=true"},
+	} {
+		for _, how := range []string{"-y", "--check"} {
+			r := f.spoolsweep(append([]string{"run", how}, tt[1:]...)...)
+			r.want(t, statusUsage, tt[0])
+			if strings.Contains(r.err, "plan:") {
+				t.Errorf("hosts were looked at: %s", r.err)
+			}
+		}
+	}
+	r := f.spoolsweep("run", "disable-account", "--check", "-e", "account=ann", "-e", "disable_account=true --")
+	r.want(t, 0, "source: would run: true -- ann")
+	if strings.Contains(r.err, "set aside") || strings.Contains(r.err, "stays live") {
+		t.Errorf("nothing is to be set aside: %s", r.err)
 	}
 }

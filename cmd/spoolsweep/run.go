@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -133,6 +134,9 @@ func runAction(c *cli.Context) error {
 		return exit(0)
 	}
 	if err := s.unused(pb); err != nil {
+		return err
+	}
+	if err := s.canStop(pb, plans); err != nil {
 		return err
 	}
 	if !c.Bool("check") && !c.Bool("yes") && !s.tty {
@@ -408,12 +412,14 @@ func (s *sweep) showPlan(pb *playbooks.Playbook, plans map[*member]*playbooks.Pl
 			continue
 		}
 		s.Note(name, "Postfix %s, %s, %s, %d messages", show.Clean(f.Postfix.Version), show.Clean(f.Counts.Postfix), show.Clean(f.Counts.QueueDirectory), f.Counts.Messages)
-		if len(f.Aside) > 0 {
+		switch {
+		case !setsAside(plans[m].Steps):
+		case len(f.Aside) > 0:
 			s.Note(name, "  set aside: %s", queueCounts(f, f.Aside))
-		} else {
+		default:
 			s.Note(name, "  no queue holds more than %d messages (host variable queue_warn): nothing would be set aside, unless named: -e 'queues=[deferred]'", m.vars.Warn())
 		}
-		if live := queueCounts(f, f.Live); live != "" {
+		if live := queueCounts(f, f.Live); live != "" && setsAside(plans[m].Steps) {
 			s.Note(name, "  stays live: %s", live)
 		}
 		for _, w := range f.Warnings {
@@ -439,7 +445,7 @@ type hostNote struct{ host, text string }
 func (s *sweep) sourceNotes(pb *playbooks.Playbook, plans map[*member]*playbooks.Plan) []hostNote {
 	var notes []hostNote
 	for _, m := range s.members {
-		for _, text := range sourceOf(plans[m].Steps, slices.Contains(pb.Variables(), playbooks.SourceVariable)) {
+		for _, text := range sourceOf(plans[m].Steps, wordsOf(pb.Used())) {
 			notes = append(notes, hostNote{m.Label(), text})
 		}
 	}
@@ -461,13 +467,50 @@ func (s *sweep) sourceNotes(pb *playbooks.Playbook, plans map[*member]*playbooks
 	return merged
 }
 
+// sourceWords are what a playbook calls whom its commands are done for.
+type sourceWords struct{ nobody, flag, variable, more string }
+
+// wordsOf are those of a playbook that uses these variables.
+func wordsOf(variables []string) sourceWords {
+	const more = " (spoolsweep manual accounts has some)"
+	has := func(name string) bool { return slices.Contains(variables, name) }
+	switch {
+	case has(playbooks.SourceVariable):
+		return sourceWords{"neither a user nor a script is named", "-e source=NAME", "stop_source", ""}
+	case has("enable_account"):
+		return sourceWords{"no account is named", "-e account=NAME", "enable_account", more}
+	}
+	return sourceWords{"no account is named", "-e account=NAME", "disable_account", more}
+}
+
+// canStop refuses, before any host is reached, what must be done for somebody and for
+// which nobody is named, or no command.
+func (s *sweep) canStop(pb *playbooks.Playbook, plans map[*member]*playbooks.Plan) error {
+	words := wordsOf(pb.Used())
+	for _, m := range s.members {
+		for _, step := range plans[m].Steps {
+			args, ok := stageArgs(step).(*stage.CommandArgs)
+			if !ok || step.Skip || args.For == nil || !args.RequireSourceStopped || args.Idle() == "" {
+				continue
+			}
+			why := fmt.Sprintf("%s: give %s", words.nobody, words.flag)
+			if len(args.For) > 0 {
+				why = fmt.Sprintf("the host variable %s names no command for it%s", words.variable, words.more)
+			}
+			return fmt.Errorf("%s: %s: %s", m.Label(), cmp.Or(show.Clean(step.Name), step.Stage), why)
+		}
+	}
+	return nil
+}
+
+// setsAside says whether mail is set aside by a plan.
+func setsAside(steps []stage.Step) bool {
+	return slices.ContainsFunc(steps, func(s stage.Step) bool { return s.Stage == "set-aside" && !s.Skip })
+}
+
 // sourceOf tells what a plan runs to stop the source, which is an account, or what
 // submits mail on the host.
-func sourceOf(steps []stage.Step, submits bool) []string {
-	who, variable, missing := "no account is named", "-e account=NAME", "disable_account"
-	if submits {
-		who, variable, missing = "neither a user nor a script is named", "-e source=NAME", "stop_source"
-	}
+func sourceOf(steps []stage.Step, words sourceWords) []string {
 	var notes []string
 	var found bool
 	for _, step := range steps {
@@ -478,9 +521,9 @@ func sourceOf(steps []stage.Step, submits bool) []string {
 		found = true
 		switch why := args.Idle(); {
 		case len(args.For) == 0:
-			notes = append(notes, "source not stopped: "+who+" ("+variable+"); do that first where one is known")
+			notes = append(notes, "source not stopped: "+words.nobody+" ("+words.flag+"); do that first where one is known")
 		case why != "":
-			notes = append(notes, "source not stopped: the host variable "+missing+" names no command for it")
+			notes = append(notes, "source not stopped: the host variable "+words.variable+" names no command for it")
 		case step.NoLog:
 			notes = append(notes, "source: would run a command that is not shown (no_log)")
 		default:
