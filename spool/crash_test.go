@@ -231,6 +231,23 @@ func disturbed(mode walkMode, n int, do func() error) (reached bool, at string, 
 	return reached, at, err
 }
 
+// eachStep has each step disturbed in a test of its own, until one says that it was not
+// reached. There are at least so many.
+func eachStep(t *testing.T, least int, disturb func(t *testing.T, n int) (reached bool)) {
+	t.Helper()
+	steps := 0
+	for reached := true; reached && !t.Failed(); {
+		n := steps + 1
+		t.Run(fmt.Sprint(n), func(t *testing.T) { reached = disturb(t, n) })
+		if reached {
+			steps = n
+		}
+	}
+	if steps < least && !t.Failed() {
+		t.Errorf("only %d steps", steps)
+	}
+}
+
 func crashAt(t *testing.T, n int, mode walkMode, hashed []string, depth int) (reached bool) {
 	var at string
 	t.Run(fmt.Sprint(n), func(t *testing.T) {

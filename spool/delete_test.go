@@ -262,51 +262,40 @@ func TestDeleteRefuses(t *testing.T) {
 func TestDeleteCrashWalk(t *testing.T) {
 	for _, mode := range walkModes {
 		t.Run(mode.name, func(t *testing.T) {
-			steps := 0
-			for n := 1; !t.Failed(); n++ {
-				reached := false
-				t.Run(fmt.Sprint(n), func(t *testing.T) {
-					h, _ := queued(t, []string{"deferred", "defer"}, 1)
-					h.super("sleep 0.05") // so that a death is before it
-					before := h.account()
-					all := h.live(Deferred, Active)
-					try := func() error {
-						w, err := h.tryOpen()
-						if err != nil {
-							return err
-						}
-						done, err := w.Delete(context.Background(), list(all...), Removal{Token: "delete"}, func(Removed) {})
-						if err == nil && (int(done.Deleted+done.Gone) != len(all) || done.Failed > 0) {
-							t.Errorf("done %+v of %d", done, len(all))
-						}
+			eachStep(t, 9, func(t *testing.T, n int) bool {
+				h, _ := queued(t, []string{"deferred", "defer"}, 1)
+				h.super("sleep 0.05") // so that a death is before it
+				before := h.account()
+				all := h.live(Deferred, Active)
+				try := func() error {
+					w, err := h.tryOpen()
+					if err != nil {
 						return err
 					}
-					is, at, err := disturbed(mode, n, try)
-					reached = is
-					if err != nil {
-						err = try()
+					done, err := w.Delete(context.Background(), list(all...), Removal{Token: "delete"}, func(Removed) {})
+					if err == nil && (int(done.Deleted+done.Gone) != len(all) || done.Failed > 0) {
+						t.Errorf("done %+v of %d", done, len(all))
 					}
-					if err != nil {
-						t.Errorf("step %d (%s), carried on: %v", n, at, err)
-					}
-					want := maps.Clone(before)
-					for what := range before {
-						if thirds(what, 0) {
-							delete(want, what)
-						}
-					}
-					if diff := cmp.Diff(want, h.account()); diff != "" {
-						t.Errorf("step %d (%s): places (-want +got):\n%s", n, at, diff)
-					}
-				})
-				if !reached {
-					break
+					return err
 				}
-				steps = n
-			}
-			if steps < 9 && !t.Failed() {
-				t.Errorf("only %d steps", steps)
-			}
+				reached, at, err := disturbed(mode, n, try)
+				if err != nil {
+					err = try()
+				}
+				if err != nil {
+					t.Errorf("step %d (%s), carried on: %v", n, at, err)
+				}
+				want := maps.Clone(before)
+				for what := range before {
+					if thirds(what, 0) {
+						delete(want, what)
+					}
+				}
+				if diff := cmp.Diff(want, h.account()); diff != "" {
+					t.Errorf("step %d (%s): places (-want +got):\n%s", n, at, diff)
+				}
+				return reached
+			})
 		})
 	}
 }

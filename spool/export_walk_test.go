@@ -141,76 +141,66 @@ func TestDeleteOnlyWhatIsElsewhere(t *testing.T) {
 func TestExportCrashWalk(t *testing.T) {
 	for _, mode := range walkModes {
 		t.Run(mode.name, func(t *testing.T) {
-			steps := 0
-			for n := 1; !t.Failed(); n++ {
-				reached := false
-				t.Run(fmt.Sprint(n), func(t *testing.T) {
-					h, _ := queued(t, []string{"deferred", "defer"}, 1)
-					h.super("sleep 0.05") // so that a death is before it
-					before := h.account()
-					all := h.live(Deferred, Incoming)
-					has := map[string][]byte{} // what the controller has by now
-					round := func(some []Mail) error {
-						maps.Copy(has, h.sumsOf(some))
-						w, err := h.tryOpen()
-						if err != nil {
-							return err
-						}
-						o := Removal{Token: "export x", Sum: func(m Mail) []byte { return has[m.ID] }}
-						_, err = w.Delete(context.Background(), list(all...), o, func(Removed) {})
+			eachStep(t, 15, func(t *testing.T, n int) bool {
+				h, _ := queued(t, []string{"deferred", "defer"}, 1)
+				h.super("sleep 0.05") // so that a death is before it
+				before := h.account()
+				all := h.live(Deferred, Incoming)
+				has := map[string][]byte{} // what the controller has by now
+				round := func(some []Mail) error {
+					maps.Copy(has, h.sumsOf(some))
+					w, err := h.tryOpen()
+					if err != nil {
 						return err
 					}
-					check := func(when string) {
-						for _, m := range all {
-							if h.where(m) == "" && has[m.ID] == nil {
-								t.Errorf("%s: %s is in none of both places", when, m.ID)
-							}
-						}
-					}
-					standing := func(some []Mail) (left []Mail) {
-						for _, m := range some {
-							if h.where(m) != "" {
-								left = append(left, m)
-							}
-						}
-						return left
-					}
-					rounds := func() error {
-						if err := round(standing(all[:2])); err != nil {
-							return err
-						}
-						check("after the first round")
-						return round(standing(all[2:]))
-					}
-					is, at, err := disturbed(mode, n, rounds)
-					reached = is
-					check(fmt.Sprintf("step %d (%s)", n, at))
-					if err != nil {
-						h.must(func() error { w, err := h.tryOpen(); _ = w; return err }())
-						err = rounds()
-					}
-					if err != nil {
-						t.Errorf("step %d (%s), carried on: %v", n, at, err)
-					}
-					check(fmt.Sprintf("step %d (%s), carried on", n, at))
-					want := maps.Clone(before)
-					for what := range before {
-						if thirds(what, 1) {
-							delete(want, what)
-						}
-					}
-					if diff := cmp.Diff(want, h.account()); diff != "" {
-						t.Errorf("step %d (%s): places (-want +got):\n%s", n, at, diff)
-					}
-				})
-				if !reached {
-					break
+					o := Removal{Token: "export x", Sum: func(m Mail) []byte { return has[m.ID] }}
+					_, err = w.Delete(context.Background(), list(all...), o, func(Removed) {})
+					return err
 				}
-				steps = n
-			}
-			if steps < 15 && !t.Failed() {
-				t.Errorf("only %d steps", steps)
-			}
+				check := func(when string) {
+					for _, m := range all {
+						if h.where(m) == "" && has[m.ID] == nil {
+							t.Errorf("%s: %s is in none of both places", when, m.ID)
+						}
+					}
+				}
+				standing := func(some []Mail) (left []Mail) {
+					for _, m := range some {
+						if h.where(m) != "" {
+							left = append(left, m)
+						}
+					}
+					return left
+				}
+				rounds := func() error {
+					if err := round(standing(all[:2])); err != nil {
+						return err
+					}
+					check("after the first round")
+					return round(standing(all[2:]))
+				}
+				reached, at, err := disturbed(mode, n, rounds)
+				check(fmt.Sprintf("step %d (%s)", n, at))
+				if err != nil {
+					_, left := h.tryOpen() // settles what was left, before it is looked what stands
+					h.must(left)
+					err = rounds()
+				}
+				if err != nil {
+					t.Errorf("step %d (%s), carried on: %v", n, at, err)
+				}
+				check(fmt.Sprintf("step %d (%s), carried on", n, at))
+				want := maps.Clone(before)
+				for what := range before {
+					if thirds(what, 1) {
+						delete(want, what)
+					}
+				}
+				if diff := cmp.Diff(want, h.account()); diff != "" {
+					t.Errorf("step %d (%s): places (-want +got):\n%s", n, at, diff)
+				}
+				return reached
+			})
 		})
 	}
 }

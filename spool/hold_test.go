@@ -257,64 +257,53 @@ func TestLiveCrashWalk(t *testing.T) {
 		acts := []string{"hold", "release", "requeue"}
 		for _, act := range acts[i%3 : min(i%3+1+2/(i+1), 3)] { // all in the first mode, one in each other
 			t.Run(mode.name+" "+act, func(t *testing.T) {
-				steps := 0
-				for n := 1; !t.Failed(); n++ {
-					reached := false
-					t.Run(fmt.Sprint(n), func(t *testing.T) {
-						h, _ := queued(t, []string{"deferred", "defer"}, 1)
-						h.super("sleep 0.05") // so that a death is before it
-						before := h.account()
-						all, to := h.live(Deferred, Incoming), "hold"
-						switch act {
-						case "release":
-							all, to = h.live(Hold), "deferred"
-						case "requeue":
-							all, to = h.live(Hold, Deferred), "maildrop"
-							for i := range all {
-								all[i].Requeue = true
-							}
+				eachStep(t, 8, func(t *testing.T, n int) bool {
+					h, _ := queued(t, []string{"deferred", "defer"}, 1)
+					h.super("sleep 0.05") // so that a death is before it
+					before := h.account()
+					all, to := h.live(Deferred, Incoming), "hold"
+					switch act {
+					case "release":
+						all, to = h.live(Hold), "deferred"
+					case "requeue":
+						all, to = h.live(Hold, Deferred), "maildrop"
+						for i := range all {
+							all[i].Requeue = true
 						}
-						try := func() error {
-							w, err := h.tryOpen()
-							if err != nil {
-								return err
-							}
-							var done Done
-							if act == "hold" {
-								done, err = w.Hold(context.Background(), flows, func(yield func([]Mail) error) error { return yield(all) }, Removal{Token: "x"}, func(Done) {})
-							} else {
-								done, err = w.Release(context.Background(), slices.Clone(all), Options{Token: "x"}, func(Done) {})
-							}
-							if err == nil && (int(done.Done) != len(all) || done.Failed+done.Gone > 0) {
-								t.Errorf("done %+v of %d", done, len(all))
-							}
+					}
+					try := func() error {
+						w, err := h.tryOpen()
+						if err != nil {
 							return err
 						}
-						is, at, err := disturbed(mode, n, try)
-						reached = is
-						if err != nil {
-							err = try()
+						var done Done
+						if act == "hold" {
+							done, err = w.Hold(context.Background(), flows, func(yield func([]Mail) error) error { return yield(all) }, Removal{Token: "x"}, func(Done) {})
+						} else {
+							done, err = w.Release(context.Background(), slices.Clone(all), Options{Token: "x"}, func(Done) {})
 						}
-						if err != nil {
-							t.Errorf("step %d (%s), carried on: %v", n, at, err)
+						if err == nil && (int(done.Done) != len(all) || done.Failed+done.Gone > 0) {
+							t.Errorf("done %+v of %d", done, len(all))
 						}
-						for _, m := range all {
-							if q, _, _ := strings.Cut(h.where(m), "/"); q != to {
-								t.Errorf("step %d (%s): %s is in %q", n, at, m.ID, q)
-							}
-						}
-						if now := h.account(); len(now) != len(before) {
-							t.Errorf("step %d (%s): %d files, were %d", n, at, len(now), len(before))
-						}
-					})
-					if !reached {
-						break
+						return err
 					}
-					steps = n
-				}
-				if steps < 8 && !t.Failed() {
-					t.Errorf("only %d steps", steps)
-				}
+					reached, at, err := disturbed(mode, n, try)
+					if err != nil {
+						err = try()
+					}
+					if err != nil {
+						t.Errorf("step %d (%s), carried on: %v", n, at, err)
+					}
+					for _, m := range all {
+						if q, _, _ := strings.Cut(h.where(m), "/"); q != to {
+							t.Errorf("step %d (%s): %s is in %q", n, at, m.ID, q)
+						}
+					}
+					if now := h.account(); len(now) != len(before) {
+						t.Errorf("step %d (%s): %d files, were %d", n, at, len(now), len(before))
+					}
+					return reached
+				})
 			})
 		}
 	}

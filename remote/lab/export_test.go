@@ -102,10 +102,7 @@ func TestExportUnderArrivingMail(t *testing.T) {
 	h := hosts(t, 1)[0]
 	f := newFleet(t, []*lab.Host{h})
 	messages := flooded(t, h, 31, map[string]int{"deferred": 150, "active": 30, "incoming": 30})
-	later := lab.Flood(account(h), 60, 32)
-	for i := range later {
-		later[i].ID = "later-" + later[i].ID
-	}
+	later := laterMail(h, 60, 32)
 	rules := rulesFile(t, floodRules(h))
 	dir := filepath.Join(t.TempDir(), "spam")
 	args := []string{"export", "-e", rules, "--to", dir, "--format", "queue", "-o", "json"}

@@ -29,10 +29,7 @@ func TestHoldUnderArrivingMail(t *testing.T) {
 	f := newFleet(t, []*lab.Host{h})
 	messages := flooded(t, h, 11, map[string]int{"deferred": 120, "active": 60, "incoming": 60})
 	// They arrive while it works, and stay where they are: nobody answers.
-	later := lab.Flood(account(h), 60, 12)
-	for i := range later {
-		later[i].ID = "later-" + later[i].ID
-	}
+	later := laterMail(h, 60, 12)
 	rules := rulesFile(t, floodRules(h))
 	succeeds(t, f, "hold", "-e", rules, "--check")
 	was, err := h.Audit(t.Context())

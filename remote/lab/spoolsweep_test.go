@@ -417,6 +417,15 @@ func flooded(t *testing.T, h *lab.Host, seed uint64, queues map[string]int) []la
 	return messages
 }
 
+// laterMail is more mail of a host, beside what has flooded it.
+func laterMail(h *lab.Host, n int, seed uint64) []lab.Message {
+	later := lab.Flood(account(h), n, seed)
+	for i := range later {
+		later[i].ID = "later-" + later[i].ID
+	}
+	return later
+}
+
 // spams and hams are the ids of one kind, sorted.
 func spams(messages []lab.Message) []string { return ofKind(messages, true) }
 func hams(messages []lab.Message) []string  { return ofKind(messages, false) }
