@@ -109,7 +109,7 @@ type mbox struct {
 func openFolder(dir, form string) (*folder, error) {
 	marker, err := exportFolder.open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("--to: %w", err)
+		return nil, fmt.Errorf("--to: %w (a name that is not there yet makes one)", err)
 	}
 	x := &folder{dir: dir, form: form, marker: marker, have: map[string][]string{}, boxes: map[string]*mbox{}}
 	if err := syscall.Flock(int(marker.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {

@@ -135,14 +135,18 @@ func (h *Host) seek(ctx context.Context, accounts []string, emit Emit) (f *sight
 	return f, silent, f.log.events > 0, nil
 }
 
-// asideOfRuns are what earlier runs have aside: bounces are mostly there by the time
-// that somebody asks whose address it was.
+// asideOfRuns are what earlier runs have set aside in the time that bounces may take:
+// they are mostly there when somebody asks whose address it was. Who was hacked longer
+// ago than that may be forged now.
 func (h *Host) asideOfRuns() (all []place) {
 	if h.Records == nil {
 		return nil
 	}
 	records, _ := h.Records() // one that cannot be read tells of nobody
 	for _, r := range records {
+		if time.Since(r.Began) > bouncesFor {
+			continue
+		}
 		for _, s := range r.Sets {
 			if s.Queue != spool.Defer {
 				all = append(all, place{dir: s.Aside, queue: s.Queue})

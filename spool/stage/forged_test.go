@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/practice"
@@ -113,9 +114,17 @@ func TestForged(t *testing.T) {
 		sets = append(sets, spool.Set{Queue: q, Aside: name})
 	}
 	later := host()
-	later.Records = func() ([]Record, error) { return []Record{{Run: "20261128T120000Z-ab12", Sets: sets}}, nil }
+	began := time.Now()
+	later.Records = func() ([]Record, error) {
+		return []Record{{Run: "20261128T120000Z-ab12", Began: began, Sets: sets}}, nil
+	}
 	if r, warned, err = alone(t, later, "command", `{"run": "echo --", "for": ["victim", "spam-account"]}`); err != nil || !slices.Equal(r.Refused, []string{"victim"}) {
 		t.Errorf("with the bounces aside: %+v, %q, %v", r, warned, err)
+	}
+	// What is aside for longer tells nothing of now.
+	began = began.Add(-bouncesFor - time.Hour)
+	if r, warned, err = alone(t, later, "command", `{"run": "echo --", "for": ["victim"]}`); err != nil || len(r.Refused) > 0 {
+		t.Errorf("with older bounces aside: %+v, %q, %v", r, warned, err)
 	}
 	for _, s := range sets {
 		if err := errors.Join(os.Remove(h.Spool(string(s.Queue))), os.Rename(h.Spool(s.Aside), h.Spool(string(s.Queue)))); err != nil {
