@@ -81,8 +81,9 @@ func (e *emulator) resize(width, height int) {
 	e.must("resize-window", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height))
 }
 
-// screen is what is to be seen, without the blanks at the end of lines and the
-// empty lines at the end.
+// screen is what is to be seen, without the blanks at the end of lines, the empty
+// lines at the end, and the echo of Ctrl-C, which the kernel may write before or after
+// what the program does on its signal.
 func (e *emulator) screen() string {
 	e.t.Helper()
 	return trimmed(e.must("capture-pane", "-p"))
@@ -95,7 +96,7 @@ func (e *emulator) all() string {
 }
 
 func trimmed(screen string) string {
-	lines := strings.Split(screen, "\n")
+	lines := strings.Split(strings.ReplaceAll(screen, "^C", ""), "\n")
 	for i, l := range lines {
 		lines[i] = strings.TrimRight(l, " ")
 	}
