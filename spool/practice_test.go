@@ -40,7 +40,7 @@ func play(t *testing.T, o practice.Options, n int) *playing {
 				t.Error(err)
 			}
 			// The queue manager may still write a line.
-			for deadline := time.Now().Add(10 * time.Second); os.RemoveAll(above) != nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(time.Minute); os.RemoveAll(above) != nil && time.Now().Before(deadline); {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}

@@ -230,7 +230,7 @@ func TestRestoreEnds(t *testing.T) {
 		}
 		moved, err := w.Restore(t.Context(), h.asideMail(w), Options{LiveMax: 3}, func(m Moved) {
 			_ = unix.Kill(manager.pid, unix.SIGKILL)
-			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(poll) {
+			for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(poll) {
 				if now, ok := h.p.manager(master); !ok || now.pid != manager.pid {
 					break
 				}
@@ -259,7 +259,7 @@ func TestRestoreEnds(t *testing.T) {
 	t.Run("Postfix is down", func(t *testing.T) {
 		h, w := aside(t, nil, 0, fill)
 		h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))
-		for deadline := time.Now().Add(10 * time.Second); h.running() && time.Now().Before(deadline); time.Sleep(poll) {
+		for deadline := time.Now().Add(time.Minute); h.running() && time.Now().Before(deadline); time.Sleep(poll) {
 		}
 		if _, err := w.Restore(t.Context(), h.asideMail(w), Options{}, quiet); err == nil {
 			t.Error("restored into a stopped Postfix")

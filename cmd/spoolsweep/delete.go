@@ -56,7 +56,7 @@ func removalExpect() cli.Flag {
 func (s *sweep) mayRemove(c *cli.Context) error {
 	switch {
 	case c.Bool("yes") && !c.IsSet("expect"):
-		return fmt.Errorf("%s -y wants --expect N, the number of messages that go: what was deleted cannot be taken back", c.Command.Name)
+		return fmt.Errorf("%s -y wants --expect N, the number of messages that go: what was removed cannot be taken back", c.Command.Name)
 	case !c.Bool("yes") && !s.tty:
 		return errors.New("there is no terminal to ask on: give -y --expect N")
 	}

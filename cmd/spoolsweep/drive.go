@@ -399,27 +399,32 @@ func (d *driver) whatNext(ctx context.Context) {
 		d.Alert("", "                       (suggest -o yaml prints a rules.yaml; what one looks like: spoolsweep run --help)")
 	}
 	var ham int64
-	deletes := false
+	deletes, judged := false, false
 	for _, m := range kinds["confirm"] {
 		c := m.confirm
 		if c == nil {
 			continue
 		}
-		if c.Delete {
-			deletes = true
-			ham += c.Ham
-			d.Alert(m.Label(), "waits to be confirmed: %s would be deleted", messages(c.Ham))
-			continue
-		}
 		ham += c.Ham
-		d.Alert(m.Label(), "waits to be confirmed: mail flows, %s would be sent, %s stay aside", messages(c.Ham), humanize.Comma(c.Spam))
+		judged = judged || slices.Contains(d.stages[m], "classify") || m.Latest("classify", new(stage.Classified))
+		switch {
+		case c.Delete:
+			deletes = true
+			d.Alert(m.Label(), "waits to be confirmed: %s would be deleted", messages(c.Ham))
+		case c.Spam > 0:
+			d.Alert(m.Label(), "waits to be confirmed: mail flows, %s would be sent, %s stay where they are", messages(c.Ham), humanize.Comma(c.Spam))
+		default:
+			d.Alert(m.Label(), "waits to be confirmed: mail flows, %s would be sent", messages(c.Ham))
+		}
 	}
 	switch {
 	case deletes:
 		d.Alert("", "next: delete them      spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
-	case len(kinds["confirm"]) > 0:
+	case judged: // else it is a release, or a put back, whose rules are its own
 		d.Alert("", "next: better rules     spoolsweep resume %s -e @rules.yaml%s", d.run, d.again)
 		d.Alert("", "      or all the same  spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
+	case len(kinds["confirm"]) > 0:
+		d.Alert("", "next: all the same     spoolsweep resume %s -y --expect %d%s", d.run, ham, d.again)
 	}
 	for _, m := range kinds["controller"] {
 		d.Alert(m.Label(), "waits for a command on the controller: spoolsweep resume %s%s", d.run, d.again)

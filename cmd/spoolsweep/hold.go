@@ -386,7 +386,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	} else {
 		s.inTurn(ctx, going, work)
 	}
-	d.detached()
+	d.whatNext(ctx)
 	if a.name == "hold" {
 		s.Note("", "to take it back: spoolsweep release %s", s.doc.Run)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"spoolsweep/cmd/spoolsweep/show"
@@ -72,4 +73,40 @@ func TestHoldAndReleaseCommands(t *testing.T) {
 	if n := f.gone(t); len(n) > 0 {
 		t.Errorf("gone %v", n)
 	}
+}
+
+// A release whose first messages are refused waits, and it is told what to type for
+// it: no rules, and of nothing that it stays aside.
+func TestReleaseWaits(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez")
+	h := f.hosts[0]
+	const n = 80
+	var mail []practice.Message
+	for i := range n {
+		mail = append(mail, practice.Message{
+			Queue: "hold", Label: practice.Ham, Sender: fmt.Sprintf("user%d@%s", i, h.Hostname()), Recipients: []string{fmt.Sprintf("friend%d@d%d.refused.test", i, i%7)},
+			Text: "Subject: hello\n\nHow are you?\n",
+		})
+	}
+	if _, err := h.SubmitAll(mail); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Configure(practice.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := f.spoolsweep("release", "-m", "recipient:@.refused.test", "-y", "--expect", fmt.Sprint(n), "--rate", "0", "--live-max", "0")
+	r.want(t, 3, "waits to be confirmed: mail flows, 30 messages would be sent\n", "next: all the same     spoolsweep resume ")
+	r = f.spoolsweep("attach")
+	r.want(t, 3, "waits to be confirmed: mail flows, 30 messages would be sent\n", "next: all the same     spoolsweep resume ")
+	for _, wrong := range []string{"better rules", "aside"} {
+		if strings.Contains(r.out+r.err, wrong) {
+			t.Errorf("it says %q:\n%s%s", wrong, r.out, r.err)
+		}
+	}
+	f.spoolsweep("report").want(t, 0, "waits for a confirmation")
+	f.spoolsweep("resume", "-y", "--expect", "30").want(t, 0)
 }

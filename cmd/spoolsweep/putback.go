@@ -125,7 +125,7 @@ func putbackAction(c *cli.Context) error {
 		}
 		return d.putback(ctx, m, *args, expect)
 	})
-	d.detached()
+	d.whatNext(ctx)
 	return s.end(ctx)
 }
 

@@ -160,7 +160,7 @@ func (w *longWatch) next() {
 
 func (w *longWatch) sample() (s watchSample) {
 	for _, server := range w.fleet.servers {
-		for deadline := time.Now().Add(20 * time.Second); len(server.Processes()) != 1; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); len(server.Processes()) != 1; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				w.t.Errorf("round %d: %d agents on a host", w.round, len(server.Processes()))
 				break

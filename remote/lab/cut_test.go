@@ -240,7 +240,7 @@ func kill9(t *testing.T, h *lab.Host, forms ...string) {
 	for _, form := range forms {
 		var pids []int
 		// Two for a moment: a child has its parent's command line until it executes.
-		eventually(t, 5*time.Second, "one process like "+form, func() bool {
+		eventually(t, time.Minute, "one process like "+form, func() bool {
 			var err error
 			pids, err = h.Pgrep(form)
 			must(t, err)

@@ -140,7 +140,7 @@ func TestBothKilledUnderSystemd(t *testing.T) {
 		t.Errorf("the plan does not say that a timer guards it: %v", got)
 	}
 	awaitJournal(t, h, id, "started", 1)
-	eventually(t, 10*time.Second, "the timer's process ends", func() bool {
+	eventually(t, time.Minute, "the timer's process ends", func() bool {
 		left, err := h.Pgrep("spoolsweep-agent-.* settle ")
 		must(t, err)
 		return len(left) == 0
@@ -301,7 +301,7 @@ func TestPostfixInheritsNothing(t *testing.T) {
 		t.Errorf("the queue directory is locked after the run: %v", err)
 	}
 	checkHandles(t, h)
-	eventually(t, 5*time.Second, "no process of the agent", func() bool {
+	eventually(t, time.Minute, "no process of the agent", func() bool {
 		left, err := h.Pgrep("spoolsweep-agent")
 		must(t, err)
 		return len(left) == 0

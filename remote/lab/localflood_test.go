@@ -101,7 +101,7 @@ func TestIncidentOfAScript(t *testing.T) {
 	must(t, h.Postconf(t.Context(), "mydestination = localhost, shop."+h.Name+".lab.test", "local_recipient_maps =", "qmgr_message_active_limit = 40"))
 	flood := scriptSpam(h, 0, 165)
 	must(t, h.Inject(t.Context(), []lab.Message{bounce(900, flood[0]), bounce(901, flood[1])}))
-	eventually(t, 30*time.Second, "bounces to nobody are bounced", func() bool {
+	eventually(t, time.Minute, "bounces to nobody are bounced", func() bool {
 		log, err := os.ReadFile(filepath.Join(h.Dir, "upper/var/log/mail.log"))
 		must(t, err)
 		return strings.Count(string(log), "unknown user: \"order\"") == 2
@@ -117,7 +117,7 @@ func TestIncidentOfAScript(t *testing.T) {
 	await(t, h, lies)
 	_, err := h.Run(t.Context(), "sh", "-ec", "cp /etc/postfix/master.cf /root/; postconf -MX pickup/unix; touch -d '1 minute ago' /etc/postfix/m*.cf; postfix reload")
 	must(t, err)
-	eventually(t, 30*time.Second, "no pickup", func() bool {
+	eventually(t, time.Minute, "no pickup", func() bool {
 		pids, err := h.Pgrep(`^pickup\b`)
 		must(t, err)
 		return len(pids) == 0
@@ -247,7 +247,7 @@ func TestScriptStopped(t *testing.T) {
 	} {
 		f := newFleet(t, []*lab.Host{h}, queueWarn, "stop_source: '"+row.stop+"'")
 		must(t, byScript(t, h, next()))
-		eventually(t, 30*time.Second, "mail of the script in deferred", func() bool { return len(files(t, h, "deferred")) > 0 })
+		eventually(t, time.Minute, "mail of the script in deferred", func() bool { return len(files(t, h, "deferred")) > 0 })
 		args := []string{"-y", "-e", "queues=[deferred]", "-e", "source=" + webScript}
 		id := runIn(t, ends(t, 3, f, append([]string{"run", "local-flood"}, args...)...))
 		err := byScript(t, h, next())
@@ -261,7 +261,7 @@ func TestScriptStopped(t *testing.T) {
 		if row.undo == "" {
 			fresh = 2
 		}
-		eventually(t, 30*time.Second, "new mail in deferred", func() bool { return len(files(t, h, "deferred")) == fresh })
+		eventually(t, time.Minute, "new mail in deferred", func() bool { return len(files(t, h, "deferred")) == fresh })
 		// Nothing of the flood is known but the script: what else the user sends is
 		// none of it.
 		doc, r := spoolsweepJSON(t, f, "resume", id, "-y", "-e", "watch=1s", "-e", rulesFile(t, "spam: {recipient: nobody}\n# "+row.stop+"\n"))
@@ -281,7 +281,7 @@ func TestScriptStopped(t *testing.T) {
 			must(t, byScript(t, h, next()))
 			fresh++
 		}
-		eventually(t, 30*time.Second, "all new mail in deferred", func() bool { return len(files(t, h, "deferred")) == fresh })
+		eventually(t, time.Minute, "all new mail in deferred", func() bool { return len(files(t, h, "deferred")) == fresh })
 		_, err = h.Run(t.Context(), "postsuper", "-d", "ALL", "deferred")
 		must(t, err)
 	}

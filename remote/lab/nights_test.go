@@ -188,7 +188,7 @@ func TestNightOfThreeHosts(t *testing.T) {
 		}
 	}
 	must(t, silent.LinkUp())
-	eventually(t, 20*time.Second, "the link is there again", func() bool { return spoolsweep(t, f, "ping").status == 0 })
+	eventually(t, time.Minute, "the link is there again", func() bool { return spoolsweep(t, f, "ping").status == 0 })
 	succeeds(t, f, "resume", id, "-y", "-e", rules, "-e", "rate=0")
 
 	sum := 0

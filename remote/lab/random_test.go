@@ -156,7 +156,7 @@ func (c *chance) strike(way string, r *running) (hit bool) {
 		t.Logf("%s: %v after it began; had ended: %t", way, time.Since(began).Round(time.Millisecond), ended())
 		r.wait()
 		// What the front was asked for last is done before it ends.
-		eventually(t, 30*time.Second, "the front ends", func() bool { return len(c.pgrep(frontForm)) == 0 })
+		eventually(t, time.Minute, "the front ends", func() bool { return len(c.pgrep(frontForm)) == 0 })
 	}()
 	if way == "section" || way == "both" {
 		// It lives for some seconds only, most of them while the start is proved.

@@ -349,7 +349,7 @@ func TestSSHAsConfigured(t *testing.T) {
 	select {
 	case <-ended:
 		t.Logf("left after %v", time.Since(begun))
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a silent host is not left")
 	}
 	c.Close()
@@ -455,7 +455,7 @@ func sshKeys(t *testing.T, w *way, target *lab.Host, hostKey string) {
 	agent := exec.CommandContext(t.Context(), "ssh-agent", "-D", "-a", socket)
 	must(t, agent.Start())
 	defer func() { agent.Process.Kill(); agent.Wait() }()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) { // no event tells
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // no event tells
 		if _, err := os.Stat(socket); err == nil || time.Now().After(end) {
 			break
 		}
@@ -511,7 +511,7 @@ func TestOverTheUsersOwnSSH(t *testing.T) {
 		t.Cleanup(func() { _ = master.Process.Kill(); _ = master.Wait() })
 		masters[h] = master
 	}
-	eventually(t, 20*time.Second, "masters", func() bool {
+	eventually(t, time.Minute, "masters", func() bool {
 		names, err := filepath.Glob(sockets + "/*")
 		return err == nil && len(names) == len(all) && !strings.Contains(strings.Join(names, " "), ".")
 	})
@@ -549,7 +549,7 @@ func TestOverTheUsersOwnSSH(t *testing.T) {
 		}
 	}
 	// What it held for us is gone when we are.
-	eventually(t, 20*time.Second, "no ssh", func() bool { return len(withWord(t, "ControlPersist")) == 0 })
+	eventually(t, time.Minute, "no ssh", func() bool { return len(withWord(t, "ControlPersist")) == 0 })
 
 	configured("")
 	if r := ends(t, 4, f, "ping", "--transport", "openssh"); strings.Count(r.err, "not let in: root@") != 2 || !strings.Contains(r.err, "Permission denied") {

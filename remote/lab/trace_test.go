@@ -90,7 +90,7 @@ func traced(t *testing.T, h *lab.Host, do func()) []call {
 	}
 	do()
 	// The worker ends a moment after the run.
-	eventually(t, 10*time.Second, "no process of the agent", func() bool {
+	eventually(t, time.Minute, "no process of the agent", func() bool {
 		left, err := h.Pgrep("spoolsweep-agent")
 		must(t, err)
 		return len(left) == 0

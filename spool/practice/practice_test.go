@@ -74,7 +74,7 @@ func start(t *testing.T, h *Host) {
 // await polls for an event of another process.
 func await(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(poll) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(poll) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no sign of %s", what)
 		}

@@ -252,7 +252,7 @@ func finishCommand(h *Host, r *CommandResult, required, account bool, emit Emit)
 	}
 	if required {
 		return r, spool.Remedied(fmt.Errorf("%s: %s, and require_source_stopped is set: nothing was stopped", h.Step.title(), wrong),
-			"mend that, then spoolsweep resume "+h.Run+"; or do it by hand, and begin without require_source_stopped")
+			"mend that, then spoolsweep resume "+h.Run+"; or do it by hand, and begin a run that does not require it")
 	}
 	if account {
 		wrong = "source not stopped: " + wrong

@@ -211,7 +211,7 @@ func variants() map[string]struct {
 	s.Report.State.Ask = &run.AskRecord{Number: 1, Kind: "confirm", Data: json.RawMessage(`{"ham":3,"spam":897}`)}
 	s.Account = &run.Account{Sums: stage.Sums{SetAside: 900, Left: 899, Missing: 1}}
 	s.Error, s.Status = &Failure{Message: "1 message of run is missing"}, Failed
-	add("missing", pageOf(s), "3 messages would be sent, 897 stay aside", "1 is missing", "1 message is missing; the run waits on chavez", "Find out what became of", "--ledger")
+	add("missing", pageOf(s), "3 messages would be sent, 897 stay where they are", "1 is missing", "1 message is missing; the run waits on chavez", "Find out what became of", "--ledger")
 
 	s, _ = story("chavez")
 	s.Report.State.Phase = run.Waiting

@@ -163,7 +163,11 @@ func (m *pageMaker) waits(s *Story) string {
 		if c.Delete {
 			return "The run waits to be confirmed: " + many(c.Ham, "message") + " would be deleted"
 		}
-		return "The run waits to be confirmed: " + many(c.Ham, "message") + " would be sent, " + comma(c.Spam) + " stay aside"
+		would := "The run waits to be confirmed: " + many(c.Ham, "message") + " would be sent"
+		if c.Spam > 0 {
+			would += ", " + comma(c.Spam) + " stay where they are"
+		}
+		return would
 	case "slot":
 		return "The run waits for its turn to stop Postfix"
 	case "controller":
