@@ -419,11 +419,11 @@ func (w *Work) logSizes() []logSize {
 }
 
 // logFiles are where this host's mail log may be. /dev/stdout is a log too, but
-// none that can be read.
+// another file for whoever opens it.
 func (p *Postfix) logFiles() []string {
 	var files []string
 	for _, path := range []string{p.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
-		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && err == nil && st.Mode().IsRegular() && !slices.Contains(files, path) {
+		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "/dev/") && err == nil && st.Mode().IsRegular() && !slices.Contains(files, path) {
 			files = append(files, path)
 		}
 	}
