@@ -418,16 +418,22 @@ func (w *Work) logSizes() []logSize {
 	return logs
 }
 
-// logFiles are where this host's mail log may be. /dev/stdout is a log too, but
-// another file for whoever opens it.
+// logFiles are where this host's mail log may be.
 func (p *Postfix) logFiles() []string {
 	var files []string
 	for _, path := range []string{p.LogFile, "/var/log/mail.log", "/var/log/maillog"} {
-		if st, err := os.Stat(path); strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "/dev/") && err == nil && st.Mode().IsRegular() && !slices.Contains(files, path) {
+		if IsLog(path) && !slices.Contains(files, path) {
 			files = append(files, path)
 		}
 	}
 	return files
+}
+
+// IsLog reports whether a mail log lies at an absolute path. The maillog_file of
+// postconf(5) may be /dev/stdout, which is another file for whoever opens it.
+func IsLog(path string) bool {
+	st, err := os.Stat(path)
+	return strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "/dev/std") && !strings.HasPrefix(path, "/dev/fd/") && err == nil && st.Mode().IsRegular()
 }
 
 // because adds to err what Postfix itself says. Without a terminal postfix(1)

@@ -188,8 +188,7 @@ var (
 // followLog follows the log of a Postfix from now on, nil if there is none.
 func followLog(p *spool.Postfix) follower {
 	for _, path := range append([]string{p.LogFile}, logFiles...) {
-		// maillog_file may be /dev/stdout, which is another file for whoever opens it.
-		if st, err := os.Stat(path); !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/dev/") || err != nil || !st.Mode().IsRegular() {
+		if !spool.IsLog(path) {
 			continue
 		}
 		f, err := os.Open(path)
