@@ -192,6 +192,9 @@ func (s *sweep) showRemoval(host, name string, r *stage.Removal) {
 	for _, kind := range slices.Sorted(maps.Keys(r.Stays)) {
 		s.Note(host, "%s: %s: %s", stays, show.Clean(kind), humanize.Comma(r.Stays[kind]))
 	}
+	if name == "purge" && r.Stays[stage.KindUnconfirmed] > 0 {
+		s.Note(host, "  to have it confirmed: spoolsweep resume RUN -e @rules.yaml with better rules, which asks; to remove all that is aside: --include-ham")
+	}
 	for _, why := range r.Reasons {
 		s.Alert(host, "look again: %s", show.Clean(why))
 	}

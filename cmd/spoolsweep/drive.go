@@ -449,15 +449,28 @@ func (d *driver) whatNext(ctx context.Context) {
 func (d *driver) finished() {
 	var left int64
 	for _, m := range d.members {
-		var r stage.Restored
-		if m.Status == show.OK && m.Latest("restore", &r) {
-			left += r.Left
+		if m.Status == show.OK {
+			left += leftAside(m.Host)
 		}
 	}
 	if left == 0 {
 		return
 	}
 	d.Note("", "%s stay aside; if ham is still among them: spoolsweep resume %s -e @better.yaml%s", messages(left), d.run, d.again)
+}
+
+// leftAside is how much the last stage that took from what is aside has left there.
+func leftAside(h *show.Host) int64 {
+	for _, s := range slices.Backward(h.Stages) {
+		var r struct{ Left int64 }
+		switch s.Stage {
+		case "restore", "putback", "purge":
+			if json.Unmarshal(s.Result, &r) == nil {
+				return r.Left
+			}
+		}
+	}
+	return 0
 }
 
 func messages(n int64) string {

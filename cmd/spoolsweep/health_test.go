@@ -58,7 +58,7 @@ func TestHealth(t *testing.T) {
 	f, run := swept(t)
 	before := f.everything(t)
 	r := f.spoolsweep("health")
-	r.want(t, 0, "2 hosts: 2 ok")
+	r.want(t, 0, "2 hosts: 2 answered")
 	checkGolden(t, "testdata/health.txt", unaged(r.out))
 	if !strings.Contains(r.out, run) {
 		t.Errorf("run %s is not named:\n%s", run, r.out)

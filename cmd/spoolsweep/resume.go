@@ -32,7 +32,8 @@ change. On a terminal a run that waits for rules has some proposed, as run does.
 finished run with mail aside is refined in the same way: only what is
 still aside is judged again, and nothing moves twice. So a run that waits for
 rules may give back at once what no flood touches, as by source_count above, and
-what that holds back is refined later.
+what that holds back is refined later. A -y that the run was begun with was not
+said of new rules: what they would send is asked about, or waits.
 
 From then on this controller gives the run's turns to stop Postfix, whoever began
 it. Hosts that work on it just then are followed; those that do not answer are left

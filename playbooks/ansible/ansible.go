@@ -236,7 +236,7 @@ func documented(documentation, examples, returns string) []byte {
 func example(m module, row *stage.Row) string {
 	text := "- name: " + m.short + "\n  spoolsweep.postfix." + m.name + ":\n"
 	if slices.Contains(row.Keys(), "spam") {
-		text += "    spam:\n      any:\n        - sasl_user: \"spam-account@*\"\n"
+		text += "    spam:\n      any:\n        - sasl_user: \"spam-account@\"\n"
 	}
 	return text + "  register: found\n"
 }

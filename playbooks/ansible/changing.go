@@ -28,7 +28,7 @@ const (
 	runDoc     = "The id of the run, such as 20261128T120000Z-ab12. "
 	asideRun   = runDoc + "Without it that is the one run that has mail aside."
 	newRun     = runDoc + "Without it one is made. A module that is called again with it, since the connection was lost, say, tells how the run went, and does nothing twice."
-	ownExample = "spam:\n      any:\n        - sasl_user: \"spam-account@*\"\n"
+	ownExample = "spam:\n      any:\n        - sasl_user: \"spam-account@\"\n"
 )
 
 // changing adds the modules that change something, and the role.

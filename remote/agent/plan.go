@@ -283,7 +283,7 @@ func (p *planned) request() (*run.ResumeRequest, error) {
 		maps.Copy(q.Extra, info.Extra)
 		maps.Copy(q.Extra, p.Extra)
 	}
-	if p.Yes && !info.Yes {
+	if p.Yes {
 		q.Yes = &p.Yes
 	}
 	return q, nil

@@ -267,14 +267,14 @@ func TestRulesFoundOnTheWay(t *testing.T) {
 		t.Errorf("classify changed places:\n%s", diff)
 	}
 
-	succeeds(t, f, "resume", id, "-e", rulesFile(t, wide))
+	succeeds(t, f, "resume", id, "-y", "-e", rulesFile(t, wide))
 	a, err := h.Audit(t.Context())
 	must(t, err)
 	checkPlaces(t, h, a, messages, "aside", aside, wideSpam)
 	checkPlaces(t, h, a, messages, "live or delivered", live, wideHam)
 
 	// Better rules move what is left of the ham, and only that.
-	doc, better := spoolsweepJSON(t, f, "resume", id, "-e", rulesFile(t, floodRules(h)))
+	doc, better := spoolsweepJSON(t, f, "resume", id, "-y", "-e", rulesFile(t, floodRules(h)))
 	if better.status != 0 {
 		t.Fatal(better)
 	}

@@ -367,7 +367,7 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if next >= len(steps) && !w.Unsettled() {
 		return ErrNothing
 	}
-	if waiting && !own(at.ask) && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && q.Yes == nil {
+	if waiting && !own(at.ask) && q.Answer == nil && next == at.next && !changed(info.Steps, steps, next) && (q.Yes == nil || *q.Yes == info.Yes) {
 		return ErrNothing // it would only ask the same again
 	}
 	if q.Dry {
@@ -405,8 +405,11 @@ func (e *Env) Resume(ctx context.Context, q *ResumeRequest) error {
 	if q.Controller != "" {
 		info.Controller = q.Controller
 	}
-	if q.Yes != nil {
+	switch {
+	case q.Yes != nil:
 		info.Yes = *q.Yes
+	case len(q.Steps) > 0:
+		info.Yes = false // it was said of another plan
 	}
 	if err := errors.Join(writeInfo(dir, info), goOn(dir)); err != nil {
 		return err

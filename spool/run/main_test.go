@@ -239,11 +239,16 @@ func (h *host) request() *ResumeRequest {
 	return &ResumeRequest{Vars: h.vars, Run: runID, By: "bob@laptop"}
 }
 
+// resume goes on, with a new plan under -y unless change says otherwise.
 func (h *host) resume(change func(q *ResumeRequest)) {
 	h.t.Helper()
 	q := h.request()
 	if change != nil {
 		change(q)
+	}
+	if len(q.Steps) > 0 && q.Yes == nil {
+		yes := true
+		q.Yes = &yes
 	}
 	if err := h.Resume(h.t.Context(), q); err != nil {
 		h.t.Fatal(err)

@@ -256,8 +256,19 @@ func TestRulesOnTheWay(t *testing.T) {
 		t.Errorf("info: %+v, %v", info, err)
 	}
 
-	// The other way round: now the bounces are ham as well.
-	h.resume(func(q *ResumeRequest) { q.Steps = plan(someRules) })
+	// The other way round: now the bounces are ham as well. The -y of before was not
+	// said of these rules.
+	q := h.request()
+	q.Steps = plan(someRules)
+	if err := h.Resume(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	if s = h.rest(Waiting); s.Ask.Kind != "confirm" {
+		t.Errorf("asks %+v, want confirm", s.Ask)
+	}
+	h.swept()
+	yes := true
+	h.resume(func(q *ResumeRequest) { q.Yes = &yes })
 	h.rest(Finished)
 	a := h.audited()
 	if r := result[stage.Restored](h, "restore"); r.Restored != 90 || r.Left != 135 {

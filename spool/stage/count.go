@@ -132,14 +132,21 @@ func (c *Counts) own(records []Record, self string, now time.Time) {
 // goes by, so that busy means that a run would set something aside.
 func (c *Counts) judge(leftover time.Duration) {
 	c.Level = LevelOK
-	fullest := c.Fullest()
+	fullest, limit := c.Fullest(), int64(0)
 	switch {
 	case fullest > c.Crit:
-		c.Level = LevelFlooded
-		c.Why = append(c.Why, fmt.Sprintf("%d messages in one queue, more than %d", fullest, c.Crit))
+		c.Level, limit = LevelFlooded, c.Crit
 	case fullest > c.Warn:
-		c.Level = LevelBusy
-		c.Why = append(c.Why, fmt.Sprintf("%d messages in one queue, more than %d", fullest, c.Warn))
+		c.Level, limit = LevelBusy, c.Warn
+	}
+	if c.Level != LevelOK {
+		where := "incoming and active"
+		for _, q := range []spool.Queue{spool.Maildrop, spool.Deferred} {
+			if c.Queues[q].Messages == fullest {
+				where = string(q)
+			}
+		}
+		c.Why = append(c.Why, fmt.Sprintf("%d messages in %s, more than %d", fullest, where, limit))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.SetAside)) {
 		left := c.SetAside[name]

@@ -117,8 +117,9 @@ type purging struct {
 
 // Kinds of what is aside.
 const (
-	kindSpam        = "spam"
-	kindUnconfirmed = "spam by rules that nobody confirmed"
+	kindSpam = "spam"
+	// KindUnconfirmed goes only with include_ham.
+	KindUnconfirmed = "spam by rules that nobody confirmed"
 	kindHam         = "ham that did not go back"
 	kindUnreadable  = "unreadable"
 	kindIncomplete  = "half-written, never accepted"
@@ -188,7 +189,7 @@ func (a *PurgeArgs) find(ctx context.Context, h *Host) (*purging, error) {
 	sure := p.name != "" && c.List == p.name
 	for kind, n := range counts {
 		if kind == kindSpam && !sure {
-			kind = kindUnconfirmed
+			kind = KindUnconfirmed
 		}
 		if kind == kindSpam || a.IncludeHam {
 			p.add(p.Goes, kind, n[0])

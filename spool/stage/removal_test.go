@@ -97,9 +97,9 @@ func TestPurgeKinds(t *testing.T) {
 		}
 	}
 	none := map[string]int64{}
-	check("not confirmed", `{}`, none, with(others, kindUnconfirmed, 4))
+	check("not confirmed", `{}`, none, with(others, KindUnconfirmed, 4))
 	k.done["confirm"] = &Confirmed{Answer: "yes", By: "ana", List: strings.Repeat("0", 64)}
-	check("another list confirmed", `{}`, none, with(others, kindUnconfirmed, 4))
+	check("another list confirmed", `{}`, none, with(others, KindUnconfirmed, 4))
 	k.done["confirm"] = &Confirmed{Answer: "yes", By: "ana", List: list}
 	check("confirmed", `{}`, map[string]int64{kindSpam: 4}, others)
 	check("old ones", `{"older_than": "30d"}`, map[string]int64{kindSpam: 2}, with(others, kindSpam, 2))
@@ -119,7 +119,7 @@ func TestPurgeKinds(t *testing.T) {
 	if _, err := k.run("classify", `{"spam": {"sender": "ham@far.test"}}`); err != nil {
 		t.Fatal(err)
 	}
-	check("judged again", `{}`, none, map[string]int64{kindUnconfirmed: 2, kindHam: 4, kindUnreadable: 1, kindIncomplete: 1})
+	check("judged again", `{}`, none, map[string]int64{KindUnconfirmed: 2, kindHam: 4, kindUnreadable: 1, kindIncomplete: 1})
 	// A damaged list decides nothing.
 	if err := os.Truncate(filepath.Join(k.Dir, verdictsName), 50); err != nil {
 		t.Fatal(err)

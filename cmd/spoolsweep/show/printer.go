@@ -319,7 +319,11 @@ func (p *Printer) Document(d *Document) error {
 		}
 	}
 	if len(d.Hosts) > 1 {
-		p.Note("", "%d %s: %s", len(d.Hosts), d.kind(), d.Summary)
+		sums := d.Summary.String()
+		if d.Command == "health" { // what is not well stands above
+			sums = strings.Replace(sums, " "+OK, " answered", 1)
+		}
+		p.Note("", "%d %s: %s", len(d.Hosts), d.kind(), sums)
 	}
 	return nil
 }
