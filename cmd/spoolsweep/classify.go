@@ -33,19 +33,19 @@ from -e @rules.yaml. Both sides are shown: what each rule catches, alone and wit
 others, how many lines match it, what ham rules keep, what large sources are left,
 and some of the ham and of the near misses. Fields:
 
-  raw                       a part of what strings prints of the queue file
+  raw                    a part of what strings prints of the queue file
   sender, recipient, recipient_left, sasl_user, client
-                            the whole value; @domain, @.domain and below, user@,
-                            <> no sender, * globs, address ranges in client
+                         the whole value; @domain, @.domain and below, user@,
+                         <> no sender, * globs, address ranges in client
   header, header.NAME, subject
-                            a part of a header line, of the value of one
-  body                      a part of a line of the text, decoded
-  any                       a part of an envelope value, header line or text line
-  queue                     incoming, active, deferred, hold or maildrop
+                         a part of a header line, of the value of one
+  body                   a part of a line of the text, decoded
+  any                    a part of a value of the envelope, or of a line
+  queue                  incoming, active, deferred, hold or maildrop
   size, age, recipients, recipients_left, source_count
-                            a comparison: >100k, <2d, >=20; age when it was set
-                            aside; source_count: messages of the same login,
-                            sender, client or bounce target
+                         a comparison: >100k, <2d, >=20; age when it was set
+                         aside; source_count: messages of the same login,
+                         sender, client or bounce target
 
 /.../ is a regular expression (RE2), all else is literal.`,
 		Flags: commonFlags(extraVars(),

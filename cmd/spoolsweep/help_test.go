@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -113,6 +114,31 @@ func TestHelpRules(t *testing.T) {
 		args := stage.ClassifyArgs{Spam: extra.Values["spam"], Ham: extra.Values["ham"]}
 		if err := args.Check(); err != nil || args.Spam == nil {
 			t.Errorf("%v in\n%s", err, text)
+		}
+	}
+}
+
+// A help text fits a terminal of 80 columns, but for examples, which are one line each
+// to be copied.
+func TestHelpFits(t *testing.T) {
+	t.Parallel()
+	for _, c := range append(visible(newApp(nil, io.Discard, io.Discard)), &cli.Command{}) {
+		var out bytes.Buffer
+		args := []string{"spoolsweep", c.Name, "--help"}
+		if c.Name == "" {
+			args = []string{"spoolsweep", "--help"}
+		}
+		if status := inProcess(t.Context(), newApp(nil, &out, io.Discard), args...); status != 0 {
+			t.Errorf("%s: status %d", c.Name, status)
+		}
+		for line := range strings.Lines(out.String()) {
+			example := regexp.MustCompile(`^ {3,5}(spoolsweep|ANSIBLE_\w+=|ansible-galaxy)`).MatchString(line)
+			if line = strings.TrimSuffix(line, "\n"); utf8.RuneCountInString(line) > helpWidth && !example {
+				t.Errorf("%s: %q", c.Name, line)
+			}
+		}
+		if c.Name != "" && !strings.Contains(out.String(), "\n   -h, --help\n         show help") {
+			t.Errorf("%s: its flags are not shown:\n%s", c.Name, out.String())
 		}
 	}
 }

@@ -115,12 +115,12 @@ func newApp(in io.Reader, out, err io.Writer) *cli.App {
 	return &cli.App{
 		Name:  "spoolsweep",
 		Usage: "clear flooded Postfix queues on many hosts at once, without losing mail",
-		UsageText: `spoolsweep demo                                     the whole story on three practice hosts, on this machine
-spoolsweep run backscatter -l chavez                set the flooded queues aside; mail flows again
-spoolsweep suggest --aside RUN -o yaml              find rules for what was set aside
-spoolsweep classify --aside RUN -e @rules.yaml      try rules on what was set aside
-spoolsweep resume RUN -e @rules.yaml                send the ham on its way
-spoolsweep manual incident                          what to type, on one page to print`,
+		UsageText: `spoolsweep demo                                  all of it, on practice hosts
+spoolsweep run backscatter -l chavez             set aside; mail flows again
+spoolsweep suggest --aside RUN -o yaml           find rules
+spoolsweep classify --aside RUN -e @rules.yaml   try them
+spoolsweep resume RUN -e @rules.yaml             send the ham on its way
+spoolsweep manual incident                       what to type, to be printed`,
 		Description: `Exit status: 0 done, or nothing to do; 1 bad usage or input, nothing was done;
 2 a host failed; 4 a host was unreachable (2 and 4 add up to 6); 3 all is well
 and the run waits, for rules or a confirmation; 130 interrupted.`,

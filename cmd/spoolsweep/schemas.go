@@ -24,8 +24,8 @@ names its schema:
 
   # yaml-language-server: $schema=playbook.schema.json
 
-  inventory  hosts, groups, variables; definitions/variables is a file of group_vars
-  playbook   a file for 'run'; the order of stages is checked by 'run --list-stages'
+  inventory  hosts, groups, variables; definitions/variables: of group_vars
+  playbook   a file for 'run', which checks the order of its stages
   rules      a file for -e @FILE
   plan       what 'plan' prints and the agent takes
   events     a line of -o jsonl, and of what the agent prints of a plan
