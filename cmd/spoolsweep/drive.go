@@ -33,7 +33,6 @@ type driver struct {
 	yes        bool
 	slots      *slots
 	export     *folder // where mail goes that hosts export; nil: it stays there
-	expect     *int64  // the answer to each host's first confirm, given beforehand
 	// plans are what this program made of a playbook of its own: a command on
 	// the controller is run unasked only out of these.
 	plans map[*member]*playbooks.Plan
@@ -257,10 +256,10 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 		return nil, lies(m)
 	}
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}
-	first := m.confirm == nil
 	m.confirm = &c
-	if d.expect != nil && first {
-		return yes, nil // counted before, over all hosts
+	if a := m.counted; a != nil && a.List == c.List && a.Ham == c.Ham && a.Delete == c.Delete {
+		m.counted = nil // nobody has said yes to a second question
+		return yes, nil
 	}
 	d.terminal.Lock()
 	defer d.terminal.Unlock()

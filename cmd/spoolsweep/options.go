@@ -156,6 +156,7 @@ type member struct {
 
 	*show.Host
 	confirm *stage.Confirm // what it asked last
+	counted *stage.Confirm // what it asked when --expect was compared with all hosts' numbers
 	stalls  int            // how often the link was lost with none of its mail taken
 	ran     map[int]bool   // stages whose command was run here for it
 

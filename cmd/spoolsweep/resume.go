@@ -81,12 +81,10 @@ func resumeAction(c *cli.Context) error {
 		return err
 	}
 	if c.IsSet("expect") {
-		n := c.Int64("expect")
-		if err := d.expected(on, n); err != nil {
+		if err := d.expected(on, c.Int64("expect")); err != nil {
 			s.close()
 			return err
 		}
-		d.expect = &n
 	}
 	if c.IsSet("to") {
 		exports := func(m *member) bool { return slices.Contains(d.stages[m], "export") }
@@ -252,7 +250,8 @@ func membersOf(all []*member, on map[*member]*run.State) []*member {
 	return slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return on[m] == nil })
 }
 
-// expected compares the number that was typed with what the hosts wait to send.
+// expected compares the number that was typed with what the hosts wait to send, which
+// is then confirmed. What any of them asks later is not.
 func (d *driver) expected(on map[*member]*run.State, n int64) error {
 	var sum int64
 	for m, at := range on {
@@ -267,6 +266,7 @@ func (d *driver) expected(on map[*member]*run.State, n int64) error {
 			return lies(m)
 		}
 		sum += c.Ham
+		m.counted = &c
 	}
 	if sum != n {
 		return fmt.Errorf("--expect %d: %d messages would be sent: nothing was done", n, sum)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"testing"
 
 	"spoolsweep/spool/practice"
@@ -67,6 +68,40 @@ func TestWhileARunWaits(t *testing.T) {
 		was := before[e.ID]
 		if was.Fate == stage.FateRestored && (e.Fate != was.Fate || !e.Time.Equal(was.Time)) {
 			t.Errorf("moved again: %+v, before %+v", e, was)
+		}
+	}
+}
+
+// What --expect confirms is what the hosts waited to send when their numbers were
+// compared with it: not what one asks later, which nobody has counted.
+func TestExpectIsForWhatWasCounted(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(500)
+	id := runID.FindString(f.spoolsweep("run", "backscatter", "-y", "-e", "rate=0", "-e", "live_max=0").err)
+	bad := f.write("bad.yaml", "spam:\n  any:\n    - sasl_user: "+demoAccount+"\n")
+	worse := f.write("worse.yaml", "spam:\n  any:\n    - subject: of none\n")
+	r := f.spoolsweep("resume", id, "-l", "chavez", "-y", "-e", "@"+bad)
+	r.want(t, 3, "waits to be confirmed")
+	n := regexp.MustCompile(`--expect (\d+)`).FindStringSubmatch(r.err)[1]
+	before := f.aside(t)
+
+	// Other rules, by which another list is made than the one that was counted.
+	f.spoolsweep("resume", id, "-l", "chavez", "-y", "--expect", n, "-e", "@"+worse).want(t, 3, "waits to be confirmed")
+	if after := f.aside(t); after != before {
+		t.Errorf("aside before %s, after %s", before, after)
+	}
+	r = f.spoolsweep("resume", id, "-l", "chavez", "-y", "-e", "@"+bad)
+	r.want(t, 3, "waits to be confirmed")
+
+	// A host that waited for rules when it was counted.
+	f.spoolsweep("resume", id, "-y", "--expect", n, "-e", "@"+bad).want(t, 3, "2 hosts: 1 ok, 1 waiting", "waits to be confirmed")
+	for _, h := range f.hosts {
+		a, err := h.Audit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent := len(a.Elsewhere(practice.Spam, practice.Place.Aside)); (sent > 0) != (h.Name == "chavez") {
+			t.Errorf("%s: %d of the flood are not aside: %v", h.Name, sent, a.Count(practice.Spam))
 		}
 	}
 }
