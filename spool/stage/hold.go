@@ -134,8 +134,7 @@ func (k *keeper) looks(ctx context.Context, yield func([]spool.Mail) error) erro
 				k.emit("warn", map[string]string{"message": "Postfix does not run: nothing is put on hold until it does"})
 			}
 			down = true
-		case errors.Is(err, errNothing):
-		case err != nil:
+		case err != nil && !errors.Is(err, errNothing):
 			return err
 		default:
 			down = false
@@ -207,17 +206,31 @@ func hashed(id string) int64 {
 	return int64(sum.Sum64())
 }
 
-// pass yields what the list has, some at a time.
+// passedOn is how many messages are passed on at a time.
+const passedOn = 500
+
+// pass yields what the list has, some at a time. What could not be passed on, since
+// Postfix went down, is found anew by the next look.
 func (k *keeper) pass(yield func([]spool.Mail) error) error {
-	const some = 500
 	var list []spool.Mail
+	var down error
+	left := map[int64]bool{}
 	flush := func() error {
-		err := yield(list)
-		list = list[:0]
-		return err
+		defer func() { list = list[:0] }()
+		if down == nil {
+			err := yield(list)
+			if !errors.Is(err, spool.ErrDown) {
+				return err
+			}
+			down = err
+		}
+		for _, m := range list {
+			left[hashed(m.ID)] = true
+		}
+		return nil
 	}
 	err := listed(k.h.Dir, doomedName, func(*judged) (bool, error) { return true, nil })(func(m spool.Mail) error {
-		if list = append(list, m); len(list) < some {
+		if list = append(list, m); len(list) < passedOn {
 			return nil
 		}
 		return flush()
@@ -225,7 +238,8 @@ func (k *keeper) pass(yield func([]spool.Mail) error) error {
 	if err == nil && len(list) > 0 {
 		err = flush()
 	}
-	return err
+	k.known = slices.DeleteFunc(k.known, func(sum int64) bool { return left[sum] })
+	return errors.Join(err, down)
 }
 
 // until is when it ends: For after the first list was written.
