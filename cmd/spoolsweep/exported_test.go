@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,9 +94,18 @@ func TestFolder(t *testing.T) {
 		t.Errorf("%s, %v", text, err)
 	}
 
-	// What cannot be read as a message leaves nothing.
+	// What cannot be read as a message leaves nothing, and what no clock shows is one.
 	x = opened()
 	defer x.close()
+	for i, at := range []int64{math.MinInt64 + 1, -1 << 40, 1 << 40, math.MaxInt64} {
+		m := practice.Message{Queue: spool.Maildrop, Arrived: time.Unix(1e9, 0), Sender: "a@b.example", Recipients: []string{"c@d.example"}, Text: "Subject: when\n\n"}
+		raw := bytes.Replace(m.QueueFile(), []byte("T\x0c1000000000 0"), fmt.Appendf(nil, "T%c%d", len(fmt.Sprint(at)), at), 1)
+		sum := sha256.Sum256(raw)
+		e := &exported{Host: "mx1", Instance: "-", Queue: "maildrop", ID: fmt.Sprintf("4A02E9D2DE%d", i), Inode: 7, Bytes: int64(len(raw)), SHA256: hex.EncodeToString(sum[:])}
+		if err := x.add(e, bytes.NewReader(raw)); err != nil || e.Arrived.Year() == 2001 {
+			t.Errorf("arrived %d: %v, %v", at, e.Arrived, err)
+		}
+	}
 	e, raw := queueFileOf("Subject: broken\n\nbody\n")
 	at := bytes.Index(raw, []byte("\x04body"))
 	raw[at-1] = '!'

@@ -306,6 +306,13 @@ func number(b []byte) (n int64, rest []byte, ok bool) {
 	return n, b[i:], i > begin
 }
 
+// The first and the last second that a T record is read as: what has a year of four
+// digits wherever it is shown, as JSON wants it.
+const (
+	firstArrival = -62135510400 // 0001-01-02
+	lastArrival  = 253402128000 // 9999-12-30
+)
+
 // arrival reads the data of a T record: seconds, and microseconds in all but the
 // oldest files.
 func arrival(b []byte) time.Time {
@@ -314,5 +321,5 @@ func arrival(b []byte) time.Time {
 		return time.Time{}
 	}
 	usec, _, _ := number(rest)
-	return time.Unix(sec, usec%1_000_000*1000)
+	return time.Unix(min(max(sec, firstArrival), lastArrival), usec%1_000_000*1000)
 }

@@ -2,6 +2,7 @@ package queuefile
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -916,6 +917,22 @@ func BenchmarkContent(b *testing.B) {
 		r.Reset(src, int64(len(data)), false)
 		if err := r.Content(text); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Whatever a file says of its arrival can be told as JSON: one that cannot would take
+// the whole answer of a host with it.
+func TestArrivalIsTold(t *testing.T) {
+	for _, text := range []string{"1", "-1", "-62135596800", "1795454283 528131", "1795454283 -9223372036854775807", "253402300800", "-9223372036854775807", "9223372036854775807"} {
+		at := arrival([]byte(text))
+		var again time.Time
+		b, err := json.Marshal(at.In(time.FixedZone("", 14*60*60)))
+		if err == nil {
+			err = json.Unmarshal(b, &again)
+		}
+		if err != nil || at.IsZero() || !again.Equal(at) {
+			t.Errorf("%s: %v, %v", text, at, err)
 		}
 	}
 }
