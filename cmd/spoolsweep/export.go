@@ -184,8 +184,9 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 		if m.Error != nil || announced == nil || announced.Matched == 0 {
 			return nil, nil
 		}
-		t := &taking{sweep: s, m: m, into: x, rules: names, announced: announced}
+		t := s.takeFrom(m, x, names, announced)
 		r, err := s.fetchMail(ctx, m, args, aside, t.part)
+		t.drop()
 		if err != nil {
 			m.link.Close() // which goes on sending
 			return nil, err
@@ -251,21 +252,28 @@ func (s *sweep) fetchMail(ctx context.Context, m *member, args *stage.MailArgs, 
 // taking takes the messages of one host in, one behind the other.
 type taking struct {
 	*sweep
-	m         *member
-	into      *folder
-	rules     []string
-	announced *stage.Exported // how much there is
+	m     *member
+	into  *folder
+	rules []string
+	of    int64 // how many messages there are
+	most  int64 // how much may come of them
 
 	head   *stage.MailHead // of the one that comes just now
 	sum    hash.Hash
 	small  bytes.Buffer // its bytes, while they are few
 	large  *os.File     // or else; it has no name
 	got    int64
+	came   int64 // of all, with what each takes beside its bytes
 	shown  time.Time
 	result stage.Exported // of this side
 	taken  []stage.Taken  // what is in the folder
 	files  []string       // of that
 	before int64          // messages that were taken earlier
+}
+
+// takeFrom begins to take the mail of one host, which has announced so much.
+func (s *sweep) takeFrom(m *member, into *folder, rules []string, announced *stage.Exported) *taking {
+	return &taking{sweep: s, m: m, into: into, rules: rules, of: announced.Matched, most: 2*(announced.Bytes+announced.Matched*exportedSpace) + moreMail}
 }
 
 // smallMail is how much of a message is held in memory.
@@ -274,8 +282,12 @@ const smallMail = 1 << 20
 // maxMail is more than any message has.
 const maxMail = 4 << 30
 
-// moreMail is how much more may come than was announced: mail arrives meanwhile.
+// moreMail is how much more may come than twice what was announced: mail arrives
+// meanwhile, and is sent again where it was written to.
 const moreMail = 64 << 20
+
+// longName is longer than any queue id, and any name of a queue.
+const longName = 100
 
 // part takes the next piece.
 func (t *taking) part(p *stage.MailPart) error {
@@ -284,6 +296,10 @@ func (t *taking) part(p *stage.MailPart) error {
 		if p.Message.Size < 0 || p.Message.Size > maxMail {
 			return t.strange("a message of a size that none has")
 		}
+		if len(p.Message.ID) > longName || len(p.Message.Directory) > longName {
+			return t.strange("a message with a name that none has")
+		}
+		t.came += exportedSpace
 		t.head, t.sum, t.got = p.Message, sha256.New(), 0
 	}
 	if t.head == nil {
@@ -292,10 +308,9 @@ func (t *taking) part(p *stage.MailPart) error {
 	if t.got += int64(len(p.Data)); t.got > t.head.Size {
 		return t.strange("more of a message than there is")
 	}
-	if t.result.Bytes > 2*t.announced.Bytes+moreMail {
+	if t.came += int64(len(p.Data)); t.came > t.most {
 		return t.strange("far more mail than was announced")
 	}
-	t.result.Bytes += int64(len(p.Data))
 	t.sum.Write(p.Data)
 	if err := t.keep(p.Data); err != nil {
 		return err
@@ -312,7 +327,7 @@ func (t *taking) part(p *stage.MailPart) error {
 		Host: t.m.Host.Host, Instance: t.m.Instance, Queue: t.head.Directory, ID: t.head.ID, Inode: t.head.Inode,
 		Bytes: t.head.Size, SHA256: hex.EncodeToString(sum), Verdict: t.head.Verdict,
 	}
-	for _, i := range t.head.Rules {
+	for _, i := range t.head.Rules[:min(len(t.head.Rules), len(t.rules))] {
 		if i >= 0 && i < len(t.rules) {
 			e.Rules = append(e.Rules, t.rules[i])
 		}
@@ -323,14 +338,16 @@ func (t *taking) part(p *stage.MailPart) error {
 	}
 	err := t.into.add(e, raw)
 	if errors.Is(err, errMessage) {
-		t.result.Failed++
-		t.result.Failures = append(t.result.Failures, fmt.Sprintf("%s/%s: %v", e.Queue, e.ID, err))
+		if t.result.Failed++; len(t.result.Failures) < failuresShown {
+			t.result.Failures = append(t.result.Failures, fmt.Sprintf("%s/%s: %v", e.Queue, e.ID, err))
+		}
 		return nil
 	}
 	if err != nil {
 		return spool.Remedied(fmt.Errorf("%s: %w", t.into.dir, err), "make room here, and type the same again: what is there is not written twice")
 	}
 	t.result.Done.Done++
+	t.result.Bytes += t.head.Size
 	if t.head.N > 0 { // of a list, to be removed
 		t.taken = append(t.taken, stage.Taken{N: t.head.N, Sum: sum})
 		t.files = append(t.files, e.File, e.QueueFile)
@@ -380,17 +397,19 @@ func (t *taking) progress() {
 	const every = 500 * time.Millisecond
 	if now := time.Now(); now.Sub(t.shown) >= every {
 		t.shown = now
-		counts := map[string]int64{"done": t.before + t.result.Done.Done, "of": t.announced.Matched}
+		counts := map[string]int64{"done": t.before + t.result.Done.Done, "of": t.of}
 		text, _ := json.Marshal(counts)
 		t.Event(wire.Event{Host: t.m.Host.Host, Instance: t.m.Instance, Time: now.UTC(), Stage: "export", Kind: wire.Progress, Data: text})
 	}
 }
+
+// failuresShown is how many messages are named that could not be exported.
+const failuresShown = 5
 
 // add makes a host's account that of both sides.
 func (t *taking) add(r *stage.Exported) {
 	r.Done, r.Bytes = t.result.Done, t.result.Bytes
 	r.Failed += t.result.Failed
 	r.Failures = append(r.Failures, t.result.Failures...)
-	const shown = 5
-	r.Failures = r.Failures[:min(shown, len(r.Failures))]
+	r.Failures = r.Failures[:min(failuresShown, len(r.Failures))]
 }

@@ -153,15 +153,9 @@ func TestTakingFromAHostileHost(t *testing.T) {
 		{"no names of files", []stage.MailPart{{Message: head(int64(len(raw))), Data: raw[:9]}, {Data: raw[9:], Sum: sum[:]}}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "to")
-			x, err := openFolder(dir, formQueue)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer x.close()
-			var out bytes.Buffer
-			m := &member{Host: &show.Host{Host: "mx1", Instance: "-"}}
-			take := &taking{sweep: &sweep{Printer: &show.Printer{Out: &out, Err: &out}}, m: m, into: x, announced: exportOf(1, 1000)}
+			take := takingFrom(t, formQueue, exportOf(1, 1000))
+			x := take.into
+			var err error
 			for i := range test.parts {
 				if err = take.part(&test.parts[i]); err != nil {
 					break
@@ -175,21 +169,69 @@ func TestTakingFromAHostileHost(t *testing.T) {
 			}
 		})
 	}
-	// Nor does it fill the disk.
-	x, err := openFolder(filepath.Join(t.TempDir(), "to"), formEML)
+	// Nor does it fill the disk, or the memory, with whatever it repeats for ever.
+	empty := sha256.Sum256(nil)
+	for name, again := range map[string]stage.MailPart{
+		"large":     {Message: &stage.MailHead{Size: 2 << 20}, Data: make([]byte, 1<<20)},
+		"empty":     {Message: &stage.MailHead{ID: "4A02E9D2DE9", Directory: "deferred"}, Sum: empty[:]},
+		"beginning": {Message: &stage.MailHead{Size: 1}},
+	} {
+		take := takingFrom(t, formEML, exportOf(1, 10))
+		var err error
+		for n := 0; err == nil; n++ {
+			if n > moreMail>>10 {
+				t.Fatalf("%s: it takes whatever comes", name)
+			}
+			err = take.part(&again)
+		}
+		if !strings.Contains(err.Error(), "far more mail than was announced") || len(take.result.Failures) > 5 {
+			t.Errorf("%s: %v, %d failures are kept", name, err, len(take.result.Failures))
+		}
+	}
+	// A line of the manifest is no longer than what is told of it.
+	take := takingFrom(t, formEML, exportOf(1, 1000))
+	take.rules = []string{"one", "two"}
+	long := head(int64(len(raw)))
+	long.Rules = make([]int, 1000)
+	if err := take.part(&stage.MailPart{Message: long, Data: raw, Sum: sum[:]}); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(take.into.manifest.Name()); err != nil || bytes.Count(text, []byte("one")) > 2 {
+		t.Errorf("%v, %d bytes", err, len(text))
+	}
+	long = head(int64(len(raw)))
+	long.ID = strings.Repeat("A", 5000)
+	if err := take.part(&stage.MailPart{Message: long, Data: raw, Sum: sum[:]}); err == nil || !strings.Contains(err.Error(), "mx1 sends a message with a name that none has") {
+		t.Errorf("a long name: %v", err)
+	}
+}
+
+// takingFrom takes from a host that has announced so much.
+func takingFrom(t *testing.T, form string, announced *stage.Exported) *taking {
+	t.Helper()
+	x, err := openFolder(filepath.Join(t.TempDir(), "to"), form)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.close()
-	take := &taking{m: &member{Host: &show.Host{Host: "mx1", Instance: "-"}}, into: x, announced: exportOf(1, 10)}
-	piece := make([]byte, 1<<20)
-	for n := 0; err == nil; n++ {
-		if n > moreMail>>20+2 {
-			t.Fatal("it takes whatever comes")
+	t.Cleanup(x.close)
+	var out bytes.Buffer
+	s := &sweep{Printer: &show.Printer{Out: &out, Err: &out}}
+	return s.takeFrom(&member{Host: &show.Host{Host: "mx1", Instance: "-"}}, x, nil, announced)
+}
+
+// A message that comes once more, since it was written to while it was sent, counts
+// once.
+func TestTakingOnce(t *testing.T) {
+	_, raw := queueFileOf("Subject: one\n\n")
+	sum := sha256.Sum256(raw)
+	take := takingFrom(t, formQueue, exportOf(1, int64(len(raw))))
+	head := &stage.MailHead{Directory: "maildrop", ID: "4A02E9D2DE9", Size: int64(len(raw)), N: 1}
+	for _, part := range []stage.MailPart{{Message: head, Data: raw[:9]}, {Message: head, Data: raw[:9]}, {Data: raw[9:], Sum: sum[:]}} {
+		if err := take.part(&part); err != nil {
+			t.Fatal(err)
 		}
-		err = take.part(&stage.MailPart{Message: &stage.MailHead{Size: 2 << 20}, Data: piece})
 	}
-	if !strings.Contains(err.Error(), "far more mail than was announced") {
-		t.Error(err)
+	if r := take.result; r.Done.Done != 1 || r.Bytes != int64(len(raw)) {
+		t.Errorf("%d messages of %d bytes, want 1 of %d", r.Done.Done, r.Bytes, len(raw))
 	}
 }

@@ -76,6 +76,9 @@ var errAgain = errors.New("asked again")
 // maxStalls is how often the link may be lost with nothing taken.
 const maxStalls = 3
 
+// mostTaken is more messages than any host asks somebody to take at a time.
+const mostTaken = 1 << 16
+
 // take fetches the messages that a host would remove next, and answers which of them
 // are on the disk here. It is then, and never before, that the host removes them.
 func (d *driver) take(ctx context.Context, m *member, ask *run.AskRecord) (*stage.Answer, error) {
@@ -95,7 +98,8 @@ func (d *driver) take(ctx context.Context, m *member, ask *run.AskRecord) (*stag
 	}
 	args := &stage.MailArgs{Run: d.run, From: q.From, Max: stage.Number(q.Max), MaxBytes: q.MaxBytes}
 	most := min(q.MaxBytes, stage.ExportBytes)
-	t := &taking{sweep: d.sweep, m: m, into: d.export, rules: names, before: q.From, announced: exportOf(q.Of, most)}
+	t := d.takeFrom(m, d.export, names, exportOf(min(q.Max, mostTaken), most))
+	t.of, t.before = q.Of, q.From
 	r, err := d.fetchMail(ctx, m, args, "", t.part)
 	t.drop()
 	again := d.exportAgain()
