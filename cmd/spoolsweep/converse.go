@@ -227,7 +227,7 @@ func (d *draft) try(ctx context.Context) error {
 	for _, m := range look.members {
 		var c stage.Classified
 		if m.Latest("classify", &c) {
-			if c.Spam < 0 || c.Ham < 0 {
+			if !possible(c.Spam, c.Ham) {
 				return lies(m)
 			}
 			spam, ham = spam+c.Spam, ham+c.Ham

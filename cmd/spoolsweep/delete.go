@@ -160,7 +160,7 @@ func (s *sweep) removal(ctx context.Context, members []*member, name, id string,
 		if err := m.link.Call(ctx, "removal", &call, r); err != nil {
 			return err
 		}
-		if r.Matched < 0 {
+		if !possible(r.Matched, r.Bytes) {
 			return lies(m)
 		}
 		m.Status = show.OK
@@ -235,7 +235,13 @@ func (s *sweep) going(found map[*member]*stage.Removal) ([]*member, int64, error
 		}
 		m.Result = nothing
 	}
-	// Before the number is typed, or found to be another one.
+	s.tellFailed()
+	return going, sum, nil
+}
+
+// tellFailed tells what is wrong on which hosts before a number is typed, or found to
+// be another one: these are not in it.
+func (s *sweep) tellFailed() {
 	for _, m := range s.members {
 		if m.Error != nil {
 			s.Alert(m.Label(), "%s: %s", strings.ToUpper(m.Status), show.Clean(m.Error.Message))
@@ -245,5 +251,4 @@ func (s *sweep) going(found map[*member]*stage.Removal) ([]*member, int64, error
 			m.Error.Told = true
 		}
 	}
-	return going, sum, nil
 }

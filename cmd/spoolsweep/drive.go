@@ -239,10 +239,19 @@ func (d *driver) answer(ctx context.Context, m *member, number int, a stage.Answ
 // lookThere is the remedy where a host says what no agent of ours does.
 const lookThere = "do not trust that host before somebody has looked at it"
 
-// lies is the error for a number that no host has: in the sum over all it would
+// mostCounted is more messages, and more bytes, than any host has. So many on each of
+// thousands, and 4 KiB for each of one's messages, still are a number.
+const mostCounted = 1 << 48
+
+// possible says of numbers that a host tells whether it may have so much.
+func possible(told ...int64) bool {
+	return !slices.ContainsFunc(told, func(n int64) bool { return n < 0 || n > mostCounted })
+}
+
+// lies is the error for a number that is not possible: in the sum over all it would
 // hide what others have.
 func lies(m *member) error {
-	return spool.Remedied(fmt.Errorf("%s counts less than no message", m.Label()), lookThere)
+	return spool.Remedied(fmt.Errorf("%s counts less than no message, or more than any host has", m.Label()), lookThere)
 }
 
 // confirm asks whether what a list calls ham is to be sent. Without a terminal
@@ -252,7 +261,7 @@ func (d *driver) confirm(ctx context.Context, m *member, ask *run.AskRecord) (*s
 	if err := json.Unmarshal(ask.Data, &c); err != nil {
 		return nil, spool.Remedied(fmt.Errorf("what %s asks: %w", m.Label(), err), lookThere)
 	}
-	if c.Ham < 0 || c.Spam < 0 {
+	if !possible(c.Ham, c.Spam) {
 		return nil, lies(m)
 	}
 	yes := &stage.Answer{Kind: "confirm", Value: c.List}

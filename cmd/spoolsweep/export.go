@@ -135,7 +135,7 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 		if err != nil {
 			return err
 		}
-		if r.Matched < 0 || r.Bytes < 0 {
+		if !possible(r.Matched, r.Bytes) {
 			return lies(m)
 		}
 		found[slices.Index(members, m)] = r

@@ -487,11 +487,11 @@ const exportedSpace = 4 << 10
 
 // roomFor says whether so much mail has room where the folder is, or will be.
 func roomFor(dir, form string, n, size int64) error {
-	files := int64(1)
+	files := 1.0
 	if form == formQueue {
 		files = 2
 	}
-	need := files * (size + n*exportedSpace)
+	need := files * (float64(size) + float64(n)*exportedSpace) // hosts have told of it: as int64 it might be less than nothing
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -500,7 +500,7 @@ func roomFor(dir, form string, n, size int64) error {
 	if err != nil {
 		return fmt.Errorf("--to %s: %w", dir, err)
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < need {
+	if free := float64(st.Bavail) * float64(st.Bsize); free < need {
 		return fmt.Errorf("--to %s: %s are needed there for %s, and %s are free: name a folder on another disk, or fewer messages", dir, humanize.Bytes(uint64(need)), messages(n), humanize.Bytes(uint64(free)))
 	}
 	return nil

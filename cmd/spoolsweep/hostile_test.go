@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -201,5 +204,42 @@ func TestNegativeCounts(t *testing.T) {
 	f.spoolsweep("report", run, "-o", "html", "-l", "peltier").want(t, 2, "peltier counts less than no message", "The run waits on peltier")
 	if after := f.aside(t); after != before {
 		t.Errorf("aside before %s, after %s", before, after)
+	}
+}
+
+// Numbers that no host has would make of the sum, which is typed, whatever number a
+// host likes, and of the room that is needed here less than none.
+func TestCountsThatNoHostHas(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(200)
+	run := runID.FindString(f.spoolsweep("run", "backscatter", "-y").err)
+	f.servers[1].Lie(greets(func(fr wire.Frame, w *wire.Writer, _ io.Writer) {
+		const many = "4611686018427387904" // twice that is less than nothing
+		text := `{}`
+		switch fr.Name {
+		case "instances":
+			text = `[{"name":"-"}]`
+		case "runs":
+			text = `[{"run":"` + run + `","phase":"waiting","aside":5,"ask":{"number":1,"index":5,"kind":"confirm","data":{"ham":` + many + `,"spam":1,"list":"x"}}}]`
+		case "preview":
+			text = `{"going":` + many + `,"all":` + many + `}`
+		case "removal":
+			text = `{"matched":1,"bytes":` + many + `}`
+		case "look":
+			text = `{"matched":1,"bytes":` + many + `}`
+		}
+		_ = w.Write(wire.Frame{Kind: wire.Reply, ID: fr.ID, Data: json.RawMessage(text)})
+	}))
+	const says = "peltier counts less than no message, or more than any host has"
+	dir := filepath.Join(t.TempDir(), "to")
+	f.spoolsweep("resume", run, "-y", "--expect", "0").want(t, statusUsage, says)
+	f.spoolsweep("putback", run, "-y", "--expect", "0").want(t, statusUsage, says)
+	f.spoolsweep("export", "--all", "--queue", "deferred", "--format", "queue", "--to", dir, "-l", "peltier").want(t, 2, says)
+	f.spoolsweep("export", "--remove", "--all", "--to", dir, "-l", "peltier", "-y", "--expect", "1").want(t, 2, says)
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("it was begun")
+	}
+	if err := roomFor(dir, formQueue, 1, math.MaxInt64/2); err == nil {
+		t.Error("there is room for half of all numbers")
 	}
 }

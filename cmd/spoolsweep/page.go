@@ -71,10 +71,8 @@ func (s *sweep) story(ctx context.Context, m *member, id string, into *show.Stor
 	if err != nil {
 		return err
 	}
-	for _, n := range []int64{account.SetAside, account.Restored, account.Collisions, account.Left, account.Purged, account.SentMeanwhile, account.Missing, account.Deleted, account.Gone, account.Stayed, account.Held, account.Released, account.Requeued} {
-		if n < 0 {
-			return lies(m)
-		}
+	if !possible(account.SetAside, account.Restored, account.Collisions, account.Left, account.Purged, account.SentMeanwhile, account.Missing, account.Deleted, account.Gone, account.Stayed, account.Held, account.Released, account.Requeued) {
+		return lies(m)
 	}
 	into.Account = &account
 	return missing(account.Missing, id)

@@ -107,6 +107,7 @@ func putbackAction(c *cli.Context) error {
 	if len(going) == 0 {
 		return s.end(ctx) // each host has told why not
 	}
+	s.tellFailed()
 	var sum int64
 	for _, n := range going {
 		sum += n
@@ -224,7 +225,7 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, args 
 		if err := m.link.Call(ctx, "preview", agent.RunCall{Vars: m.vars, Run: id}, &p); err != nil {
 			return err
 		}
-		if p.Going < 0 || p.All < p.Going || p.GoingExpired < 0 || p.AllExpired < 0 || p.GoingExpired > p.Going || p.AllExpired > p.All {
+		if !possible(p.Going, p.All, p.GoingExpired, p.AllExpired) || p.All < p.Going || p.GoingExpired > p.Going || p.AllExpired > p.All {
 			return lies(m)
 		}
 		n, left := p.Goes(args)

@@ -262,7 +262,7 @@ func (d *driver) expected(on map[*member]*run.State, n int64) error {
 		if !decode(at.Ask.Data, &c) {
 			return fmt.Errorf("%s: what it asks cannot be read", m.Label())
 		}
-		if c.Ham < 0 {
+		if !possible(c.Ham) {
 			return lies(m)
 		}
 		sum += c.Ham
