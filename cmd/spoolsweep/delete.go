@@ -203,7 +203,7 @@ func (s *sweep) showRemoval(host, name string, r *stage.Removal) {
 // agreeRemoval has the number typed, or compares it with --expect, and returns
 // the hosts where anything is to be done.
 func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*member]*stage.Removal) ([]*member, error) {
-	going, sum, err := s.going(found)
+	going, sum, err := s.going("purge", found)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (s *sweep) agreeRemoval(ctx context.Context, c *cli.Context, found map[*mem
 
 // going are the hosts where anything is to be done, and with how many messages over
 // all of them. What is wrong on others is told before.
-func (s *sweep) going(found map[*member]*stage.Removal) ([]*member, int64, error) {
+func (s *sweep) going(name string, found map[*member]*stage.Removal) ([]*member, int64, error) {
 	var sum int64
 	var going []*member
 	for _, m := range s.members {
@@ -229,14 +229,21 @@ func (s *sweep) going(found map[*member]*stage.Removal) ([]*member, int64, error
 			going = append(going, m)
 			continue
 		}
-		nothing, err := json.Marshal(&stage.Removed{Stays: r.Stays})
-		if err != nil {
+		var err error
+		if m.Result, err = nothingDone(name, r); err != nil {
 			return nil, 0, err
 		}
-		m.Result = nothing
 	}
 	s.tellFailed()
 	return going, sum, nil
+}
+
+// nothingDone is the result of a host where that much was found, and nothing is done.
+func nothingDone(name string, r *stage.Removal) (json.RawMessage, error) {
+	if name == "delete" || name == "purge" {
+		return json.Marshal(&stage.Removed{Matched: r.Matched, Stays: r.Stays})
+	}
+	return json.Marshal(&stage.Acted{Matched: r.Matched})
 }
 
 // tellFailed tells what is wrong on which hosts before a number is typed, or found to

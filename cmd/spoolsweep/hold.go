@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -325,9 +324,9 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	}
 	found := s.removal(ctx, members, a.name, "", a.args)
 	if c.Bool("check") {
-		return s.checked(ctx, found)
+		return s.checked(ctx, a.name, found)
 	}
-	going, sum, err := s.going(found)
+	going, sum, err := s.going(a.name, found)
 	if err != nil {
 		return err
 	}
@@ -395,16 +394,11 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 }
 
 // checked ends a command that only shows what it would do.
-func (s *sweep) checked(ctx context.Context, found map[*member]*stage.Removal) error {
+func (s *sweep) checked(ctx context.Context, name string, found map[*member]*stage.Removal) (err error) {
 	for m, r := range found {
-		text, err := json.Marshal(struct {
-			Matched int64 `json:"matched"`
-			Done    int64 `json:"done"`
-		}{Matched: r.Matched})
-		if err != nil {
+		if m.Result, err = nothingDone(name, r); err != nil {
 			return err
 		}
-		m.Result = text
 	}
 	return s.end(ctx)
 }

@@ -110,3 +110,27 @@ func TestReleaseWaits(t *testing.T) {
 	f.spoolsweep("report").want(t, 0, "waits for a confirmation")
 	f.spoolsweep("resume", "-y", "--expect", "30").want(t, 0)
 }
+
+// The result of a command has its own words also where there was nothing to do, or
+// where nothing was to be done.
+func TestResultsOfNothing(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(50)
+	for line, word := range map[string]string{
+		"hold": "done", "hold -y": "done", "release": "done", "release -y --expect 0": "done", "requeue": "done", "export --remove --to x": "done", "delete": "deleted", "delete -y --expect 0": "deleted",
+	} {
+		args := append(strings.Fields(line), "-m", "sender:nobody@nowhere.test", "-o", "json")
+		if !strings.Contains(line, "-y") {
+			args = append(args, "--check")
+		}
+		var words map[string]json.RawMessage
+		if h := f.spoolsweep(args...).document(t).Hosts[0]; json.Unmarshal(h.Result, &words) != nil || string(words["matched"]) != "0" || string(words[word]) != "0" {
+			t.Errorf("%v: %s", args, h.Result)
+		}
+		for _, other := range []string{"done", "deleted"} {
+			if _, there := words[other]; there && other != word {
+				t.Errorf("%v: %s", args, other)
+			}
+		}
+	}
+}
