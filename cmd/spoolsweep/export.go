@@ -147,12 +147,12 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 			continue
 		}
 		s.Note(members[i].Label(), "would be exported: %s, %s", messages(r.Matched), humanize.Bytes(uint64(r.Bytes)))
-		if most := int64(args.Max); most > 0 && r.Matched > most {
-			s.Note(members[i].Label(), "  of them at most %s", humanize.Comma(most))
-			r.Bytes = r.Bytes / r.Matched * most // as good as can be known
-			r.Matched = most
+		of, bytes := some(args, r.Matched), r.Bytes
+		if of < r.Matched {
+			s.Note(members[i].Label(), "  of them at most %s", humanize.Comma(of))
+			bytes = bytes / r.Matched * of // as good as can be known
 		}
-		n, size = n+r.Matched, size+r.Bytes
+		n, size = n+of, size+bytes
 	}
 	if c.Bool("check") || n == 0 {
 		if n == 0 {
@@ -160,7 +160,7 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 		}
 		for i, r := range found {
 			if r != nil {
-				members[i].Result = exportResult(exportOf(r.Matched, 0))
+				members[i].Result = exportResult(exportOf(some(args, r.Matched), 0))
 			}
 		}
 		return s.end(ctx)
@@ -185,6 +185,7 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 			return nil, nil
 		}
 		t := s.takeFrom(m, x, names, announced)
+		t.of = some(args, announced.Matched)
 		r, err := s.fetchMail(ctx, m, args, aside, t.part)
 		t.drop()
 		if err != nil {
@@ -204,6 +205,14 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 	}
 	s.Note("", "%s in %s, listed in %s", messages(x.lines), x.dir, manifestName)
 	return s.end(ctx)
+}
+
+// some is how many of so many messages are exported of one host.
+func some(args *stage.MailArgs, n int64) int64 {
+	if most := int64(args.Max); most > 0 {
+		return min(n, most)
+	}
+	return n
 }
 
 // exportOf is of so many messages.

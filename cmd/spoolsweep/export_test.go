@@ -315,3 +315,25 @@ func TestExportAndRemove(t *testing.T) {
 		t.Errorf("%d listed, want %d", len(all), spam+rest)
 	}
 }
+
+// With --max the first ones may be far larger than most: that is no lie.
+func TestExportSomeLargeOnes(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez")
+	large := "Subject: large\n\n" + strings.Repeat(strings.Repeat("x", 99)+"\n", (moreMail+4<<20)/100)
+	list := []practice.Message{{Queue: "hold", Sender: "a@b.test", Recipients: []string{"c@d.test"}, Text: large}}
+	for range 60 {
+		list = append(list, practice.Message{Queue: "deferred", Sender: "a@b.test", Recipients: []string{"c@d.test"}, Text: "Subject: small\n\nsmall\n"})
+	}
+	if _, err := f.hosts[0].SubmitAll(list); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "to")
+	doc := f.spoolsweep("export", "--all", "--queue", "hold", "--queue", "deferred", "--max", "1", "--to", dir, "-o", "json").document(t)
+	if e := exports(t, doc); e.Done != 1 || e.Left != 60 {
+		t.Errorf("%+v", e)
+	}
+	if all, ends := manifestOf(t, dir); len(all) != 1 || !ends[0].Whole {
+		t.Errorf("%+v, %+v", all, ends)
+	}
+}
