@@ -337,3 +337,59 @@ func TestExportSomeLargeOnes(t *testing.T) {
 		t.Errorf("%+v, %+v", all, ends)
 	}
 }
+
+// The same export again writes nothing twice, in whichever form, also where a part of
+// it is there; and two hosts whose names read alike have a file each.
+func TestExportAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "to")
+	names := func(form string, from, to int) (all []string) {
+		t.Helper()
+		x, err := openFolder(dir, form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.close()
+		for i := from; i < to; i++ {
+			e, raw := queueFileOf(fmt.Sprintf("Subject: %d\n\nFrom here\n", i))
+			e.Host, e.Instance = "mx1", "-"
+			if err := x.add(e, bytes.NewReader(raw)); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e.File)
+		}
+		if err := x.end(true); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	for _, form := range []string{formMbox, formEML, formQueue, formMbox, formEML} {
+		names(form, 0, 2)
+		names(form, 0, 3)
+		if again := names(form, 0, 3); slices.Contains(again, "") {
+			t.Errorf("%s: %q", form, again)
+		}
+	}
+	all, _ := manifestOf(t, dir)
+	twice := map[string]bool{}
+	for _, e := range all {
+		form := filepath.Ext(e.File) + e.QueueFile + e.SHA256
+		if twice[form] {
+			t.Errorf("%s is there twice, as %s", e.ID, e.File)
+		}
+		twice[form] = true
+	}
+	if len(all) != 9 {
+		t.Errorf("%d listed", len(all))
+	}
+	x, err := openFolder(dir, formMbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	for i, host := range [][2]string{{"mx", "out"}, {"mx.out", "-"}} {
+		e, raw := queueFileOf("Subject: mine\n\n")
+		if e.Host, e.Instance = host[0], host[1]; x.add(e, bytes.NewReader(raw)) != nil || e.Offset != 0 {
+			t.Errorf("%d: %s at %d", i, e.File, e.Offset)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -95,7 +96,7 @@ type folder struct {
 	mu       sync.Mutex // guards what follows
 	manifest *os.File
 	lines    int64
-	have     map[string][]string // the files of what is listed, by key
+	have     map[string][]part // of what is listed, by key and form
 	boxes    map[string]*mbox
 }
 
@@ -111,7 +112,7 @@ func openFolder(dir, form string) (*folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--to: %w (a name that is not there yet makes one)", err)
 	}
-	x := &folder{dir: dir, form: form, marker: marker, have: map[string][]string{}, boxes: map[string]*mbox{}}
+	x := &folder{dir: dir, form: form, marker: marker, have: map[string][]part{}, boxes: map[string]*mbox{}}
 	if err := syscall.Flock(int(marker.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		marker.Close()
 		return nil, fmt.Errorf("--to: another export writes to %s just now", dir)
@@ -152,7 +153,7 @@ func (x *folder) openManifest() (err error) {
 				return fmt.Errorf("%s: %q is no file of this folder", x.manifest.Name(), l.File)
 			}
 			x.lines++
-			x.have[l.key()] = l.files()
+			x.have[l.key()+l.form()] = l.parts()
 		}
 	}
 }
@@ -162,37 +163,67 @@ func (e *exported) key() string {
 	return fmt.Sprintf("%s/%s %s %s %s", e.Host, e.Instance, e.ID, strconv.FormatUint(e.Inode, 36), e.SHA256)
 }
 
-// files are the names, each with the SHA-256 that it must have.
-func (e *exported) files() []string {
-	if e.QueueFile == "" {
-		return []string{e.File, e.FileSHA256}
+// form is the one that it was exported in.
+func (e *exported) form() string {
+	switch {
+	case e.QueueFile != "":
+		return formQueue
+	case filepath.Ext(e.File) == ".mbox":
+		return formMbox
 	}
-	return []string{e.File, e.FileSHA256, e.QueueFile, e.SHA256}
+	return formEML
+}
+
+// part is what a message has of a file in the folder.
+type part struct {
+	name string
+	at   int64
+	n    int64 // -1: all of the file
+	sum  string
+}
+
+// parts are those of a message.
+func (e *exported) parts() []part {
+	switch e.form() {
+	case formMbox:
+		return []part{{e.File, e.Offset, e.FileBytes, e.FileSHA256}}
+	case formQueue:
+		return []part{{e.File, 0, -1, e.FileSHA256}, {e.QueueFile, 0, -1, e.SHA256}}
+	}
+	return []part{{e.File, 0, -1, e.FileSHA256}}
+}
+
+// has says whether a part is there as it was written.
+func (x *folder) has(p part) bool {
+	f, err := os.Open(filepath.Join(x.dir, p.name))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var in io.Reader = f
+	if p.n >= 0 {
+		in = io.NewSectionReader(f, p.at, p.n)
+	}
+	h := sha256.New()
+	_, err = io.Copy(h, in)
+	return err == nil && hex.EncodeToString(h.Sum(nil)) == p.sum
 }
 
 // standing says whether a message is in the folder already, byte for byte, in the
 // form that is asked for.
 func (x *folder) standing(e *exported) bool {
 	x.mu.Lock()
-	files, listed := x.have[e.key()]
+	parts := x.have[e.key()+x.form]
+	if len(parts) == 0 && x.form == formEML { // which has all that is asked for
+		parts = x.have[e.key()+formQueue]
+	}
 	x.mu.Unlock()
-	if !listed || x.form == formMbox || x.form == formQueue && len(files) < 4 {
+	if len(parts) == 0 || slices.ContainsFunc(parts, func(p part) bool { return !x.has(p) }) {
 		return false
 	}
-	for i := 0; i < len(files); i += 2 {
-		f, err := os.Open(filepath.Join(x.dir, files[i]))
-		if err != nil {
-			return false
-		}
-		h := sha256.New()
-		_, err = io.Copy(h, f)
-		f.Close()
-		if err != nil || hex.EncodeToString(h.Sum(nil)) != files[i+1] {
-			return false
-		}
-	}
-	if e.File = files[0]; len(files) > 2 {
-		e.QueueFile = files[2]
+	e.File, e.Offset = parts[0].name, parts[0].at
+	if len(parts) > 1 {
+		e.QueueFile = parts[1].name
 	}
 	return true
 }
@@ -277,11 +308,7 @@ func text(r *queuefile.Reader, w io.Writer) error {
 
 // addFiles writes the files of one message, under a name that is free.
 func (x *folder) addFiles(e *exported, r *queuefile.Reader, raw io.ReaderAt) (made []string, err error) {
-	base := plainName(e.Host)
-	if e.Instance != "-" {
-		base += "." + plainName(e.Instance)
-	}
-	base += "." + plainName(e.Queue) + "." + plainName(e.ID)
+	base := e.place() + "." + plainName(e.Queue) + "." + plainName(e.ID)
 	var eml, queue *os.File
 	for n := 1; eml == nil; n++ {
 		name := base
@@ -327,13 +354,22 @@ func (x *folder) create(name string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(x.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// box is the mbox of a host: a new one for each export.
-func (x *folder) box(host string) (*mbox, error) {
+// place is the beginning of a file's name: the host's, and that of the instance.
+func (e *exported) place() string {
+	if e.Instance == "-" {
+		return plainName(e.Host)
+	}
+	return plainName(e.Host) + "." + plainName(e.Instance)
+}
+
+// box is the mbox of a host: a new one for each export that has anything new of it.
+func (x *folder) box(e *exported) (*mbox, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	host := e.Host + "/" + e.Instance
 	b := x.boxes[host]
 	for n := 1; b == nil; n++ {
-		name := plainName(host)
+		name := e.place()
 		if n > 1 {
 			name += "." + strconv.Itoa(n)
 		}
@@ -350,11 +386,7 @@ func (x *folder) box(host string) (*mbox, error) {
 
 // addToMbox appends one message to the mbox of its host, whole or not at all.
 func (x *folder) addToMbox(e *exported, env *queuefile.Envelope, r *queuefile.Reader) error {
-	host := e.Host
-	if e.Instance != "-" {
-		host += "." + e.Instance
-	}
-	b, err := x.box(host)
+	b, err := x.box(e)
 	if err != nil {
 		return err
 	}
@@ -391,7 +423,7 @@ func (x *folder) list(e *exported) error {
 		return err
 	}
 	x.lines++
-	x.have[e.key()] = e.files()
+	x.have[e.key()+e.form()] = e.parts()
 	return nil
 }
 
