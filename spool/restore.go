@@ -196,6 +196,9 @@ func (r *restorer) paced(ctx context.Context, what string, manager process, list
 				return ctx.Err()
 			}
 		}
+		if !manager.lives() {
+			return Remedied(fmt.Errorf("%s: the queue manager (process %d) is not there any more", what, manager.pid), lookIntoLog)
+		}
 		if o.LiveMax > 0 {
 			now, err := r.liveCount()
 			if err != nil {
@@ -217,9 +220,6 @@ func (r *restorer) paced(ctx context.Context, what string, manager process, list
 				continue
 			}
 			n, paused = min(n, int(room)), time.Time{}
-		}
-		if !manager.lives() {
-			return Remedied(fmt.Errorf("%s: the queue manager (process %d) is not there any more", what, manager.pid), lookIntoLog)
 		}
 		if err := batch(list[:n]); err != nil {
 			return err

@@ -243,6 +243,22 @@ func TestRestoreEnds(t *testing.T) {
 			t.Errorf("%+v, %v", moved, err)
 		}
 	})
+	t.Run("Postfix is stopped while incoming is full", func(t *testing.T) {
+		h, w := aside(t, nil, 0, fill)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // nothing would ever make room
+		defer cancel()
+		stopped := false
+		moved, err := w.Restore(ctx, h.asideMail(w), Options{LiveMax: 3}, func(m Moved) {
+			if !stopped {
+				stopped = true
+				h.must(command(t.Context(), time.Minute, nil, h.p.Stop...))
+				await(t, func() bool { return !h.running() })
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), "is not there any more") || moved.Restored != 3 {
+			t.Errorf("%+v, %v", moved, err)
+		}
+	})
 	// Whoever starts Postfix beside us, a boot or a colleague, has a master some
 	// moments before its queue manager.
 	t.Run("the queue manager is not there yet", func(t *testing.T) {
