@@ -135,12 +135,17 @@ func (a *DeleteArgs) list(ctx context.Context, h *Host, emit Emit) (name string,
 }
 
 // agreedList is the list that was agreed to, or that was asked about, and how many
-// messages it has; "" where there is none.
+// messages it has; "" where there is none, or none any more: then nobody has agreed to
+// anything.
 func agreedList(h *Host) (name string, n int64, err error) {
 	if h.Agreed == nil && h.Answer == nil {
 		return "", 0, nil
 	}
 	name, err = readListAs(h.Dir, doomedName, func(*judged) { n++ })
+	if err == nil && name == "" {
+		h.Agreed = nil
+		return "", 0, nil
+	}
 	if err == nil && h.Agreed == nil && h.Answer.Value != name {
 		return "", 0, nil
 	}
