@@ -96,9 +96,16 @@ func judgeLive(ctx context.Context, h *Host, stage string, rules *pattern.Rules,
 	if _, running := h.Postfix.Running(); !running {
 		return nil, fmt.Errorf("%s: %w", stage, spool.ErrDown)
 	}
-	var failed error
 	look := *h
 	look.Work = nil // classify's own list is of what was set aside
+	return judgeEach(ctx, &look, rules, queues, emit, each)
+}
+
+// judgeEach shows each message of what a run has aside, or else of live queues, with
+// its verdict.
+func judgeEach(ctx context.Context, h *Host, rules *pattern.Rules, queues []string, emit Emit, each func(*judged) error) (*Classified, error) {
+	var failed error
+	look := *h
 	look.seen = func(j *judged) {
 		if failed == nil {
 			failed = each(j)

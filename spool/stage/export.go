@@ -139,12 +139,9 @@ func (s *sender) judged() error {
 	if err != nil {
 		return err
 	}
-	var failed error
-	look := *s.host
-	look.seen = func(j *judged) {
-		takes := j.Verdict == pattern.Spam || s.args.All && j.Verdict == pattern.Ham
-		if failed != nil || !takes {
-			return
+	all, err := judgeEach(s.ctx, s.host, rules, s.args.Live, s.emit, func(j *judged) error {
+		if j.Verdict != pattern.Spam && !(s.args.All && j.Verdict == pattern.Ham) {
+			return nil
 		}
 		s.r.Matched++
 		switch {
@@ -156,24 +153,14 @@ func (s *sender) judged() error {
 			if rules.Empty() {
 				j.Verdict = ""
 			}
-			failed = s.send(j, 0)
+			return s.send(j, 0)
 		}
-	}
-	places, err := look.places(s.args.Live)
-	if err != nil {
-		return err
-	}
-	c := newClassification(&look, &ClassifyArgs{}, rules, s.emit)
-	if rules.NeedsSources() {
-		if err := c.countSources(s.ctx, places); err != nil {
-			return err
-		}
-	}
-	all, err := c.judgeAll(s.ctx, places)
+		return nil
+	})
 	if err == nil {
 		s.r.Unreadable = all.Unreadable
 	}
-	return errors.Join(failed, err)
+	return err
 }
 
 func (s *sender) full() bool {
