@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,18 +215,17 @@ const passedOn = 500
 func (k *keeper) pass(yield func([]spool.Mail) error) error {
 	var list []spool.Mail
 	var down error
-	left := map[int64]bool{}
+	var left []int64
 	flush := func() error {
 		defer func() { list = list[:0] }()
 		if down == nil {
-			err := yield(list)
-			if !errors.Is(err, spool.ErrDown) {
+			if err := yield(list); !errors.Is(err, spool.ErrDown) {
 				return err
 			}
-			down = err
+			down = spool.ErrDown
 		}
-		for _, m := range list {
-			left[hashed(m.ID)] = true
+		for i := range list {
+			left = append(left, hashed(list[i].ID))
 		}
 		return nil
 	}
@@ -238,8 +238,23 @@ func (k *keeper) pass(yield func([]spool.Mail) error) error {
 	if err == nil && len(list) > 0 {
 		err = flush()
 	}
-	k.known = slices.DeleteFunc(k.known, func(sum int64) bool { return left[sum] })
-	return errors.Join(err, down)
+	k.forget(left)
+	return cmp.Or(err, down)
+}
+
+// forget has the next look find again what has these hashes.
+func (k *keeper) forget(left []int64) {
+	if len(left) == 0 {
+		return
+	}
+	slices.Sort(left)
+	known := k.known[:0]
+	for _, sum := range k.known {
+		if _, is := slices.BinarySearch(left, sum); !is {
+			known = append(known, sum)
+		}
+	}
+	k.known = known
 }
 
 // until is when it ends: For after the first list was written.
