@@ -29,9 +29,9 @@ spoolsweep classify --queue hold -e @rules.yaml --explain 4cRkQb2jLBz1xd`,
 		Description: `Which mail: --aside RUN, what that run set aside; --queue NAME; without either
 what the one unfinished run of these hosts has aside, else the live queues.
 Which rules: -m FIELD:PATTERN (repeated: any of them is spam), or spam and ham
-from -e @rules.yaml. Both sides are shown: what each rule catches, alone and with
-others, how many lines match it, what ham rules keep, what large sources are left,
-and some of the ham and of the near misses. Fields:
+from -e @rules.yaml, which has nothing else. Both sides are shown: what each rule
+catches, alone and with others, how many lines match it, what ham rules keep, what
+large sources are left, and some of the ham and of the near misses. Fields:
 
   raw                    a part of what strings prints of the queue file
   sender, recipient, recipient_left, sasl_user, client
@@ -68,6 +68,9 @@ and some of the ham and of the near misses. Fields:
 			}
 			args, err := s.classifyArgs(c)
 			if err != nil {
+				return err
+			}
+			if err := s.onlyRules(c); err != nil {
 				return err
 			}
 			aside, members, err := s.whichMail(c, args.Live)

@@ -104,7 +104,7 @@ func deleteAction(c *cli.Context) error {
 func (s *sweep) onlyRules(c *cli.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
 		if name != "spam" && name != "ham" {
-			return fmt.Errorf("-e %s: %s takes only spam and ham", show.Clean(name), c.Command.Name)
+			return fmt.Errorf("-e %s: %s takes only spam and ham%s", show.Clean(name), c.Command.Name, didYouMean("", name, []string{"spam", "ham"}))
 		}
 	}
 	return nil

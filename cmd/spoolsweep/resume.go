@@ -28,12 +28,13 @@ spoolsweep resume 20261123T231500Z-ab12 -e @better.yaml -y
 spoolsweep resume 20261123T231500Z-ab12 -y --expect 614`,
 		Description: `Without RUN: the one unfinished run of these hosts. New variables are merged
 over those the run was begun with, and it goes on at the first stage that they
-change. On a terminal a run that waits for rules has some proposed, as run does. A
-finished run with mail aside is refined in the same way: only what is
-still aside is judged again, and nothing moves twice. So a run that waits for
-rules may give back at once what no flood touches, as by source_count above, and
-what that holds back is refined later. A -y that the run was begun with was not
-said of new rules: what they would send is asked about, or waits.
+change; one that its playbook does not read is refused. On a terminal a run that
+waits for rules has some proposed, as run does. A finished run with mail aside is
+refined in the same way: only what is still aside is judged again, and nothing moves
+twice. So a run that waits for rules may give back at once what no flood touches, as
+by source_count above, and what that holds back is refined later. A -y that the run
+was begun with was not said of new rules: what they would send is asked about, or
+waits.
 
 From then on this controller gives the run's turns to stop Postfix, whoever began
 it. Hosts that work on it just then are followed; those that do not answer are left
@@ -225,6 +226,10 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 			failed = err
 			return nil
 		}
+		if err := d.onlyUsed(pb); err != nil {
+			failed = err
+			return nil
+		}
 		extra := d.extra.Over(info.Extra)
 		plan, err := m.resolve(pb, extra)
 		if err != nil {
@@ -236,6 +241,16 @@ func (d *driver) requests(ctx context.Context, on map[*member]*run.State) (map[*
 	})
 	d.slots = newSlots(max, maxFail)
 	return requests, failed
+}
+
+// onlyUsed refuses variables that the playbook does not read: the run would go on as
+// if what was mistyped had never been given.
+func (s *sweep) onlyUsed(pb *playbooks.Playbook) error {
+	says, err := s.noUse(pb)
+	if err == nil && len(says) > 0 {
+		err = fmt.Errorf("%s: nothing was done", says[0])
+	}
+	return err
 }
 
 // nothing says that there is nothing to do, of the hosts that answered.

@@ -303,13 +303,23 @@ func (m *member) resolve(pb *playbooks.Playbook, extra *playbooks.Extra) (*playb
 // unused warns of variables that the playbook does not read, and refuses those that
 // only an inventory may set.
 func (s *sweep) unused(pb *playbooks.Playbook) error {
+	warnings, err := s.noUse(pb)
+	for _, w := range warnings {
+		s.Alert("", "warning: %s", show.Clean(w))
+	}
+	return err
+}
+
+// noUse says it of each variable that the playbook does not read. One that only an
+// inventory may set is an error.
+func (s *sweep) noUse(pb *playbooks.Playbook) (says []string, err error) {
 	for _, name := range s.extra.Unused(pb) {
 		if slices.Contains(knownVars(), name) {
-			return fmt.Errorf("-e %s: it is a variable of hosts, for every command: set it in the inventory, or in a second one (-i inventory.yaml -i more.yaml)", name)
+			return says, fmt.Errorf("-e %s: it is a variable of hosts, for every command: set it in the inventory, or in a second one (-i inventory.yaml -i more.yaml)", name)
 		}
-		s.Alert("", "warning: -e %s: nothing in %s uses it", show.Clean(name), pb.Name)
+		says = append(says, fmt.Sprintf("-e %s: nothing in %s uses it%s", name, pb.Name, didYouMean("", name, pb.Used())))
 	}
-	return nil
+	return says, nil
 }
 
 // preflight looks at hosts, and adds what it found.

@@ -34,9 +34,24 @@ func TestSession(t *testing.T) {
 	}
 	// A file that cannot be right reaches no run.
 	f.spoolsweep("resume", run, "-y", "-e", "@"+f.write("bad.yaml", "spam:\n  any:\n    - sasl_usr: x\n")).want(t, statusUsage, "bad.yaml:3", `"sasl_user"`)
+	// Nor does a variable that the playbook does not read, which would change nothing.
+	before := f.aside(t)
+	for _, row := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"-e", "@" + f.write("spm.yaml", strings.Replace(demoRules, "spam:", "spm:", 1))}, `-e spm: nothing in backscatter uses it, did you mean "spam"?: nothing was done`},
+		{[]string{"-e", "rate=0", "-e", "acount=x", "-e", "@" + f.write("good.yaml", demoRules)}, `-e acount: nothing in backscatter uses it, did you mean "account"?`},
+		{[]string{"-e", "queue_warn=5"}, "-e queue_warn: it is a variable of hosts"},
+	} {
+		f.spoolsweep(append([]string{"resume", run, "-y"}, row.args...)...).want(t, statusUsage, row.says)
+	}
+	if after := f.aside(t); after != before {
+		t.Errorf("aside before %s, after %s", before, after)
+	}
 
 	// Rules that miss the bounces: under -y nothing moves.
-	before := f.aside(t)
+	before = f.aside(t)
 	bad := f.write("first.yaml", "spam:\n  any:\n    - sasl_user: "+demoAccount+"\n")
 	f.spoolsweep("resume", run, "-y", "-e", "@"+bad).want(t, 3, "still looks like a flood", "bounces-to", "waits to be confirmed", "--expect ")
 	if after := f.aside(t); after != before {
