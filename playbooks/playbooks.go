@@ -82,7 +82,11 @@ func Load(name string) (*Playbook, error) {
 	}
 	if !strings.ContainsRune(name, '/') {
 		if err := strict.Trust(name); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("no playbook %q: shipped are %s, and there is no such file", name, strings.Join(Shipped(), ", "))
+			meant := ""
+			if near := strict.Nearest(name, Shipped()); near != "" {
+				meant = fmt.Sprintf(" (did you mean %q?)", near)
+			}
+			return nil, fmt.Errorf("no playbook %q%s: shipped are %s, and there is no such file", name, meant, strings.Join(Shipped(), ", "))
 		} else if err != nil {
 			return nil, fmt.Errorf("playbook %s is not used: %w (if it is the right one: ./%s)", name, err, name)
 		}

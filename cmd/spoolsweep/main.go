@@ -107,6 +107,9 @@ func execute(ctx context.Context, app *cli.App, args []string) int {
 		fmt.Fprintln(err, "spoolsweep: interrupted")
 		return statusInterrupted
 	}
+	if topic, ok := strings.CutPrefix(failed.Error(), "No help topic for '"); ok { // cli/v2's help command
+		failed = noCommand(app, strings.TrimSuffix(topic, "'"))
+	}
 	fmt.Fprintln(err, "spoolsweep:", show.Clean(failed.Error()))
 	return statusUsage
 }
@@ -141,7 +144,7 @@ and the run waits, for rules or a confirmation; 130 interrupted.`,
 		OnUsageError:              usageError,
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
-				return noCommand(c, name)
+				return noCommand(c.App, name)
 			}
 			return errors.Join(cli.ShowAppHelp(c), exit(statusUsage))
 		},
@@ -164,9 +167,9 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	return fmt.Errorf("%w: see %s --help", err, name)
 }
 
-func noCommand(c *cli.Context, name string) error {
+func noCommand(app *cli.App, name string) error {
 	var known []string
-	for _, command := range visible(c.App) {
+	for _, command := range visible(app) {
 		known = append(known, command.Names()...)
 	}
 	return fmt.Errorf("no command %q%s: see spoolsweep --help", name, didYouMean("", name, known))
