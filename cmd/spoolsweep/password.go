@@ -125,11 +125,7 @@ const maxPassword = 4 << 10
 func readPassword(file string) (remote.Secret, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		var path *os.PathError
-		if errors.As(err, &path) {
-			err = path.Err
-		}
-		return "", err
+		return "", why(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -63,6 +65,11 @@ func (s *sweep) unknownKeys() []*member {
 		s.Alert(e.Host, "UNREACHABLE: %s", show.Clean(e.Message()))
 		if !slices.Contains(remedies, e.Remedy) {
 			remedies = append(remedies, e.Remedy)
+		}
+	}
+	for _, file := range s.fleet.Dialer.KnownHosts {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			s.Alert("", "  --known-hosts %s: there is no such file yet, so it knows no host", show.Clean(file))
 		}
 	}
 	if len(unknown) == 1 {

@@ -60,6 +60,15 @@ func TestPreflightDocument(t *testing.T) {
 		t.Errorf("want each host's fingerprint once:\n%s", r.err)
 	}
 	f.spoolsweep("ping", "--known-hosts", none).want(t, 4, "unknown host keys, of 3 of 3 hosts:")
+	if strings.Contains(r.err, "no such file") {
+		t.Errorf("%s is there:\n%s", none, r.err)
+	}
+	none += "2"
+	r = f.spoolsweep("ping", "--known-hosts", none)
+	if r.want(t, 4, "unknown host keys, of 3 of 3 hosts:"); strings.Count(r.err, "--known-hosts "+none+": there is no such file yet") != 1 {
+		t.Errorf("want once that %s is not there:\n%s", none, r.err)
+	}
+	none = strings.TrimSuffix(none, "2")
 	f.spoolsweep("run", "backscatter", "--check", "--known-hosts", none, "-l", "chavez").want(t, 4, "chavez | UNREACHABLE: chavez ", "\nchavez |   remedy: compare the fingerprint")
 
 	// A name that Postfix ends at, in each of two queues that stay.

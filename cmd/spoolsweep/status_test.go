@@ -39,6 +39,7 @@ func TestUsageErrors(t *testing.T) {
 	somebody := file("somebody.yaml", "vars: {who: chavez}\nhosts: \"{{ .who }}\"\nstages:\n  - count:\n")
 	rules := file("rules.yaml", "spam:\n  any:\n    - sasl_usr: x\n")
 
+	none := filepath.Join(dir, "none")
 	for _, test := range []struct {
 		args []string
 		says string
@@ -81,6 +82,13 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ping", "--transport", "rsh"}, "builtin or openssh"},
 		{[]string{"ping", "--become-method", "pbrun"}, "sudo, doas, su"},
 		{[]string{"ping", "--host-key-checking", "no"}, "strict or accept-new"},
+		{[]string{"ping", "--private-key", none}, "--private-key " + none + ": no such file"},
+		{[]string{"ping", "--private-key", "~/none"}, "--private-key ~/none: no such file"},
+		{[]string{"ping", "--transport", "openssh", "--private-key", none}, "--private-key " + none + ": no such file"},
+		{[]string{"ping", "--vault-password-file", none}, "--vault-password-file " + none + ": no such file"},
+		{[]string{"inventory", "--list", "--vault-password-file", none}, "--vault-password-file " + none + ": no such file"},
+		{[]string{"ping", "--ssh-config", none}, "--ssh-config " + none + ": no such file"},
+		{[]string{"ping", "--known-hosts", inventory, "--known-hosts", filepath.Join(none, "x")}, "--known-hosts " + filepath.Join(none, "x") + ": no such file or directory: nor is there its folder"},
 		{[]string{"ping", "-l", "nobody"}, "nobody"},
 		{[]string{"ping", "-l", "chavez,nobody"}, "nobody"},
 		{[]string{"ping", "-l", ""}, ""},

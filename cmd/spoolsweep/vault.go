@@ -21,6 +21,9 @@ func (s *sweep) vaultPasswords(c *cli.Context) (func() ([]string, error), error)
 		if file == "" || file == "-" {
 			return nil, fmt.Errorf("--vault-password-file %q: a file is wanted; --ask-vault-password asks on the terminal", file)
 		}
+		if err := there("--vault-password-file", file, file); err != nil { // whether or not it will be read
+			return nil, err
+		}
 	}
 	return func() ([]string, error) {
 		if ask {
