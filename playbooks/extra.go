@@ -1,7 +1,9 @@
 package playbooks
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -42,7 +44,11 @@ func ParseExtra(args []string) (*Extra, error) {
 		default:
 			return nil, fmt.Errorf("-e %q: it takes name=value, @file.yaml, or '{name: value}'", arg)
 		}
-		if err != nil {
+		var unread *fs.PathError
+		switch {
+		case errors.As(err, &unread):
+			return nil, fmt.Errorf("-e @%s: %w", unread.Path, unread.Err)
+		case err != nil:
 			return nil, err
 		}
 		if root.Kind != strict.Map {

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -91,7 +90,7 @@ func Load(name string) (*Playbook, error) {
 			return nil, fmt.Errorf("playbook %s is not used: %w (if it is the right one: ./%s)", name, err, name)
 		}
 	}
-	text, err := os.ReadFile(name)
+	text, err := strict.ReadText(name)
 	if err != nil {
 		return nil, fmt.Errorf("playbook: %w", err)
 	}

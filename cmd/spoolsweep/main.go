@@ -110,7 +110,7 @@ func execute(ctx context.Context, app *cli.App, args []string) int {
 	if topic, ok := strings.CutPrefix(failed.Error(), "No help topic for '"); ok { // cli/v2's help command
 		failed = noCommand(app, strings.TrimSuffix(topic, "'"))
 	}
-	fmt.Fprintln(err, "spoolsweep:", show.Clean(failed.Error()))
+	fmt.Fprintln(err, "spoolsweep:", show.Clean(unwrapped(failed)))
 	return statusUsage
 }
 
@@ -163,6 +163,8 @@ func usageError(c *cli.Context, err error, _ bool) error {
 		}
 		flag = strings.TrimLeft(flag, "-")
 		err = fmt.Errorf("no flag %q%s", flag, didYouMean("--", flag, known))
+	} else if c.Command != nil {
+		err = badFlag(c.Command, err)
 	}
 	return fmt.Errorf("%w: see %s --help", err, name)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"reflect"
@@ -389,7 +390,10 @@ func (s *sweep) inventory(c *cli.Context, l *inventory.Loader) (*inventory.Inven
 	}
 	l.Known = knownVars()
 	inv, warnings, err := l.Load(c.Context, paths...)
+	var unread *fs.PathError
 	switch {
+	case errors.As(err, &unread) && slices.Contains(c.StringSlice("inventory"), unread.Path):
+		return nil, fmt.Errorf("-i %s: %w", unread.Path, unread.Err)
 	case errors.Is(err, os.ErrNotExist) && len(c.StringSlice("inventory")) == 0 && os.Getenv(inventoryVariable) != "":
 		return nil, fmt.Errorf("%w: %s names it (unset %[2]s, or name another one: -i FILE)", err, inventoryVariable)
 	case err != nil:

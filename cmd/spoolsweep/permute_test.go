@@ -55,8 +55,15 @@ func TestPermute(t *testing.T) {
 // another word in its place.
 func TestValueForgotten(t *testing.T) {
 	dir := t.TempDir()
-	for _, args := range [][]string{{"run", "backscatter", "-l"}, {"manual", "--man"}, {"sample", "--save"}, {"health", "--textfile"}, {"suggest", "--keep-sample"}} {
-		execsIn(t, dir, args...).want(t, statusUsage, "flag needs an argument: -"+strings.TrimLeft(args[len(args)-1], "-"), "see spoolsweep "+args[0]+" --help")
+	for says, args := range map[string][]string{
+		"-l wants a value: -l PATTERN":                   {"run", "backscatter", "-l"},
+		"--man wants a value: --man DIR":                 {"manual", "--man"},
+		"--save wants a value: --save DIR":               {"sample", "--save"},
+		"--textfile wants a value: --textfile DIR":       {"health", "--textfile"},
+		"--keep-sample wants a value: --keep-sample DIR": {"suggest", "--keep-sample"},
+		"--timeout wants a value: --timeout TIME":        {"ping", "--timeout"},
+	} {
+		execsIn(t, dir, args...).want(t, statusUsage, says+": see spoolsweep "+args[0]+" --help")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("made: %v, %v", left, err)

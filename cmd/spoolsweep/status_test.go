@@ -75,9 +75,13 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"putback", "A", "B"}, "one run"},
 		{[]string{"demo", "now"}, `unexpected argument "now"`},
 		{[]string{"demo", "--keep", dir}, "new folder"},
-		{[]string{"ping", "-f", "none"}, "none"},
+		{[]string{"ping", "-f", "none"}, "-f none: a whole number is wanted: see spoolsweep ping --help"},
+		{[]string{"ping", "--forks=99999999999999999999"}, "--forks 99999999999999999999: the number is too large"},
+		{[]string{"health", "--warn", "a \"b"}, `--warn a "b: a whole number is wanted`},
+		{[]string{"health", "--warn", ""}, `--warn "": a whole number is wanted`},
+		{[]string{"ping", "--quiet=maybe"}, "--quiet=maybe: it takes no value"},
 		{[]string{"ping", "-f", "0"}, "at least one"},
-		{[]string{"ping", "-T", "soon"}, "soon"},
+		{[]string{"ping", "-T", "soon"}, "-T soon: a time is wanted, such as 30s"},
 		{[]string{"ping", "-o", "xml"}, "text, json and jsonl"},
 		{[]string{"ping", "--transport", "rsh"}, "builtin or openssh"},
 		{[]string{"ping", "--become-method", "pbrun"}, "sudo, doas, su"},
@@ -98,7 +102,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"plan", "local_flod", "--host", "chavez"}, `no playbook "local_flod" (did you mean "local-flood"?)`},
 		{[]string{"plan", "backscatter", "--host", "chavez", "-e", "queue=hold", "-e", "rate=quick"}, `-e queue: nothing in backscatter uses it, did you mean "queues"?`},
 		{[]string{"help", "run2"}, `no command "run2", did you mean "run"?: see spoolsweep --help`},
-		{[]string{"run", filepath.Join(dir, "none.yaml")}, "none.yaml"},
+		{[]string{"run", filepath.Join(dir, "none.yaml")}, "spoolsweep: playbook: " + none + ".yaml: no such file"},
 		{[]string{"run", playbook, "-y"}, "book.yaml:4"},
 		{[]string{"run", playbook, "-y"}, `"classify"`},
 		{[]string{"run", order, "-y"}, "order.yaml:2"},
@@ -113,7 +117,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"run", "backscatter"}, "no terminal"},
 		{[]string{"run", "backscatter", "-y", "-e", "spam"}, "spam"},
 		{[]string{"run", "backscatter", "-y", "-e", "rate=quick"}, "rate"},
-		{[]string{"run", "backscatter", "-y", "-e", "@" + filepath.Join(dir, "none.yaml")}, "none.yaml"},
+		{[]string{"run", "backscatter", "-y", "-e", "@" + none + ".yaml"}, "spoolsweep: -e @" + none + ".yaml: no such file"},
 		{[]string{"run", "backscatter", "-y", "-e", "@" + rules}, "rules.yaml:3"},
 		{[]string{"run", "backscatter", "-y", "-e", "@" + rules}, `"sasl_user"`},
 		{[]string{"run", "backscatter", "-y", "-e", "{spam: {raw: ''}}"}, "empty"},
@@ -140,7 +144,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"delete", "-y", "--expect", "0", "-m", "raw:x", "--queue", "corrupt"}, "corrupt"},
 		{[]string{"delete", "-y", "--expect", "0", "-m", "raw:x", "--queue", "incoming.spamfull"}, "no queue"},
 		{[]string{"delete", "4XK1", "-m", "raw:x", "-y", "--expect", "1"}, "unexpected argument"},
-		{[]string{"delete", "-y", "--expect", "many", "-m", "raw:x"}, "many"},
+		{[]string{"delete", "-y", "--expect", "many", "-m", "raw:x"}, "--expect many: a whole number"},
 		{[]string{"purge"}, "one run is wanted"},
 		{[]string{"purge", ""}, "one run is wanted"},
 		{[]string{"purge", "A", "B", "-y", "--expect", "1"}, "one run is wanted"},
@@ -155,7 +159,7 @@ func TestUsageErrors(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ file, says string }{
-		{badVar, "var.yaml:4"}, {badKey, "key.yaml:2"}, {badKey, `"hosts"`}, {badTab, "tab.yaml:3"}, {filepath.Join(dir, "none"), "none"},
+		{badVar, "var.yaml:4"}, {badKey, "key.yaml:2"}, {badKey, `"hosts"`}, {badTab, "tab.yaml:3"}, {none, "spoolsweep: -i " + none + ": no such file"},
 	} {
 		r := execs(t, "ping", "-i", test.file)
 		r.want(t, statusUsage, test.says)
