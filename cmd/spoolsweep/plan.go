@@ -192,8 +192,13 @@ program, for ` + strings.Join(push.Architectures, ", ") + `. What spoolsweep its
 		},
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
-			if c.NArg() != 1 || c.String("output") == "" {
-				return usageError(c, fmt.Errorf("an architecture and --output are wanted: %s", strings.Join(push.Architectures, ", ")), false)
+			switch file := c.String("output"); {
+			case c.NArg() == 0 && file == "":
+				return usageError(c, fmt.Errorf("an architecture (%s) and --output are wanted", strings.Join(push.Architectures, ", ")), false)
+			case c.NArg() != 1:
+				return usageError(c, fmt.Errorf("one architecture is wanted: %s", strings.Join(push.Architectures, ", ")), false)
+			case file == "":
+				return usageError(c, errors.New("--output is wanted: the file to write"), false)
 			}
 			arch := c.Args().First()
 			if !slices.Contains(push.Architectures, arch) {

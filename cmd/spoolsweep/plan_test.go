@@ -204,5 +204,7 @@ func TestAgentWritten(t *testing.T) {
 	}
 	execs(t, args...).want(t, statusUsage, "file exists")
 	execs(t, "agent", "amd46", "--output", file).want(t, statusUsage, `did you mean "amd64"?`)
-	execs(t, "agent", "amd64").want(t, statusUsage, "--output are wanted")
+	execs(t, "agent", "amd64").want(t, statusUsage, "spoolsweep: --output is wanted: the file to write: see spoolsweep agent --help")
+	execs(t, "agent", "--output", file).want(t, statusUsage, "spoolsweep: one architecture is wanted: 386, amd64")
+	execs(t, "agent").want(t, statusUsage, "spoolsweep: an architecture (386, amd64, arm64, riscv64) and --output are wanted")
 }
