@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -13,6 +14,7 @@ import (
 	"spoolsweep/playbooks"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/wire"
+	"spoolsweep/spool"
 	"spoolsweep/spool/pattern"
 	"spoolsweep/spool/stage"
 )
@@ -55,7 +57,7 @@ large sources are left, and some of the ham and of the near misses. Fields:
 			&cli.IntFlag{Name: "samples", Value: samplesShown, Usage: fmt.Sprintf("show `N` messages of the ham and of the near misses, at most %d", stage.MaxSamples)},
 			&cli.BoolFlag{Name: "text", Usage: "show some lines of their text too"},
 			&cli.BoolFlag{Name: "list", Usage: "print QUEUE/ID: matching lines and verdict, for every message"},
-			&cli.StringFlag{Name: "explain", Usage: "judge only the message `ID`, and tell which rule matches where"},
+			&cli.StringFlag{Name: "explain", Usage: "judge only the message `ID`, also as QUEUE/ID, and tell which rule matches where"},
 		),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
@@ -123,7 +125,7 @@ func resultOf(m *member) json.RawMessage {
 // is told before any host is asked.
 func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
 	args := &stage.ClassifyArgs{Spam: s.extra.Values["spam"], Ham: s.extra.Values["ham"], LiveQueues: stage.LiveQueues{Live: c.StringSlice("queue")},
-		Samples: c.Int("samples"), List: c.Bool("list"), Explain: c.String("explain")}
+		Samples: c.Int("samples"), List: c.Bool("list"), Explain: queueID(c.String("explain"))}
 	if c.Bool("text") {
 		args.TextLines = textShown
 	}
@@ -147,6 +149,17 @@ func (s *sweep) classifyArgs(c *cli.Context) (*stage.ClassifyArgs, error) {
 		return nil, playbooks.Locate(s.extra, err)
 	}
 	return args, nil
+}
+
+// queueID is the id of a message that is named as --list and samples print it, behind
+// its queue or what that is called aside. What names none is left for the check to refuse.
+func queueID(name string) string {
+	queue, _, under := strings.Cut(name, "/")
+	queue, _, _ = strings.Cut(queue, ".")
+	if _, err := spool.ParseQueue(queue); !under || err != nil || strings.HasSuffix(name, "/") {
+		return name
+	}
+	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
 // matchRules are the rules of -m, nil where there are none.

@@ -118,6 +118,8 @@ ham:
 	if err := json.Unmarshal([]byte(r.out), &doc); err != nil || json.Unmarshal(doc.Hosts[0].Result, &c) != nil || len(c.Explained) != 1 || c.Explained[0].Verdict != pattern.Ham {
 		t.Errorf("%v %+v", err, c.Explained)
 	}
+	f.spoolsweep("classify", "-e", "@"+rules, "--explain", "hold/"+ids[0]).want(t, 0, "hold/"+ids[0]+" is ham")
+	f.spoolsweep("classify", "-e", "@"+rules, "--explain", "hold/ABCDEF123").want(t, statusUsage, "no message ABCDEF123 was found there")
 	f.spoolsweep("classify", "-e", "@"+rules, "--explain", "ABCDEF123").want(t, statusUsage, "no message ABCDEF123 was found there")
 	for _, s := range []result{explained, r} {
 		for _, c := range s.out + s.err {
@@ -149,6 +151,8 @@ func TestClassifyUsage(t *testing.T) {
 		{"-m=header.:x", `-m header.:x: `},
 		{"--samples=21", "from 0 to 20"},
 		{"--explain=../x", `"../x" is no queue id`},
+		{"--explain=hodl/626E89BC811", `"hodl/626E89BC811" is no queue id`},
+		{"--explain=hold/", `"hold/" is no queue id`},
 	} {
 		f.run("classify", "-i", inventory, tt[0]).want(t, statusUsage, tt[1])
 	}
