@@ -203,6 +203,9 @@ func (s *sweep) suggest(ctx context.Context, members []*member, args *stage.Sugg
 		found.Unclear = []suggest.Atom{}
 	}
 	if len(atoms) == 0 {
+		if len(unclear) == 0 && len(results) > 0 { // any mail of it would be told
+			found.NoneOf = args.Account
+		}
 		return found, nil
 	}
 	clear(results)

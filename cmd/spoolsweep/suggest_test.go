@@ -26,6 +26,7 @@ func TestSuggestEndsIncident(t *testing.T) {
 	if !strings.Contains(r.err, "what run "+run+" has set aside:") || !strings.Contains(r.err, "spoolsweep suggest --aside "+run+" -o yaml") {
 		t.Errorf("does not say of what, or what next: %s", r.err)
 	}
+	f.spoolsweep("suggest", "--aside", run, "--account", "nobody").want(t, 0, "1,200 messages  in all", "no mail of nobody is in what was looked at: nothing is proposed")
 	r = f.spoolsweep("suggest", "--aside", run, "-o", "yaml")
 	r.want(t, 0, "# Rules that spoolsweep suggest found in what run "+run+" has set aside.", "spam:\n  any:\n")
 	rules := f.write("suggested.yaml", r.out)
@@ -72,6 +73,9 @@ func TestSuggestNothing(t *testing.T) {
 	}
 	f.spoolsweep("suggest", "--queue", "hold").want(t, 0, "100 messages  in all", "no flood was found: nothing is proposed")
 	f.spoolsweep("suggest", "--queue", "deferred").want(t, 0, "0 messages  in all", "nothing is proposed")
+	const none = "no mail of no\\x1bbody is in what was looked at: nothing is proposed"
+	f.spoolsweep("suggest", "--queue", "hold", "--account", "no\x1bbody").want(t, 0, "100 messages  in all", none)
+	f.spoolsweep("suggest", "--queue", "hold", "--account", "no\x1bbody", "-o", "yaml").want(t, 0, "spam: {}\n")
 	r := f.spoolsweep("suggest", "--queue", "hold", "-o", "yaml")
 	r.want(t, 0, "spam: {}\n")
 	extra, err := playbooks.ParseExtra([]string{"@" + f.write("none.yaml", r.out)})

@@ -2,19 +2,26 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/spool"
 	"spoolsweep/spool/run"
 )
 
-// checkWhichMail refuses flags that name two kinds of mail, before any host is
-// asked.
+// checkWhichMail refuses flags that name two kinds of mail, or a queue that there is
+// not, before any host is asked.
 func checkWhichMail(c *cli.Context) error {
 	if c.String("aside") != "" && len(c.StringSlice("queue")) > 0 {
 		return errors.New("--aside and --queue exclude each other")
+	}
+	for _, name := range c.StringSlice("queue") {
+		if _, err := spool.ParseQueue(name); err != nil {
+			return fmt.Errorf("--queue: %w", err)
+		}
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type Suggestion struct {
 	Samples []UnlikeSample `json:"samples"`
 	// Keep is how many messages were given of which no rule may hit one.
 	Keep int `json:"keep_sample,omitempty"`
+	// NoneOf is the account whose mail was to be the flood, where no host has found any.
+	NoneOf string `json:"-"`
 }
 
 // UnlikeSample is a message of a host.
@@ -63,6 +65,8 @@ func (s *Suggestion) Lines() []stage.Line {
 	lines := []stage.Line{count("in all", s.Messages, ""), count("like the flood", s.Flood, "")}
 	if len(s.Rules) == 0 {
 		switch {
+		case s.NoneOf != "":
+			lines = append(lines, stage.Line{Label: "no mail of " + s.NoneOf + " is in what was looked at: nothing is proposed"})
 		case len(s.Unclear) == 0 && s.Flood == 0:
 			lines = append(lines, stage.Line{Label: "no flood was found: nothing is proposed"})
 		default:
