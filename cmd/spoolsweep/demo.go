@@ -138,7 +138,7 @@ func (d *demo) types(ctx context.Context, want int, args ...string) error {
 	args = append(args, "--ssh-config", fleetConfig)
 	d.say("$ spoolsweep %s", shellLine(args))
 	app := newApp(strings.NewReader(""), d.out, d.out)
-	app.Metadata[agentSource] = d.source
+	app.Metadata[agentSource], app.Metadata[practiseKey] = d.source, true
 	status := execute(ctx, app, append([]string{"spoolsweep"}, args...))
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -56,16 +56,18 @@ func TestDemo(t *testing.T) {
 	defer cancel()
 	dir, cmd := ordinary(t, ctx, "demo", "--keep", "k")
 	cmd.Env = append(cmd.Env, inventoryVariable+"=/nowhere", agentVariable+"=/nowhere")
+	asTheyWere := keepsLists(t, dir)
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	t.Logf("the demo took %v", time.Since(began))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	asTheyWere()
 	for _, name := range []string{"chavez", "peltier", "relay01"} {
 		// A host may be opened by its owner only.
 		if os.Geteuid() == 0 {
-			chown(t, filepath.Join(dir, "k"))
+			chown(t, filepath.Join(dir, "k"), 0)
 		}
 		h, err := practice.Open(filepath.Join(dir, "k", name))
 		if err != nil {
@@ -96,13 +98,51 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-func chown(t *testing.T, dir string) {
+// keepsLists puts what an earlier run of real hosts has kept into the home of a folder
+// that ordinary made. It returns what looks that it is there as it was, and nothing else.
+func keepsLists(t *testing.T, dir string) (asTheyWere func()) {
+	t.Helper()
+	home := filepath.Join(dir, "home")
+	folder := filepath.Join(home, ".local", "state", "spoolsweep", "retry")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const text = "# run 20261123T231500Z-ab12, ended 2026-11-23T23:20:00Z\nmx7\n"
+	for name := range keptNames {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		chown(t, home, nobody)
+	}
+	return func() {
+		t.Helper()
+		var files []string
+		err := filepath.Walk(home, func(path string, info os.FileInfo, err error) error {
+			if err == nil && !info.IsDir() {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil || len(files) != len(keptNames) {
+			t.Errorf("in the home are %q, %v: want the lists that were there", files, err)
+		}
+		for name := range keptNames {
+			if now, err := os.ReadFile(filepath.Join(folder, name)); err != nil || string(now) != text {
+				t.Errorf("@%s is %q now, %v", name, now, err)
+			}
+		}
+	}
+}
+
+func chown(t *testing.T, dir string, id int) {
 	t.Helper()
 	err := filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, 0, 0)
+		return os.Lchown(path, id, id)
 	})
 	if err != nil {
 		t.Fatal(err)

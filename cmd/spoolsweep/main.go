@@ -84,6 +84,9 @@ const (
 // for the usual one: the demo's, which pushes this very program.
 const agentSource = "agent source"
 
+// practiseKey is there where the hosts are the demo's: see sweep.practising.
+const practiseKey = "practise"
+
 // exit ends a command with a status whose reason was printed already.
 type exit int
 

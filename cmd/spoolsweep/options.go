@@ -120,7 +120,8 @@ type sweep struct {
 	record   *record       // that is told of in place of the hosts' own; nil for others
 	past     *past         // of health
 	notices  *notices      // to those who do not look
-	// practising says that the hosts are for practice: nothing of them is kept.
+	// practising says that the hosts are for practice: nothing of them is kept, and
+	// what was kept of real ones stays.
 	practising bool
 
 	interrupts <-chan struct{} // each Ctrl-C; nil: it ends the context
@@ -217,13 +218,13 @@ func beginOn(c *cli.Context, pb *playbooks.Playbook, kept *record) (*sweep, erro
 		return nil, err
 	}
 	source, ok := c.App.Metadata[agentSource].(*push.Source)
+	_, s.practising = c.App.Metadata[practiseKey]
 	if !ok {
-		var practising bool
-		if source, practising, err = agentOf(agentFile(c)); err != nil {
+		if source, s.practising, err = agentOf(agentFile(c)); err != nil {
 			return nil, err
 		}
-		s.keeps, s.practising = s.keeps && !practising, practising
 	}
+	s.keeps = s.keeps && !s.practising
 	if s.notices, err = s.newNotices(c, ok || s.practising); err != nil {
 		return nil, err
 	}
