@@ -178,7 +178,7 @@ func TestRunsAndReport(t *testing.T) {
 	if agents() != 1 {
 		t.Fatalf("%d agents", agents())
 	}
-	f.spoolsweep("uninstall", "--state", "-l", "chavez").want(t, 2, "run "+run+" is in the way", "spoolsweep putback "+run)
+	f.spoolsweep("uninstall", "--state", "-l", "chavez", "-y").want(t, 2, "run "+run+" is in the way", "spoolsweep putback "+run)
 	if agents() != 1 {
 		t.Errorf("%d agents after an uninstall that was refused", agents())
 	}
@@ -201,11 +201,24 @@ func TestRunsAndReport(t *testing.T) {
 		}
 	}
 	f.spoolsweep("putback", run, "-l", "chavez", "--include-spam", "--rate", "0", "--live-max", "0", "-y", "--expect", fmt.Sprint(left)).want(t, 0)
-	f.spoolsweep("uninstall", "--state", "-l", "chavez").want(t, 0, "1 agent removed, and the records of 1 runs")
+	// Records are removed when somebody has said so, and not before.
+	f.spoolsweep("uninstall", "--state", "-l", "chavez").want(t, statusUsage, "there is no terminal to ask on: give -y")
+	uninstall := func(answer string) result {
+		s := f.begin(t, true, 0, "uninstall", "--state", "-l", "chavez")
+		s.waitFor(`Remove the records and ledgers of 1 run on 1 host\? .*\[y/N\] `)
+		s.types(answer)
+		return s.end()
+	}
+	uninstall("n").want(t, statusUsage, "nothing was done")
+	if _, err := os.Stat(filepath.Join(f.hosts[0].State(), "runs", run, "run.json")); err != nil || agents() != 1 {
+		t.Errorf("records %v, %d agents, and nobody agreed", err, agents())
+	}
+	uninstall("y").want(t, 0, "1 agent removed, and the records of 1 runs")
 	if _, err := os.Stat(filepath.Join(f.hosts[0].State(), "runs")); !os.IsNotExist(err) || agents() != 0 {
 		t.Errorf("records %v, %d agents", err, agents())
 	}
 	f.spoolsweep("runs", "-l", "chavez").want(t, 0, "no runs")
+	f.spoolsweep("uninstall", "--state", "-y").want(t, 0, "the records of 0 runs")
 }
 
 // Samples are written only where it was asked for, and what is forgotten is what

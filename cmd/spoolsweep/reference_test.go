@@ -303,7 +303,7 @@ func TestExamplesChange(t *testing.T) {
 				" -u admin", "", " -b -K", "", // nobody becomes anybody here
 				"mailto:ops@example.org", "exec:true") // nor is sent mail
 			args = shellWords(with.Replace(line))
-			if asks := name != "suspects" && name != "uninstall" && !slices.Contains(args, "--check"); asks && !slices.Contains(args, "-y") {
+			if asks := name != "suspects" && !slices.Contains(args, "--check"); asks && !slices.Contains(args, "-y") {
 				args = append(args, "-y")
 			}
 			if name == "run" && strings.HasSuffix(args[1], "able-account") { // nobody has an account here

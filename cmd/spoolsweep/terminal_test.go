@@ -213,7 +213,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		f.spoolsweep("putback", id, "-y", "--include-spam", "--expect", "1", "-o", output).harmless(t)
 		f.spoolsweep("purge", id, "-y", "--expect", "100000", "-o", output).harmless(t)
 		f.spoolsweep("delete", "-e", good, "-y", "--queue", "active", "--expect", "100000", "-o", output).harmless(t)
-		f.spoolsweep("uninstall", "--state", "-o", output).harmless(t)
+		f.spoolsweep("uninstall", "--state", "-y", "-o", output).harmless(t)
 	}
 	for _, name := range []string{"putback", "purge", "delete", "uninstall", "hold", "release", "requeue", "export"} {
 		typed[name] = true

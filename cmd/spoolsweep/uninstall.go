@@ -1,28 +1,38 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
 	"spoolsweep/remote/agent"
 	"spoolsweep/remote/inventory"
+	"spoolsweep/spool/run"
 )
 
 func uninstallCommand() *cli.Command {
 	return &cli.Command{
 		Name: "uninstall", Usage: "remove the agents from hosts, and on demand the records of runs",
 		UsageText: `spoolsweep uninstall -l chavez
-spoolsweep uninstall --state`,
+spoolsweep uninstall --state
+spoolsweep uninstall --state -y`,
 		Description: `Removes every agent that the login user has on the hosts; the next command sends
-it again. --state also removes the records of all runs, unless a run works,
-waits, or has mail aside: then that run is named, and nothing is removed from
-that host. Mail is never touched.`,
-		Flags:        commonFlags(&cli.BoolFlag{Name: "state", Usage: "the records of runs too, where nothing is aside"}),
+it again. --state also removes the records of all runs, with their ledgers: what
+they have done is known to nobody then. So it asks, and says of how many runs and
+hosts; -y asks nothing. Where a run works, waits, or has mail aside, that run is
+named, and nothing is removed from that host. Mail is never touched.`,
+		Flags: commonFlags(
+			&cli.BoolFlag{Name: "state", Usage: "the records of runs too, where nothing is aside"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "with --state, ask nothing"},
+		),
 		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -32,7 +42,14 @@ that host. Mail is never touched.`,
 			if err != nil {
 				return err
 			}
-			s.uninstall(c)
+			if c.Bool("state") && !c.Bool("yes") && !s.tty {
+				s.close()
+				return errors.New("there is no terminal to ask on: give -y")
+			}
+			if err := s.uninstall(c); err != nil {
+				s.close()
+				return err
+			}
 			return s.end(c.Context)
 		},
 	}
@@ -45,7 +62,7 @@ type uninstalled struct {
 }
 
 // uninstall asks first how many agents there are: none is sent to a host for it.
-func (s *sweep) uninstall(c *cli.Context) {
+func (s *sweep) uninstall(c *cli.Context) error {
 	ctx := c.Context
 	there := map[*inventory.Host]int{}
 	var mu sync.Mutex // guards there
@@ -59,9 +76,54 @@ func (s *sweep) uninstall(c *cli.Context) {
 		return err
 	})
 	s.reach(ctx)
-	s.eachOf(slices.DeleteFunc(slices.Clone(s.members), func(m *member) bool { return m.further }), func(m *member) error {
+	hosts := slices.DeleteFunc(slices.Clone(s.members), func(m *member) bool { return m.further })
+	if c.Bool("state") && !c.Bool("yes") {
+		if err := s.agreeToForget(ctx); err != nil {
+			return err
+		}
+		hosts = slices.DeleteFunc(hosts, func(m *member) bool { return slices.ContainsFunc(s.ofHost(m.host), (*member).failed) })
+	}
+	s.eachOf(hosts, func(m *member) error {
 		return s.uninstallHost(c, s.ofHost(m.host), there[m.host])
 	})
+	return nil
+}
+
+// agreeToForget asks whether the records may go, where there are any.
+func (s *sweep) agreeToForget(ctx context.Context) error {
+	var mu sync.Mutex // guards what follows
+	ids, on := map[string]bool{}, 0
+	s.eachOf(s.members, func(m *member) error {
+		var runs []*run.State
+		if err := m.link.Call(ctx, "runs", agent.HostCall{Vars: m.vars}, &runs); err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, r := range runs {
+			ids[r.Run] = true
+		}
+		if len(runs) > 0 {
+			on++
+		}
+		return nil
+	})
+	if on == 0 {
+		return nil
+	}
+	runs := "runs"
+	if len(ids) == 1 {
+		runs = "run"
+	}
+	answer, err := s.ask(ctx, fmt.Sprintf("Remove the records and ledgers of %s %s on %d %s? They cannot be had again. [y/N] ", humanize.Comma(int64(len(ids))), runs, on, s.noun(on)))
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(strings.ToLower(answer), "y") {
+		s.Note("", "nothing was done")
+		return exit(statusUsage)
+	}
+	return nil
 }
 
 // uninstallHost removes what one host has. What an instance refuses is its error,

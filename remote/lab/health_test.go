@@ -99,7 +99,7 @@ func TestHealthCountsAsTheWiki(t *testing.T) {
 	if diff := cmp.Diff(wiki(), got); diff != "" {
 		t.Errorf("it changed (-after +before):\n%s", diff)
 	}
-	ends(t, 2, f, "uninstall", "--state")
+	ends(t, 2, f, "uninstall", "--state", "-y")
 	ends(t, 0, f, "uninstall")
 }
 

@@ -122,7 +122,7 @@ func TestInstances(t *testing.T) {
 	}
 
 	// Nothing of one gets into the other, on the way back as well.
-	r = spoolsweep(t, f, "uninstall", "--state")
+	r = spoolsweep(t, f, "uninstall", "--state", "-y")
 	if r.status != 2 || !strings.Contains(r.err, "files are in ") {
 		t.Errorf("records of runs with mail aside: %v", r)
 	}
@@ -141,7 +141,7 @@ func TestInstances(t *testing.T) {
 		fresh := alive(t, i)
 		checkDelivered(t, i, append(messages[i], fresh), slices.Sorted(slices.Values(append(ids(messages[i]), fresh.ID))))
 	}
-	ends(t, 0, f, "uninstall", "--state")
+	ends(t, 0, f, "uninstall", "--state", "-y")
 	if _, err := os.Stat(state(h)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("records are left: %v", err)
 	}
