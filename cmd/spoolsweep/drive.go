@@ -63,6 +63,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		err := m.link.Follow(ctx, d.run, next, agent.RunCall{Vars: m.vars, Run: d.run}, &at, func(e wire.Event) {
 			next = max(next, e.Seq+1)
 			m.next = next
+			e = d.completed(e)
 			m.Event(e)
 			d.moved.Store(time.Now().UnixNano())
 			e.Instance = m.Instance
@@ -115,7 +116,7 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 		case failed:
 			m.Status = show.Failed
 			if m.Error == nil {
-				m.Error = &show.Failure{Message: at.Error, Remedy: at.Remedy}
+				m.Error = &show.Failure{Message: at.Error, Remedy: d.typed(at.Remedy)}
 			}
 			if at.Phase == run.Broken {
 				m.Error = &show.Failure{Message: "the run was broken off there", Remedy: "spoolsweep resume " + d.run + d.again}
@@ -167,6 +168,28 @@ func (d *driver) follow(ctx context.Context, m *member, from int64, t *turn) err
 			return err
 		}
 	}
+}
+
+// typed is a host's remedy; of one that is a whole line of this run's, with the flags
+// that find its hosts again, which the host does not know.
+func (d *driver) typed(remedy string) string {
+	if remedy == "spoolsweep release "+d.run {
+		return remedy + d.again
+	}
+	return remedy
+}
+
+// completed is an event with the remedy that is typed here.
+func (d *driver) completed(e wire.Event) wire.Event {
+	var end run.Ended
+	if e.Kind != wire.End || !decode(e.Data, &end) || d.typed(end.Remedy) == end.Remedy {
+		return e
+	}
+	end.Remedy = d.typed(end.Remedy)
+	if text, err := json.Marshal(&end); err == nil {
+		e.Data = text
+	}
+	return e
 }
 
 // late says whether an answer was refused because somebody else is before us, and

@@ -387,7 +387,7 @@ func (s *sweep) live(c *cli.Context, a *liveAct) error {
 	}
 	d.whatNext(ctx)
 	if a.name == "hold" {
-		s.Note("", "to take it back: spoolsweep release %s", s.doc.Run)
+		s.Note("", "to take it back: spoolsweep release %s%s", s.doc.Run, s.again)
 	}
 	d.endExport()
 	return s.end(ctx)

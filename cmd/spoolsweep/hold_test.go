@@ -75,6 +75,30 @@ func TestHoldAndReleaseCommands(t *testing.T) {
 	}
 }
 
+// Cancel is how a hold that goes on is ended; what is said then takes it back, on the
+// hosts that it was for.
+func TestHoldCancelled(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez", "peltier").withFlood(100)
+	s := f.begin(t, true, 0, "hold", "-m", "sasl_user:"+demoAccount, "--for", "1h", "-y", "-v", "-l", "peltier")
+	run := s.waitFor(`run (\d{8}T\S+)$`)[1]
+	s.waitFor(`hold begins`)
+	s.interrupt()
+	s.waitFor(`or \[g\]o on\?`)
+	s.types("c")
+	r := s.end()
+	where := f.where()
+	release := "spoolsweep release " + run + " --inventory " + where[1] + " --ssh-config " + where[3] + " --limit peltier\n"
+	r.want(t, statusInterrupted, "cancelled by "+me(), "remedy: "+release, "to take it back: "+release)
+	again := f.spoolsweep("attach", run, "-l", "peltier")
+	again.want(t, 2, "cancelled by "+me(), "remedy: "+release)
+	for _, said := range []string{r.err, again.out + again.err, f.spoolsweep("report", run).out} {
+		if strings.Contains(said, "putback") {
+			t.Errorf("a putback does nothing for a hold:\n%s", said)
+		}
+	}
+}
+
 // A release whose first messages are refused waits, and it is told what to type for
 // it: no rules, and of nothing that it stays aside.
 func TestReleaseWaits(t *testing.T) {

@@ -62,6 +62,9 @@ func (r *runner) cancelledError() error {
 	if err != nil {
 		why = spool.ErrCancelled
 	}
+	if r.info.Name == "hold" {
+		return spool.Remedied(why, "spoolsweep release "+r.info.Run) // a whole line, which the controller completes
+	}
 	return spool.Remedied(why, fmt.Sprintf("spoolsweep resume %s goes on there, spoolsweep putback %[1]s sends back what is aside", r.info.Run))
 }
 
