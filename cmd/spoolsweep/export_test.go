@@ -268,7 +268,7 @@ func TestExportAndRemove(t *testing.T) {
 	}
 	f.spoolsweep(args("-y")...).want(t, statusUsage, "--expect")
 	f.spoolsweep(args()...).want(t, statusUsage, "no terminal")
-	f.spoolsweep(args("-y", "--expect", "1")...).want(t, statusUsage, "nothing was done")
+	f.spoolsweep(args("-y", "--expect", "1")...).want(t, statusUsage, " messages would be exported and removed: nothing was done")
 	f.spoolsweep(args("--queue", "active", "-y", "--expect", "1")...).want(t, statusUsage, "from \"active\" nothing is exported and removed")
 	f.spoolsweep(args("--check")...).want(t, 0, "would be exported and removed: ")
 	if _, err := os.Lstat(dir); err == nil {

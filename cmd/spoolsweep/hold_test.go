@@ -37,7 +37,8 @@ func TestHoldAndReleaseCommands(t *testing.T) {
 	spam := f.counted(t, func(p practice.Place) bool { return p.Directory == "deferred" })
 	before := f.counted(t, onHold)
 	f.spoolsweep("hold", "-e", "@"+rules, "--check").want(t, 0, "would be put on hold: ", "such as ")
-	f.spoolsweep("hold", "-e", "@"+rules, "-y", "--expect", "1").want(t, statusUsage, "nothing was done")
+	f.spoolsweep("hold", "-e", "@"+rules, "-y", "--expect", "1").want(t, statusUsage, " messages would be put on hold: nothing was done")
+	f.spoolsweep("requeue", "--all", "--include-spam", "-y", "--expect", "1").want(t, statusUsage, " messages would be requeued, and sent: nothing was done")
 	f.spoolsweep("hold", "-e", "@"+rules).want(t, statusUsage, "no terminal")
 	f.spoolsweep("hold", "-y").want(t, statusUsage, "say what is to be held")
 	f.spoolsweep("hold", "-m", "sender:x", "--queue", "active", "-y").want(t, statusUsage, "nothing is put on hold")
@@ -58,6 +59,7 @@ func TestHoldAndReleaseCommands(t *testing.T) {
 	f.spoolsweep("release", doc.Run, "-e", "@"+rules, "-y", "--expect", "0").want(t, 0)
 	f.spoolsweep("release", doc.Run, "-y", "--expect", fmt.Sprint(held)).want(t, statusUsage, "look again", "looks like a flood", "nothing was done")
 	f.spoolsweep("release", doc.Run, "-y").want(t, statusUsage, "wants --expect")
+	f.spoolsweep("release", doc.Run, "--include-spam", "-y", "--expect", "0").want(t, statusUsage, " messages would be released, and sent: nothing was done")
 	f.spoolsweep("release", "-y", "--expect", "1").want(t, statusUsage, "say what goes")
 	if n := f.counted(t, onHold); n != before+held {
 		t.Fatalf("%d on hold, and nothing was agreed to", n)

@@ -251,10 +251,15 @@ func (s *sweep) preview(ctx context.Context, id string, members []*member, args 
 // to be done with the messages.
 func (s *sweep) agree(ctx context.Context, c *cli.Context, does string, sum int64) error {
 	if c.IsSet("expect") {
-		if n := c.Int64("expect"); n != sum {
-			return fmt.Errorf("--expect %d: %d messages would go: nothing was done", n, sum)
+		n := c.Int64("expect")
+		if n == sum {
+			return nil
 		}
-		return nil
+		would := "go"
+		if does != "send" && does != "delete" {
+			would = "be " + doneBy[does]
+		}
+		return fmt.Errorf("--expect %d: %d messages would %s: nothing was done", n, sum, would)
 	}
 	typed, err := s.ask(ctx, typeNumber(does, sum))
 	if err != nil {
