@@ -160,7 +160,7 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 		}
 		for i, r := range found {
 			if r != nil {
-				members[i].Result = exportResult(exportOf(some(args, r.Matched), 0))
+				members[i].Result = exportResult(&written{Exported: exportOf(some(args, r.Matched), 0)})
 			}
 		}
 		return s.end(ctx)
@@ -193,10 +193,11 @@ func (s *sweep) exportMail(c *cli.Context, args *stage.MailArgs, form string) er
 			return nil, err
 		}
 		t.add(r)
-		result := exportResult(r)
+		kept := &written{Exported: r, There: t.there}
+		result := exportResult(kept)
 		m.Result = result
 		m.Stages = append(m.Stages, &show.Stage{Stage: "export", Status: show.OK, Result: result})
-		return func() { s.Result(m.Host, "export", result) }, nil
+		return func() { s.ResultOf(m.Host, "export", result, kept) }, nil
 	})
 	whole := ctx.Err() == nil && !slices.ContainsFunc(s.members, func(m *member) bool { return m.Error != nil })
 	if err := x.end(whole); err != nil {
@@ -215,6 +216,21 @@ func some(args *stage.MailArgs, n int64) int64 {
 	return n
 }
 
+// written is what an export wrote: Bytes are those of the files.
+type written struct {
+	*stage.Exported
+	There int64 `json:"there"` // of Done, those that were in the folder already
+}
+
+func (w *written) Lines() []stage.Line {
+	lines := w.Exported.Lines()
+	lines[0].Text += " written"
+	if w.There > 0 {
+		lines = slices.Insert(lines, 1, stage.Line{Label: "of these were there already, and are not written again", Number: w.There, Unit: "messages"})
+	}
+	return lines
+}
+
 // exportOf is of so many messages.
 func exportOf(n, size int64) *stage.Exported {
 	r := &stage.Exported{Bytes: size}
@@ -222,7 +238,7 @@ func exportOf(n, size int64) *stage.Exported {
 	return r
 }
 
-func exportResult(r *stage.Exported) json.RawMessage {
+func exportResult(r *written) json.RawMessage {
 	text, _ := json.Marshal(r) // numbers and strings only
 	return text
 }
@@ -274,7 +290,8 @@ type taking struct {
 	got    int64
 	came   int64 // of all, with what each takes beside its bytes
 	shown  time.Time
-	result stage.Exported // of this side
+	result stage.Exported // of this side: its bytes are those that were written
+	there  int64          // of its messages, those that were in the folder already
 	taken  []stage.Taken  // what is in the folder
 	files  []string       // of that
 	before int64          // messages that were taken earlier
@@ -356,7 +373,10 @@ func (t *taking) part(p *stage.MailPart) error {
 		return spool.Remedied(fmt.Errorf("%s: %w", t.into.dir, err), "make room here, and type the same again: what is there is not written twice")
 	}
 	t.result.Done.Done++
-	t.result.Bytes += t.head.Size
+	t.result.Bytes += e.written()
+	if e.there {
+		t.there++
+	}
 	if t.head.N > 0 { // of a list, to be removed
 		t.taken = append(t.taken, stage.Taken{N: t.head.N, Sum: sum})
 		t.files = append(t.files, e.File, e.QueueFile)

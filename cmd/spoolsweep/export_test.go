@@ -138,6 +138,23 @@ func TestExport(t *testing.T) {
 		if len(all) != spam || len(ends) != again+1 || !ends[again].Whole {
 			t.Fatalf("%d listed, want %d; %+v", len(all), spam, ends)
 		}
+		var size, written, there int64
+		for _, e := range all {
+			size += e.FileBytes + e.Bytes
+		}
+		for _, h := range doc.Hosts {
+			var told struct {
+				Bytes int64 `json:"bytes"`
+				There int64 `json:"there"`
+			}
+			if err := json.Unmarshal(h.Result, &told); err != nil {
+				t.Fatal(err)
+			}
+			written, there = written+told.Bytes, there+told.There
+		}
+		if want := [][2]int64{{size, 0}, {0, int64(spam)}}[again]; written != want[0] || there != want[1] {
+			t.Errorf("export %d tells of %d bytes written and %d messages there already, want %v", again+1, written, there, want)
+		}
 		for _, e := range all {
 			raw := before[e.Host+" "+e.ID]
 			if has := sha256.Sum256(raw); hex.EncodeToString(has[:]) != e.SHA256 || e.Bytes != int64(len(raw)) {
@@ -151,6 +168,7 @@ func TestExport(t *testing.T) {
 			}
 		}
 	}
+	f.spoolsweep("export", "-e", "@"+rules, "--queue", "deferred", "--to", dir, "--format", "queue").want(t, 0, "exported: 0 B written\n", "were there already, and are not written again\n")
 	for name, b := range queueFiles(t, f, "deferred") {
 		if !bytes.Equal(b, before[name]) {
 			t.Errorf("%s was changed", name)
@@ -167,7 +185,16 @@ func TestExport(t *testing.T) {
 	if e := exports(t, doc); e.Done != 3 || e.Left != e.Matched-3 || e.Left <= 0 {
 		t.Errorf("at most 3: %+v", e)
 	}
-	if all, _ := manifestOf(t, some); len(all) != 3 || all[0].Verdict != "" || !strings.HasPrefix(all[0].File, "chavez.deferred.") {
+	all, _ := manifestOf(t, some)
+	var bytesOf int64
+	for _, e := range all {
+		bytesOf += e.FileBytes
+	}
+	var told stage.Exported
+	if err := json.Unmarshal(doc.Hosts[0].Result, &told); err != nil || told.Bytes != bytesOf {
+		t.Errorf("%d bytes were written, it tells of %d, %v", bytesOf, told.Bytes, err)
+	}
+	if len(all) != 3 || all[0].Verdict != "" || !strings.HasPrefix(all[0].File, "chavez.deferred.") {
 		t.Errorf("%+v", all)
 	}
 }

@@ -69,6 +69,19 @@ type exported struct {
 	Arrived    time.Time       `json:"arrived,omitzero"`
 	Verdict    pattern.Verdict `json:"verdict"` // "": without rules nobody judged it
 	Rules      []string        `json:"rules"`
+
+	there bool // it was in the folder already, byte for byte
+}
+
+// written is how many bytes of files were written for it.
+func (e *exported) written() int64 {
+	switch {
+	case e.there:
+		return 0
+	case e.QueueFile != "":
+		return e.FileBytes + e.Bytes
+	}
+	return e.FileBytes
 }
 
 // exportedTo is a recipient; done says that it has the mail, or that it bounced.
@@ -221,6 +234,7 @@ func (x *folder) standing(e *exported) bool {
 	if len(parts) == 0 || slices.ContainsFunc(parts, func(p part) bool { return !x.has(p) }) {
 		return false
 	}
+	e.there = true
 	e.File, e.Offset = parts[0].name, parts[0].at
 	if len(parts) > 1 {
 		e.QueueFile = parts[1].name

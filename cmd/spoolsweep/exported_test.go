@@ -222,7 +222,8 @@ func takingFrom(t *testing.T, form string, announced *stage.Exported) *taking {
 // A message that comes once more, since it was written to while it was sent, counts
 // once.
 func TestTakingOnce(t *testing.T) {
-	_, raw := queueFileOf("Subject: one\n\n")
+	const text = "Subject: one\n\n"
+	_, raw := queueFileOf(text)
 	sum := sha256.Sum256(raw)
 	take := takingFrom(t, formQueue, exportOf(1, int64(len(raw))))
 	head := &stage.MailHead{Directory: "maildrop", ID: "4A02E9D2DE9", Size: int64(len(raw)), N: 1}
@@ -231,7 +232,7 @@ func TestTakingOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r := take.result; r.Done.Done != 1 || r.Bytes != int64(len(raw)) {
-		t.Errorf("%d messages of %d bytes, want 1 of %d", r.Done.Done, r.Bytes, len(raw))
+	if r, want := take.result, int64(len(text)+len(raw)); r.Done.Done != 1 || r.Bytes != want {
+		t.Errorf("%d messages of %d bytes, want 1 of %d", r.Done.Done, r.Bytes, want)
 	}
 }

@@ -202,8 +202,18 @@ func (p *Printer) Found(host string, f *run.Preflight) {
 // Result prints the result of a stage that a command has asked for, line by line.
 // The zero Host stands for all hosts together.
 func (p *Printer) Result(h *Host, name string, data json.RawMessage) {
-	p.stream(wire.Event{Host: h.Host, Instance: cmp.Or(h.Instance, DefaultInstance), Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
+	p.streamResult(h, name, data)
 	p.Lines(h.Label(), name, data)
+}
+
+// ResultOf is Result, with r telling people of it.
+func (p *Printer) ResultOf(h *Host, name string, data json.RawMessage, r stage.Result) {
+	p.streamResult(h, name, data)
+	p.LinesOf(h.Label(), name, r)
+}
+
+func (p *Printer) streamResult(h *Host, name string, data json.RawMessage) {
+	p.stream(wire.Event{Host: h.Host, Instance: cmp.Or(h.Instance, DefaultInstance), Time: time.Now().UTC(), Stage: name, Kind: wire.Result, Data: data})
 }
 
 // Lines prints a stage's result that was told before, for people only.
