@@ -87,6 +87,11 @@ func putbackAction(c *cli.Context) error {
 	asked := c.Args().First()
 	if c.IsSet("adopt") {
 		if asked, err = s.adopt(ctx, adopt); err != nil || asked == "" {
+			unsure := slices.ContainsFunc(s.members, func(m *member) bool { return m.Status != show.OK })
+			if err == nil && !unsure && c.IsSet("expect") && c.Int64("expect") != 0 {
+				s.close()
+				return s.agree(ctx, c, "send", 0)
+			}
 			return errors.Join(err, s.end(ctx))
 		}
 	}

@@ -303,6 +303,14 @@ stages:
 	}
 }
 
+// Where there is nothing to take on, that is not what was expected.
+func TestAdoptNothing(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(20)
+	f.spoolsweep("putback", "--adopt", "incoming.spamfull", "-y", "--expect", "1").want(t, statusUsage, "has no incoming.spamfull", "--expect 1: 0 messages would go: nothing was done")
+	f.spoolsweep("putback", "--adopt", "incoming.spamfull", "-y", "--expect", "0").want(t, 0, "nothing to adopt")
+}
+
 // On a terminal the number itself is typed; nothing else will do.
 func TestTypedNumber(t *testing.T) {
 	for typed, ok := range map[string]bool{"614\n": true, " 614 \n": true, "614": true, "613\n": false, "y\n": false, "yes\n": false, "\n": false, "": false, "614 x\n": false, "0614\n": false, "614.0\n": false} {
