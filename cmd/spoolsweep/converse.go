@@ -84,12 +84,14 @@ func (d *driver) findRules(ctx context.Context, c *cli.Context, members []*membe
 		case word == "" || word == "w" || word == "wait":
 			return nil, nil
 		case word == "e" || word == "edit":
-			err = draft.edit(c)
+			if err = draft.edit(c); draft.mistaken && draft.rules != nil {
+				err = fmt.Errorf("%w; the rules before that are still there", err)
+			}
 		case draft.rules == nil:
 			continue
 		case word == "t" || word == "try":
 		case word == "u" || word == "use":
-			draft.edited = false // they stand in the run's record
+			draft.edited = draft.mistaken // else it stands in the run's record
 			return draft.rules, nil
 		default:
 			continue
@@ -108,8 +110,10 @@ type draft struct {
 	*driver
 	members []*member
 	path    string
-	rules   *playbooks.Extra // nil: none, or not what rules are
+	rules   *playbooks.Extra // the last that were right; nil: none yet
 	edited  bool
+	// mistaken says that what is in the file is not these rules, and none at all.
+	mistaken bool
 }
 
 // lookers are the hosts once more, for what is looked at meanwhile: the answers are
@@ -154,9 +158,10 @@ func (d *draft) propose(ctx context.Context) error {
 	return d.read()
 }
 
-// read takes the rules from the file. Where there are none in it that is no error.
+// read takes the rules from the file. Where there are none in it, or what is not right,
+// those before stay; that there are none is no error.
 func (d *draft) read() error {
-	d.rules = nil
+	d.mistaken = true
 	x, err := playbooks.ParseExtra([]string{"@" + d.path})
 	if err != nil {
 		return err
@@ -166,7 +171,7 @@ func (d *draft) read() error {
 		return playbooks.Locate(x, err)
 	}
 	if spam, isMap := args.Spam.(map[string]any); args.Spam != nil && (!isMap || len(spam) > 0) {
-		d.rules = x
+		d.rules, d.mistaken = x, false
 	}
 	return nil
 }
@@ -204,7 +209,7 @@ func (d *draft) edit(c *cli.Context) error {
 	if err := d.read(); err != nil {
 		return err
 	}
-	if d.rules == nil {
+	if d.mistaken {
 		return errors.New("there are no rules for spam in it; what they look like: spoolsweep run --help")
 	}
 	return nil

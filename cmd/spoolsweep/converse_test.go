@@ -36,12 +36,14 @@ func TestConversation(t *testing.T) {
 	s.waitFor(`by these rules [\d,]+ messages stay aside, and [\d,]+ would be sent`)
 	s.types("e")
 	path := s.waitFor(`(/\S+/rules\.yaml):3.*sasl_user`)[1]
-	s.waitFor(`\[e\]dit rules, or`)
-	s.types("u") // of none
-	s.waitFor(`(?s)\[e\]dit rules, or.*\[e\]dit rules, or`)
-	s.types("e")
+	// A mistake takes nothing away: the proposal is tried again.
+	s.waitFor(`(?s)the rules before that are still there.*\[u\]se these`)
+	s.types("t")
 	s.waitFor(`(?s)by these rules .*by these rules `)
-	s.waitFor(`(?s)(\[u\]se these.*){4}`)
+	s.waitFor(`(?s)(\[u\]se these.*){5}`)
+	s.types("e")
+	s.waitFor(`(?s)(by these rules .*){3}`)
+	s.waitFor(`(?s)(\[u\]se these.*){6}`)
 	s.types("u")
 	for range f.hosts {
 		s.types("y")
@@ -72,7 +74,7 @@ func TestConversationLeft(t *testing.T) {
 	s = f.begin(t, true, 0, "resume")
 	s.waitFor(`\[u\]se these rules`)
 	s.types("e")
-	s.waitFor(`\[e\]dit rules, or`)
+	s.waitFor(`(?s)still there.*\[u\]se these`)
 	s.types("")
 	r = s.end()
 	r.want(t, 3, "what you wrote is kept: ")
@@ -102,9 +104,11 @@ func TestConversationLeft(t *testing.T) {
 
 	s = f.begin(t, true, 0, "attach")
 	s.waitFor(`\[u\]se these rules`)
+	s.types("e") // a mistake, and so not what is used
+	s.waitFor(`(?s)still there.*\[u\]se these`)
 	s.types("u")
 	s.waitFor(`send \d+ messages`)
 	s.types("y")
-	s.end().want(t, 0, "stay aside; if ham is still among them")
+	s.end().want(t, 0, "stay aside; if ham is still among them", "what you wrote is kept: ")
 	f.audit(t, practice.Place.Aside)
 }
