@@ -166,6 +166,9 @@ func (d *draft) read() error {
 	if err != nil {
 		return err
 	}
+	if err := rulesAlone(x, "a file of rules"); err != nil {
+		return err
+	}
 	args := &stage.ClassifyArgs{Spam: x.Values["spam"], Ham: x.Values["ham"]}
 	if err := args.Check(); err != nil {
 		return playbooks.Locate(x, err)

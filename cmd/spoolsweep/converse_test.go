@@ -10,12 +10,14 @@ import (
 	"spoolsweep/spool/practice"
 )
 
-// The editor of these tests makes of a proposal what no rules are, and of that the
-// rules of the demo.
+// The editor of these tests makes of a proposal what no rules are, of that the rules
+// of the demo with a mistyped name behind them, and of these the rules of the demo.
 func init() {
 	os.Setenv("SPOOLSWEEP_TEST_RULES", demoRules)
 	os.Setenv("VISUAL", `edit() {
-	if grep -q 'suggest found' "$1"; then printf 'spam:\n  any:\n    - sasl_usr: x\n' >"$1"; else printf '%s' "$SPOOLSWEEP_TEST_RULES" >"$1"; fi
+	if grep -q 'suggest found' "$1"; then printf 'spam:\n  any:\n    - sasl_usr: x\n' >"$1"
+	elif grep -q sasl_usr "$1"; then printf '%s\nhams: {raw: x}\n' "$SPOOLSWEEP_TEST_RULES" >"$1"
+	else printf '%s' "$SPOOLSWEEP_TEST_RULES" >"$1"; fi
 }
 edit`)
 }
@@ -42,8 +44,11 @@ func TestConversation(t *testing.T) {
 	s.waitFor(`(?s)by these rules .*by these rules `)
 	s.waitFor(`(?s)(\[u\]se these.*){5}`)
 	s.types("e")
-	s.waitFor(`(?s)(by these rules .*){3}`)
+	s.waitFor(`hams: a file of rules takes only spam and ham, did you mean "ham"\?`)
 	s.waitFor(`(?s)(\[u\]se these.*){6}`)
+	s.types("e")
+	s.waitFor(`(?s)(by these rules .*){3}`)
+	s.waitFor(`(?s)(\[u\]se these.*){7}`)
 	s.types("u")
 	for range f.hosts {
 		s.types("y")

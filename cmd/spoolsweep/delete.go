@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"spoolsweep/cmd/spoolsweep/show"
+	"spoolsweep/playbooks"
 	"spoolsweep/remote/agent"
 	"spoolsweep/spool"
 	"spoolsweep/spool/run"
@@ -102,9 +103,17 @@ func deleteAction(c *cli.Context) error {
 // onlyRules refuses other variables: a ham rule under a mistyped name would take
 // more than was meant.
 func (s *sweep) onlyRules(c *cli.Context) error {
-	for _, name := range slices.Sorted(maps.Keys(s.extra.Values)) {
+	if err := rulesAlone(s.extra, c.Command.Name); err != nil {
+		return fmt.Errorf("-e %w", err)
+	}
+	return nil
+}
+
+// rulesAlone refuses variables that are no rules, for what takes nothing else.
+func rulesAlone(x *playbooks.Extra, what string) error {
+	for _, name := range slices.Sorted(maps.Keys(x.Values)) {
 		if name != "spam" && name != "ham" {
-			return fmt.Errorf("-e %s: %s takes only spam and ham%s", show.Clean(name), c.Command.Name, didYouMean("", name, []string{"spam", "ham"}))
+			return fmt.Errorf("%s: %s takes only spam and ham%s", show.Clean(name), what, didYouMean("", name, []string{"spam", "ham"}))
 		}
 	}
 	return nil
