@@ -62,8 +62,11 @@ func (r *runner) cancelledError() error {
 	if err != nil {
 		why = spool.ErrCancelled
 	}
-	if r.info.Name == "hold" {
+	switch r.info.Name {
+	case "hold":
 		return spool.Remedied(why, "spoolsweep release "+r.info.Run) // a whole line, which the controller completes
+	case "release", "requeue", "delete", "export": // nothing is aside
+		return spool.Remedied(why, "spoolsweep resume "+r.info.Run+" goes on there")
 	}
 	return spool.Remedied(why, fmt.Sprintf("spoolsweep resume %s goes on there, spoolsweep putback %[1]s sends back what is aside", r.info.Run))
 }

@@ -21,7 +21,11 @@ func (h *host) cancel() {
 func (h *host) cancelled(stage string) *State {
 	h.t.Helper()
 	s := h.rest(Failed)
-	if !strings.HasPrefix(s.Error, "cancelled by admin@laptop at ") || !strings.HasPrefix(s.Remedy, "spoolsweep resume "+runID+" goes on there") || s.Down {
+	remedy := "spoolsweep resume " + runID + " goes on there"
+	if stage == "hold" {
+		remedy = "spoolsweep release " + runID
+	}
+	if !strings.HasPrefix(s.Error, "cancelled by admin@laptop at ") || !strings.HasPrefix(s.Remedy, remedy) || s.Down {
 		h.t.Errorf("state %+v", s)
 	}
 	if !h.told(evEnd, stage+": cancelled by admin@laptop") {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"spoolsweep/spool"
 	"spoolsweep/spool/stage"
@@ -82,14 +83,19 @@ func (e *Env) Forget(ctx context.Context, v stage.Vars) (int, error) {
 		if err != nil {
 			return 0, err
 		}
+		var all int64
+		var in []string
 		for _, set := range sets {
 			n, err := spool.CountIn(p, set.Aside)
 			if err != nil {
 				return 0, err
 			}
 			if n > 0 {
-				return 0, &InTheWayError{s.Run, fmt.Sprintf("%d files are in %s", n, set.Aside), "spoolsweep putback " + s.Run + " sends back what is mail"}
+				all, in = all+n, append(in, set.Aside)
 			}
+		}
+		if all > 0 {
+			return 0, &InTheWayError{s.Run, fmt.Sprintf("%d files are in %s", all, strings.Join(in, ", ")), "spoolsweep putback " + s.Run + " sends back what is mail, spoolsweep purge " + s.Run + " removes what is spam"}
 		}
 	}
 	for _, s := range runs {

@@ -2,6 +2,7 @@ package run
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +43,7 @@ func TestForget(t *testing.T) {
 	if at.Phase == Waiting {
 		refused("it waits")
 	} else {
-		refused("files are in ")
+		refused(fmt.Sprintf("%d files are in ", h.state().Aside))
 	}
 	if err := h.Idle(ctx, h.vars); err != nil {
 		t.Errorf("nobody works: %v", err)

@@ -65,7 +65,11 @@ func TestHoldForOverADeath(t *testing.T) {
 func TestHoldForCancelled(t *testing.T) {
 	h := newHost(t, flood)
 	before := h.spamIn("deferred")
-	h.begin(liveStep("hold", `"spam":`+rules+`,"queues":["deferred"],"for":"1h"`))
+	info := h.info(liveStep("hold", `"spam":`+rules+`,"queues":["deferred"],"for":"1h"`))
+	info.Name = "hold"
+	if err := h.Begin(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
 	h.await("what is there to be held", func() bool { return h.spamIn("hold") >= before })
 	h.cancel()
 	h.cancelled("hold")
