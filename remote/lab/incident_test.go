@@ -296,7 +296,7 @@ func waitDelivered(t *testing.T, h *lab.Host, n int) {
 	var got []string
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // no event tells
 		var err error
-		got, err = filepath.Glob(filepath.Join(h.Delivered(), "*"))
+		got, err = filepath.Glob(filepath.Join(h.Delivered(), "[^.]*"))
 		must(t, err)
 		if len(got) >= n {
 			return

@@ -484,8 +484,8 @@ func checkSwept(t *testing.T, h *lab.Host, messages []lab.Message) lab.Audit {
 func checkDelivered(t *testing.T, h *lab.Host, messages []lab.Message, want []string) {
 	t.Helper()
 	must(t, h.Flood(lab.Deliver))
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) { // no event tells
-		delivered, err := filepath.Glob(filepath.Join(h.Delivered(), "*"))
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) { // no event tells
+		delivered, err := filepath.Glob(filepath.Join(h.Delivered(), "[^.]*"))
 		must(t, err)
 		if len(delivered) >= len(want) {
 			break
