@@ -210,11 +210,11 @@ func beginOn(c *cli.Context, pb *playbooks.Playbook, kept *record) (*sweep, erro
 	if s.extra, err = playbooks.ParseExtra(c.StringSlice("extra-vars")); err != nil {
 		return nil, err
 	}
-	if err := checkFiles(c); err != nil {
-		return nil, err
-	}
 	hosts, err := s.hostsOf(c, pb)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkFiles(c); err != nil {
 		return nil, err
 	}
 	source, ok := c.App.Metadata[agentSource].(*push.Source)
