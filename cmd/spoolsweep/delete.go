@@ -202,7 +202,8 @@ func (s *sweep) showRemoval(host, name string, r *stage.Removal) {
 		s.Note(host, "%s: %s: %s", stays, show.Clean(kind), humanize.Comma(r.Stays[kind]))
 	}
 	if name == "purge" && r.Stays[stage.KindUnconfirmed] > 0 {
-		s.Note(host, "  to have it confirmed: spoolsweep resume RUN -e @rules.yaml with better rules, which asks; to remove all that is aside: --include-ham")
+		s.Note(host, "  with better rules, which are asked about: spoolsweep resume %s -e @rules.yaml%s", s.doc.Run, s.again)
+		s.Note(host, "  all that is aside, whatever it is:        spoolsweep purge %s --include-ham%s", s.doc.Run, s.again)
 	}
 	for _, why := range r.Reasons {
 		s.Alert(host, "look again: %s", show.Clean(why))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +75,30 @@ func removedOn(t *testing.T, h *show.Host) stage.Removed {
 		t.Fatalf("%s: %v in %s", h.Host, err, h.Result)
 	}
 	return r
+}
+
+// What a put back has left by rules that nobody confirmed goes in the ways that are
+// told, and is not told of as aside afterwards. The run's -y confirms no new rules.
+func TestPurgeOfWhatNobodyConfirmed(t *testing.T) {
+	t.Parallel()
+	f := fleetOf(t, flooded, "chavez").withFlood(300)
+	rules := f.write("rules.yaml", demoRules)
+	r := f.spoolsweep("run", "backscatter", "-y", "-e", "rate=0", "-e", "live_max=0")
+	r.want(t, 3)
+	id := runID.FindString(r.err)
+	r = f.spoolsweep("resume", id, "-e", "@"+rules)
+	r.want(t, 3, "waits to be confirmed: mail flows", "next: better rules")
+	m := regexp.MustCompile(`([0-9]+) messages would be sent, ([0-9]+) stay where they are`).FindStringSubmatch(r.err)
+	if m == nil {
+		t.Fatal(r.err)
+	}
+	f.spoolsweep("putback", id, "-y", "--expect", m[1], "--rate", "0", "--live-max", "0").want(t, 0)
+	f.spoolsweep("purge", id, "-y", "--expect", "0").want(t, 0, "stays aside: spam by rules that nobody confirmed: "+m[2],
+		"spoolsweep resume "+id+" -e @rules.yaml --", "spoolsweep purge "+id+" --include-ham --")
+	f.spoolsweep("purge", id, "--include-ham", "-y", "--expect", m[2]).want(t, 0)
+	if r := f.spoolsweep("attach", id); r.status != 0 || strings.Contains(r.err, "stay aside; if ham") {
+		t.Errorf("of a run with nothing aside: %d, %s", r.status, r.err)
+	}
 }
 
 func TestPurgeCommand(t *testing.T) {
